@@ -1,0 +1,114 @@
+"""The bilevel-run command."""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bilevel_cli import __version__, options, sweep
+from bilevel_cli.errors import Failed, UsageError
+from bilevel_cli.options import CONF
+
+_DEBUG = "HYDRA_FULL_ERROR"
+_errors: list[Exception] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _job(config: DictConfig) -> float | None:
+    from bilevel_cli import experiment  # here: --help and completion do not wait for torch
+
+    composed = HydraConfig.get()
+    directory = Path(composed.runtime.output_dir)
+    try:
+        return experiment.run(config, directory, dict(composed.runtime.choices))
+    except (UsageError, Failed) as error:
+        # Not raised: Hydra would add its own words, and a sweep must go on to the other jobs.
+        if composed.mode == RunMode.RUN:
+            _errors.append(error)
+        else:
+            print(f"bilevel-run: job {composed.job.num} failed: {error}", file=sys.stderr)
+        return None
+
+
+def main() -> None:
+    """Runs the command, and ends it with one message instead of a traceback.
+
+    Exit codes: 0 done; 1 a run failed or diverged; 2 a wrong option or value; 128 + n signal n.
+    """
+    arguments = sys.argv[1:]
+    if "--version" in arguments:
+        print(f"bilevel-run {__version__}")
+        return
+    asked = [found[1] for a in arguments if (found := re.fullmatch(r"([\w/]+)=\?", a))]
+    if asked:
+        folders = _config_dirs(arguments)
+        print("\n".join(options.describe(group, folders) for group in asked))
+        return
+    debug = os.environ.get(_DEBUG) == "1"
+    os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
+    try:
+        _job()
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+    except (HydraException, OmegaConfBaseException) as error:
+        _errors.append(error)
+    for error in _errors:
+        if debug:
+            raise error
+        _exit(1 if isinstance(error, Failed) else 2, _explain(error))
+    if sweep.failures:
+        _exit(1, "\n".join([f"{len(sweep.failures)} of the jobs failed:", *sweep.failures]))
+
+
+def _exit(code: int, message: str) -> None:
+    print(f"bilevel-run: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _config_dirs(arguments: list[str]) -> list[Path]:
+    """The folders that --config-dir or -cd names, as `--config-dir DIR` or `--config-dir=DIR`."""
+    found = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(arguments))
+    return [Path(folder) for folder in found]
+
+
+def _explain(error: Exception) -> str:
+    """One to three lines: what is wrong, and the nearest thing that would be right."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        known = ", ".join(error.options)
+        near = options.hint(name, error.options)
+        return f"{group} has no option {name!r}{near}\n{group} is one of {known}."
+    if isinstance(error, ConfigCompositionException):
+        lines = [line for line in str(error).splitlines() if line]
+        found = re.match(r"Could not (?:override|append to config|delete) '([^']+)'", lines[0])
+        if found:
+            known_keys = [*options.groups(), *options.keys(_settings())]
+            near = options.hint(found[1].split("@")[0], known_keys)
+            return f"there is no setting {found[1]!r}{near}\nSee bilevel-run --help."
+        if error.__cause__ is not None:
+            return _explain_lines(error.__cause__)
+    return _explain_lines(error)
+
+
+def _explain_lines(error: BaseException) -> str:
+    return "\n".join([line for line in str(error).splitlines() if line][:3])
+
+
+def _settings() -> Any:
+    """The default configuration, with the groups that the command line chooses validly."""
+    chosen = []
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        if (CONF / group / f"{option}.yaml").is_file():
+            chosen.append(argument)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("config", chosen), resolve=False)

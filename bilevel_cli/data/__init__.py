@@ -1,0 +1,1 @@
+"""Data sets: files to tensors, and nothing else."""

@@ -1,0 +1,87 @@
+"""Where and how numbers are computed."""
+
+import hashlib
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, and the process-wide settings of torch that go with it.
+
+    Args:
+        name: "auto" for the first GPU or else the CPU; or a name of torch, such as "cuda:1".
+        dtype: "float32" or "float64".
+        matmul_precision: "highest", or "high" or "medium" for TF32 or bf16 products on a GPU.
+        deterministic: Whether to use only kernels whose results repeat bit for bit.
+        threads: CPU threads; null for all cores.
+        episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
+    """
+
+    name: str
+    dtype: str
+    matmul_precision: str
+    deterministic: bool
+    threads: int | None
+    episodes_chunk: int | None
+
+    def __post_init__(self) -> None:
+        for setting, options in (
+            ("dtype", ("float32", "float64")),
+            ("matmul_precision", ("highest", "high", "medium")),
+        ):
+            got = getattr(self, setting)
+            if got not in options:
+                raise ValueError(
+                    f"A device needs {setting} to be one of {', '.join(options)}, got {got}."
+                )
+        for name in ("threads", "episodes_chunk"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"A device needs {name} >= 1 or null, got {name}={count}.")
+
+    def prepare(self) -> torch.device:
+        """Applies the settings to this process and returns the torch device."""
+        name = self.name
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"A run needs a device that torch can use, got device.name={name}: "
+                f"{str(error).splitlines()[0]} Use device=cpu or device=auto."
+            ) from error
+        torch.set_default_dtype(getattr(torch, self.dtype))
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.backends.cudnn.benchmark = not self.deterministic
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return device
+
+
+def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """One of the independent sources of random numbers behind a seed.
+
+    Streams are apart so that two methods with one seed see the same data, whatever each draws.
+
+    Args:
+        seed: The run's seed.
+        stream: What the numbers are for.
+        device: Where they are drawn.
+    """
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory so far, in MB: allocated on a GPU, resident of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

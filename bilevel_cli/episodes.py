@@ -1,0 +1,141 @@
+"""Many inner problems under one set of outer parameters."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+OuterStep = Callable[[Params, StepData, Carry], Estimate]
+Tree = Any
+
+# Noise belongs to the method, not to an episode.
+PER_EPISODE = StepData._make((0, 0, 0, None))
+
+
+def outer_step(
+    method: Hypergradient[Any], loop: InnerLoop, chunk_size: int | None = None
+) -> OuterStep:
+    """The outer step of `method`, over episodes where the problem has them.
+
+    Args:
+        method: The hypergradient method.
+        loop: The inner loop, of a task.
+        chunk_size: As in `each`.
+    """
+
+    def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
+        return method.estimate(loop, outer, data, carry)
+
+    has_episodes = getattr(loop.problem, "episodes", None) is not None
+    return over_episodes(estimate, chunk_size) if has_episodes else estimate
+
+
+def begin(method: Hypergradient[Any], loop: InnerLoop, outer: Params, state: SolverState) -> Carry:
+    """The memory of `method` before its first step, one for each episode where there are some."""
+    if getattr(loop.problem, "episodes", None) is None:
+        return method.init(outer, state)
+    return autodiff.vmap(lambda state: method.init(outer, state))(state)
+
+
+def over_episodes(estimate: OuterStep, chunk_size: int | None = None) -> OuterStep:
+    """Extends an outer step to a leading episode dimension of data and carry.
+
+    The gradient, loss and metrics are means over episodes; the carry stays one per episode.
+
+    Args:
+        estimate: The outer step of a single inner problem.
+        chunk_size: As in `each`.
+    """
+
+    def batched(outer: Params, data: StepData, carry: Carry) -> Estimate:
+        def episode(data: StepData, carry: Carry) -> Estimate:
+            return estimate(outer, data, carry)
+
+        grad, loss, carry, metrics = each(episode, chunk_size)(data, carry)
+        floats = {name: value.to(loss.dtype) for name, value in metrics.items()}
+        return Estimate(_mean(grad), loss.mean(), carry, _mean(floats))
+
+    return batched
+
+
+def each(fn: Callable[..., Tree], chunk_size: int | None = None) -> Callable[..., Tree]:
+    """Extends fn(data, *trees) to a leading episode dimension of its arguments and its result.
+
+    On a CPU, episodes run one by one on as many threads as torch was given, one core each:
+    0.65 of the time of whole-machine kernels on Conv-4, and a ninth of the memory of vmap. On
+    other devices, and inside another mapping, they are mapped. Same numbers to rounding.
+
+    Args:
+        fn: A function of one episode: its StepData first.
+        chunk_size: Episodes that a mapping holds in memory at once. None for all.
+    """
+
+    def extended(data: StepData, *rest: Tree) -> Tree:
+        some = next(iter(data.inner.values()))
+        if some.device.type == "cpu" and not autodiff.mapped():
+            return _threaded(fn, data, *rest)
+        in_dims = (PER_EPISODE, *(0 for _ in rest))
+        return autodiff.vmap(fn, in_dims=in_dims, chunk_size=chunk_size)(data, *rest)
+
+    return extended
+
+
+def first(data: StepData) -> StepData:
+    """The data of the first episode alone."""
+    return _at((data, ()), 0)[0]
+
+
+def _threaded(fn: Callable[..., Tree], data: StepData, *rest: Tree) -> Tree:
+    count = next(iter(data.inner.values())).shape[0]
+    threads = torch.get_num_threads()
+    enabled = torch.is_grad_enabled()  # a new thread does not inherit it
+
+    def run(episode: int) -> Tree:
+        torch.set_num_threads(1)
+        with torch.set_grad_enabled(enabled):
+            one, others = _at((data, rest), episode)
+            return fn(one, *others)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(run, range(count)))
+    finally:
+        torch.set_num_threads(threads)
+    return _stack(results)
+
+
+def _at(arguments: tuple[StepData, Tree], episode: int) -> tuple[StepData, Tree]:
+    data, rest = arguments
+    init, inner, outer = (_index(part, episode) for part in data[:3])
+    return StepData(init, inner, outer, data.noise), _index(rest, episode)
+
+
+def _index(tree: Tree, episode: int) -> Tree:
+    if isinstance(tree, Tensor):
+        return tree[episode]
+    if isinstance(tree, dict):
+        return {name: _index(value, episode) for name, value in tree.items()}
+    return tuple(_index(value, episode) for value in tree)
+
+
+def _stack(results: list[Tree]) -> Tree:
+    some = results[0]
+    if isinstance(some, Tensor):
+        return torch.stack(results)
+    if isinstance(some, dict):
+        return {name: _stack([result[name] for result in results]) for name in some}
+    stacked = [_stack(list(parts)) for parts in zip(*results, strict=True)]
+    return some._make(stacked) if hasattr(some, "_make") else tuple(stacked)
+
+
+def _mean(tree: Params) -> Params:
+    return {name: value.mean(0) for name, value in tree.items()}

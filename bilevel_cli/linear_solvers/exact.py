@@ -1,0 +1,50 @@
+"""The whole Hessian, for small inner problems and ground truth."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
+
+
+@dataclass(frozen=True)
+class Exact(LinearSolver):
+    """(H + damping * I)^-1, or its pseudo-inverse, from n products with H.
+
+    With damping the response of the proximal problem f + damping / 2 * |z - z_ref|^2 at z = z_ref;
+    with the pseudo-inverse the minimum-norm response of a singular H. Memory is n^2 numbers.
+
+    Args:
+        damping: Added to every eigenvalue, >= 0.
+        rtol: Eigenvalues of H + damping * I below rtol times the largest, in magnitude, count as
+            zero and are left out (pseudo-inverse). None to solve with all of them; a singular
+            matrix is then an error.
+    """
+
+    damping: float
+    rtol: float | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.damping < math.inf:
+            raise ValueError(f"Exact needs a finite damping >= 0, got damping={self.damping}.")
+        if self.rtol is not None and not 0 <= self.rtol < 1:
+            raise ValueError(
+                f"Exact needs rtol in [0, 1), got rtol={self.rtol}. Use null for a plain solve."
+            )
+
+    def products(self, size: int) -> int:
+        return size
+
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+        del guess
+        identity = torch.eye(rhs.shape[0], dtype=rhs.dtype, device=rhs.device)
+        columns = torch.stack([matvec(column) for column in identity])
+        hessian = (columns + columns.T) / 2 + self.damping * identity
+        if self.rtol is None:
+            return torch.linalg.solve(hessian, rhs)
+        eigenvalues, vectors = torch.linalg.eigh(hessian)
+        kept = eigenvalues.abs() > self.rtol * eigenvalues.abs().amax()
+        inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
+        return vectors @ (inverse * (vectors.T @ rhs))

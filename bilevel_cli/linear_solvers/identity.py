@@ -1,0 +1,22 @@
+"""No linear solve at all."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
+
+
+@dataclass(frozen=True)
+class Identity(LinearSolver):
+    """v = rhs: the Hessian taken for the identity.
+
+    T1-T2 (Luketina et al., 2016, arXiv:1511.06727).
+    """
+
+    def products(self, size: int) -> int:
+        return 0
+
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+        del matvec, guess
+        return rhs

@@ -1,0 +1,42 @@
+"""The Neumann series."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, check_steps
+
+
+@dataclass(frozen=True)
+class Neumann(LinearSolver):
+    """Truncated Neumann series, v_{j+1} = v_j + step_size * (rhs - H v_j).
+
+    Converges when step_size < 2 / (largest eigenvalue of H). Begun at zero, `max_steps` terms equal
+    backpropagation through as many gradient steps at the solution (Lorraine et al., 2020,
+    arXiv:1911.02590).
+
+    Args:
+        max_steps: Number of terms, and of products with H.
+        step_size: Usually the step size of the inner solver.
+    """
+
+    max_steps: int
+    step_size: float
+
+    def __post_init__(self) -> None:
+        check_steps("Neumann", self.max_steps)
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(
+                f"Neumann needs a finite step_size > 0, got step_size={self.step_size}. "
+                "The step size of the inner solver is a safe choice."
+            )
+
+    def products(self, size: int) -> int:
+        return self.max_steps
+
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+        solution = guess
+        for _ in range(self.max_steps):
+            solution = solution + self.step_size * (rhs - matvec(solution))
+        return solution

@@ -1,0 +1,91 @@
+"""manifest.json: what a run was, where it ran, and how it ended."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bilevel_cli
+
+
+class Manifest:
+    """Written when a run begins and again when it ends.
+
+    Args:
+        directory: Of the run.
+        settings: The resolved configuration.
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+        self._path = directory / "manifest.json"
+        self._entries: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            "started": _now(),
+            "ended": None,
+            "command": shlex.join(sys.argv),
+            "working_directory": str(Path.cwd()),
+            "versions": {
+                "bilevel-cli": bilevel_cli.__version__,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                **{name: version(name) for name in ("torch", "numpy", "hydra-core", "omegaconf")},
+            },
+            "git_commit": _git_commit(),
+            "settings_sha256": hashlib.sha256(
+                json.dumps(settings, sort_keys=True).encode()
+            ).hexdigest(),
+            "settings": settings,
+        }
+        self._write()
+
+    def add(self, **entries: Any) -> None:
+        self._entries |= entries
+        self._write()
+
+    def describe(self, device: torch.device) -> None:
+        """Adds the hardware."""
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        self.add(
+            device=str(device), gpu=gpu, threads=torch.get_num_threads(), cores=os.cpu_count()
+        )
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Notes the end.
+
+        Args:
+            status: completed, failed, diverged or interrupted.
+            error: One line, where there was one.
+        """
+        self.add(status=status, error=error, ended=_now())
+
+    def _write(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self._entries, indent=2) + "\n")
+        partial.replace(self._path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `-dirty` for local changes."""
+    checkout = Path(bilevel_cli.__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,1 @@
+"""Hypergradient methods: how to differentiate an inner solve."""

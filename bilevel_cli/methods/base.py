@@ -1,0 +1,95 @@
+"""The interface of hypergradient methods."""
+
+import abc
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params, Scalar
+
+
+class Carry(TypedDict):
+    """What a method remembers from one outer step to the next: nested dicts of tensors."""
+
+    inner: Any  # a SolverState; with one more leading dimension where a method runs several
+
+
+AnyCarry = TypeVar("AnyCarry", bound=Carry)
+
+
+class Estimate(NamedTuple):
+    """The result of one outer step.
+
+    Attributes:
+        grad: The hypergradient, with the keys and shapes of the outer parameters.
+        loss: The outer loss at the end of the inner loop. 0-dim.
+        carry: The memory to pass to the next outer step.
+        metrics: What the method has to say for itself. 0-dim tensors, left on the device.
+    """
+
+    grad: Params
+    loss: Tensor
+    carry: Any
+    metrics: dict[str, Tensor]
+
+
+class Cost(NamedTuple):
+    """What one estimate of one inner problem takes, in the field's units.
+
+    Attributes:
+        inner_grads: Gradients of the inner loss.
+        hvps: Second-order products of the inner loss, with its Hessian, with its cross
+            derivative, or with both at once.
+    """
+
+    inner_grads: Scalar
+    hvps: Scalar
+
+
+class Hypergradient(abc.ABC, Generic[AnyCarry]):
+    """An estimator of dF/dlambda, where F(lambda) = outer_loss(z*(lambda), lambda)."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it carries more than the inner state, which fresh episodes would invalidate."""
+        return False
+
+    @abc.abstractmethod
+    def init(self, outer: Params, state: SolverState) -> AnyCarry:
+        """The memory before the first outer step, given a fresh inner state."""
+
+    def draw(self, outer: Params, generator: torch.Generator) -> Params:
+        """The random numbers that one estimate consumes, as `data.noise`."""
+        del outer, generator
+        return {}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        """Raises ValueError, before any work, where the method cannot serve the problem.
+
+        Args:
+            loop: The inner loop.
+            outer: The outer parameters before the first step.
+            data: The data of one inner problem: no episode dimension.
+        """
+
+    @abc.abstractmethod
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: AnyCarry) -> Estimate:
+        """Runs the inner loop and estimates the hypergradient at `outer`.
+
+        A pure function of its arguments, with control flow that no tensor decides.
+        """
+
+    @abc.abstractmethod
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        """The cost of one estimate.
+
+        Args:
+            num_steps: Inner steps.
+            outer: The outer parameters, for their number.
+            inner: The inner parameters of one problem, for theirs.
+            metrics: What the estimate reported, where the cost depends on it.
+        """

@@ -1,0 +1,43 @@
+"""Forward-mode differentiation of the inner loop."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Forward(Hypergradient[Carry]):
+    """Carries dz_t/dlambda along the inner steps (Franceschi et al., 2017, arXiv:1703.01785).
+
+    The same exact derivative of F(z_K(lambda), lambda) as `Reverse`, with memory that does not
+    grow with K: one solver state for each outer parameter. Meant for few outer parameters.
+
+    Forward over reverse, the order of differentiation that is right for every layer of torch 2.13
+    (the opposite one is silently wrong for batch and layer normalisation).
+    """
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, num_steps * trees.size(outer))
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        flat, unravel = trees.ravel(outer)
+
+        def final_loss(flat: Tensor) -> tuple[Tensor, tuple[Tensor, SolverState]]:
+            outer = unravel(flat)
+            state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
+            loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
+            return loss, (loss, state)
+
+        grad, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True)(flat)
+        return Estimate(unravel(grad), loss, {"inner": state}, {})

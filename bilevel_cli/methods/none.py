@@ -1,0 +1,30 @@
+"""No outer optimization: the baseline."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bilevel_cli import trees
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class NoHypergradient(Hypergradient[Carry]):
+    """Solves the inner problem and returns a gradient of zero.
+
+    What the outer parameters are worth is the difference to this run, on the same data.
+    """
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
+        loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
+        return Estimate(trees.zeros_like(outer), loss, {"inner": state}, {})

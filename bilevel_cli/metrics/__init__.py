@@ -1,0 +1,1 @@
+"""Probes that watch any run."""

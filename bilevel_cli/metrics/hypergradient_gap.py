@@ -1,0 +1,34 @@
+"""The distance of the hypergradient to that of another method."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import episodes, trees
+from bilevel_cli.methods.base import Hypergradient
+from bilevel_cli.metrics.base import Metric, StepView
+
+
+@dataclass(frozen=True)
+class HypergradientGap(Metric):
+    """Relative error |g - r| / |r| and cosine of the estimate g to that of a reference r.
+
+    The reference sees the same outer parameters, data and inner start; a step is a pure function.
+    Costs one estimate of the reference at each row.
+
+    Args:
+        reference: The method to compare with.
+    """
+
+    reference: Hypergradient[Any]
+
+    def measure(self, view: StepView) -> dict[str, Tensor]:
+        carry = episodes.begin(self.reference, view.loop, view.outer, view.carry["inner"])
+        step = episodes.outer_step(self.reference, view.loop)
+        found, reference = view.estimate.grad, step(view.outer, view.data, carry).grad
+        norm = trees.norm(reference)
+        return {
+            "gap_relative_error": trees.norm(trees.axpy(-1.0, reference, found)) / norm,
+            "gap_cosine": trees.dot(found, reference) / (norm * trees.norm(found)),
+        }

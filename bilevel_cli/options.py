@@ -1,0 +1,80 @@
+"""The options under conf/: what there is, in one line each, and what a typo may have meant.
+
+Imports neither torch nor the classes behind the options: `bilevel-run task=?` answers at once.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+_PACKAGE = Path(__file__).parent
+# In a wheel conf/ lies inside the package; in a checkout, beside it. Hydra takes an absolute
+# path as it is, whereas it would resolve "../conf" against the module name of a console script.
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+
+
+def describe(group: str, folders: list[Path]) -> str:
+    """The options of a config group, a line each: name and the first comment of the yaml.
+
+    Args:
+        group: Such as "task" or "method/linear_solver".
+        folders: Where to look besides conf/: what --config-dir names.
+    """
+    files = {path.stem: path for folder in [CONF, *folders] for path in _options(folder / group)}
+    if not files:
+        known = ", ".join(groups())
+        return f"There is no group {group!r}{hint(group, groups())} The groups are {known}."
+    width = max(map(len, files))
+    lines = [f"  {name:<{width}}  {_first_comment(path)}" for name, path in sorted(files.items())]
+    return "\n".join([f"{group}=", *lines])
+
+
+def groups() -> list[str]:
+    """The config groups of conf/ that an experiment chooses from."""
+    found = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    return sorted(name for name in found if name != "." and not name.startswith("hydra"))
+
+
+def options_of_kind(group: str, kind: type) -> list[str]:
+    """The options of a group whose `_target_` is a subclass of `kind`, on Hydra's search path."""
+    loader = GlobalHydra.instance().config_loader()
+    fitting = []
+    for name in loader.get_group_options(group, ObjectType.CONFIG):
+        loaded = loader.load_configuration(f"{group}/{name}", [], run_mode=_run_mode())
+        target = OmegaConf.select(loaded, f"{group}._target_")
+        if target and issubclass(get_object(target), kind):
+            fitting.append(name)
+    return fitting
+
+
+def hint(name: str, candidates: Iterable[str]) -> str:
+    """'. Did you mean ...?' with the nearest candidate, or a full stop."""
+    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f". Did you mean {near[0]!r}?" if near else "."
+
+
+def keys(tree: object, prefix: str = "") -> list[str]:
+    """The dotted names of all entries of nested dicts."""
+    if not isinstance(tree, dict):
+        return []
+    return [
+        name
+        for key, value in tree.items()
+        for name in (f"{prefix}{key}", *keys(value, f"{prefix}{key}."))
+    ]
+
+
+def _options(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.yaml"))
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.removeprefix("#").strip()
+    return ""

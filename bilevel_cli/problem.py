@@ -1,0 +1,87 @@
+"""What a bilevel problem is, and the data that one outer step consumes."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from bilevel_cli import autodiff
+from bilevel_cli.trees import Params
+
+Batch = dict[str, Tensor]
+
+
+class StepData(NamedTuple):
+    """Every random quantity of one outer step, already on the device.
+
+    With this drawn, an outer step is a deterministic function: that is what lets it be mapped
+    over episodes, replayed, or evaluated by two methods on the same inputs.
+
+    Attributes:
+        init: Fresh inner parameters. Empty where the problem learns its own.
+        inner: Minibatches of the inner loss, with a leading dimension K: one per inner step. At
+            least one entry, since K is read from it.
+        outer: The batch of the outer loss.
+        noise: Random numbers that the method asked for. Shared by all episodes.
+    """
+
+    init: Params
+    inner: Batch
+    outer: Batch
+    noise: Params = {}  # noqa: RUF012 - never written to
+
+    @property
+    def num_steps(self) -> int:
+        return next(iter(self.inner.values())).shape[0]
+
+    def inner_at(self, step: int) -> Batch:
+        return {name: value[step] for name, value in self.inner.items()}
+
+
+class Problem(Protocol):
+    """min over lambda of F(z*(lambda), lambda), where z*(lambda) minimises f(., lambda)."""
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        """The inner parameters at which a fresh inner solve begins."""
+        ...
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        """f(z, lambda), a scalar."""
+        ...
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        """F(z, lambda), a scalar."""
+        ...
+
+
+class Oracle(Protocol):
+    """The problem at fixed outer parameters and one minibatch, as an inner solver sees it."""
+
+    @property
+    def outer(self) -> Params:
+        """The outer parameters, for a solver some of whose settings are learned."""
+        ...
+
+    def inner_grad(self, inner: Params) -> Params:
+        """Gradient of f in z."""
+        ...
+
+    def outer_grad(self, inner: Params) -> Params:
+        """Gradient of F in z."""
+        ...
+
+
+@dataclass(frozen=True)
+class MinibatchOracle:
+    """The oracle of one inner step, on that step's minibatch."""
+
+    problem: Problem
+    outer: Params
+    inner_batch: Batch
+    outer_batch: Batch
+
+    def inner_grad(self, inner: Params) -> Params:
+        return autodiff.grad(self.problem.inner_loss)(inner, self.outer, self.inner_batch)
+
+    def outer_grad(self, inner: Params) -> Params:
+        return autodiff.grad(self.problem.outer_loss)(inner, self.outer, self.outer_batch)

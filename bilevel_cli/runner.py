@@ -1,0 +1,385 @@
+"""The outer loop."""
+
+import contextlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from bilevel_cli import checkpoint, episodes, trees
+from bilevel_cli.device import generator, peak_memory_mb
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Hypergradient
+from bilevel_cli.metrics.base import Metric, StepView
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.table import Table
+from bilevel_cli.tasks.base import Task
+from bilevel_cli.trees import Scalar
+
+Row = dict[str, float | int]
+
+
+class Diverged(Exception):
+    """A number that the run reports is not finite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop; its checkpoint is written."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often things happen, in outer steps; and how many inner steps one of them takes.
+
+    Args:
+        outer_steps: Outer steps of the run.
+        inner_steps: Inner steps of an outer step.
+        log_every: Outer steps between rows of train.csv.
+        eval_every: Outer steps between rows of eval.csv; there is one before the first step too.
+        save_every: Outer steps between checkpoints.
+    """
+
+    outer_steps: int
+    inner_steps: int
+    log_every: int
+    eval_every: int
+    save_every: int
+
+    def __post_init__(self) -> None:
+        for name, steps in vars(self).items():
+            if steps < 1:
+                raise ValueError(f"A run needs {name} >= 1, got {name}={steps}. Set {name}.")
+
+
+class Runner:
+    """Takes outer steps, writes what they report, and continues where an earlier run stopped.
+
+    Args:
+        task: The task.
+        loop: The inner loop on that task.
+        method: The hypergradient method.
+        optimizer: Makes a torch optimizer of a list of tensors.
+        schedule: How often things happen.
+        directory: Where train.csv, eval.csv, checkpoint.pt and the learned result go.
+        seed: Source of all random numbers.
+        device: Where the task's data live.
+        metrics: Probes, by the names of their yaml options.
+        episodes_chunk: Episodes that a GPU holds in memory at once.
+        settings: The resolved configuration; a checkpoint of another one is refused.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        loop: InnerLoop,
+        method: Hypergradient[Any],
+        optimizer: Callable[[list[Tensor]], Optimizer],
+        schedule: Schedule,
+        directory: Path,
+        seed: int,
+        device: torch.device,
+        metrics: dict[str, Metric],
+        episodes_chunk: int | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.task, self.loop, self.method = task, loop, method
+        self.schedule, self.directory, self.device = schedule, directory, device
+        self.metrics, self.settings = metrics, settings or {}
+        self.sampling = generator(seed, "sampling", device)
+        self.noise = generator(seed, "noise", device)
+        _check_memory(task, loop, method)
+        with torch.no_grad():
+            self._begin(generator(seed, "initialisation"), optimizer)
+        self.estimate = episodes.outer_step(method, loop, episodes_chunk)
+        self.step, self.seconds = 0, 0.0
+        self.inner_grads: Scalar = 0
+        self.hvps: Scalar = 0
+        sizes = {"train": 0, "eval": 0}
+        self._file = directory / "checkpoint.pt"
+        if self._file.exists():
+            sizes = self._restore(checkpoint.load(self._file))
+        self.train = Table(directory / "train.csv", sizes["train"])
+        self.evals = Table(directory / "eval.csv", sizes["eval"])
+
+    @torch.no_grad()
+    def run(self) -> Row:
+        """Takes the outer steps that remain, and returns the last scores.
+
+        Raises:
+            Diverged: A reported number is not finite. Its row is kept, and so is the last checkpoint.
+            Interrupted: SIGINT or SIGTERM. A checkpoint of the last step is kept.
+        """
+        if self.step == self.schedule.outer_steps:
+            return self._last_scores()
+        with _stop_requests() as requests, self._progress() as bar:
+            scores = self._evaluate(bar) if self.step == 0 else self._last_scores()
+            while self.step < self.schedule.outer_steps:
+                since = time.perf_counter()
+                report = self._advance()
+                logging, evaluating, saving = (
+                    self._due(every)
+                    for every in (
+                        self.schedule.log_every,
+                        self.schedule.eval_every,
+                        self.schedule.save_every,
+                    )
+                )
+                saving = saving or bool(requests)
+                if logging or evaluating or saving:
+                    row = _read(report)  # waits for the device, so the clock is honest
+                self.seconds += time.perf_counter() - since
+                bar.update()
+                if logging:
+                    costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
+                    self.train.append({**self._when(), **row, **costs})
+                if logging or saving:
+                    self._check_finite(row)
+                if evaluating:
+                    scores = self._evaluate(bar)
+                if logging or evaluating:
+                    bar.set_postfix_str(_summary(row, scores))
+                if saving:
+                    self.save()
+                if requests:
+                    raise Interrupted(requests[0])
+        return scores
+
+    def result(self) -> list[Path]:
+        """Writes what the task learned, and returns the files."""
+        return self.task.save_result(self.directory, self.outer, self.carry["inner"]["inner"])
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step."""
+        self.train.sync()
+        self.evals.sync()
+        checkpoint.save(self._file, self._state())
+
+    def _begin(self, random: torch.Generator, optimizer: Callable[..., Optimizer]) -> None:
+        outer = self.task.init_outer(random)
+        # A sample of its own: what shapes look like must not shift the data of the first step.
+        data = self.task.sample(self.schedule.inner_steps, generator(0, "shapes", self.device))
+        one = data if self.task.episodes is None else episodes.first(data)
+        # The task's own entries win: one that learns its start keeps it under start=learned.
+        outer = {**self.loop.outer_init(one), **outer}
+        if not outer:
+            raise ValueError(
+                "A run needs outer parameters, got a task, a start and a solver that learn none. "
+                "Use start=learned to learn the start of the inner problem."
+            )
+        self.outer = {name: value.detach().clone().to(self.device) for name, value in outer.items()}
+        self.optimizer = optimizer(list(self.outer.values()))
+        self.method.check(self.loop, self.outer, one)
+
+        def fresh(data: StepData) -> SolverState:
+            return self.loop.fresh(self.outer, data)
+
+        state = fresh(data) if self.task.episodes is None else episodes.each(fresh)(data)
+        self.carry = episodes.begin(self.method, self.loop, self.outer, state)
+
+    def _advance(self) -> dict[str, Scalar]:
+        """One outer step. Returns what it reports, still on the device."""
+        data = self.task.sample(self.schedule.inner_steps, self.sampling)
+        data = data._replace(noise=self.method.draw(self.outer, self.noise))
+        estimate = self.estimate(self.outer, data, self.carry)
+        report: dict[str, Scalar] = {
+            "outer_loss": estimate.loss,
+            "grad_norm": trees.norm(estimate.grad),
+            **estimate.metrics,
+        }
+        self.step += 1
+        if self._due(self.schedule.log_every):
+            view = StepView(self.step, self.loop, self.outer, data, self.carry, estimate)
+            for metric in self.metrics.values():
+                report |= metric.measure(view)
+        self._count(estimate.metrics)
+        self.carry = estimate.carry
+        for name, value in self.outer.items():
+            value.grad = estimate.grad[name]
+        self.optimizer.step()
+        for name, value in self.task.project_outer(self.outer).items():
+            if value is not self.outer[name]:
+                self.outer[name].copy_(value)
+        return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps}
+
+    def _count(self, metrics: dict[str, Tensor]) -> None:
+        inner, problems = self.carry["inner"]["inner"], self.task.episodes or 1
+        if self.task.episodes is not None:
+            inner = {name: value[0] for name, value in inner.items()}
+        cost = self.method.cost(self.schedule.inner_steps, self.outer, inner, metrics)
+        self.inner_grads = self.inner_grads + problems * cost.inner_grads
+        self.hvps = self.hvps + problems * cost.hvps
+
+    def _evaluate(self, bar: "tqdm[Any]") -> Row:
+        bar.set_description("evaluating")
+        scores = _read(dict(self.task.evaluate(self.loop, self.outer, self.carry["inner"]["inner"])))
+        bar.set_description()
+        self.evals.append({**self._when(), **scores})
+        return scores
+
+    def _last_scores(self) -> Row:
+        row: Row = dict(self.evals.last())
+        return {name: value for name, value in row.items() if name not in self._when()}
+
+    def _when(self) -> Row:
+        return {"step": self.step, "seconds": round(self.seconds, 4)}
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.schedule.outer_steps
+
+    def _check_finite(self, row: Row) -> None:
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        if bad:
+            kept = f"The checkpoint of an earlier step is kept in {self.directory}."
+            raise Diverged(
+                f"Step {self.step} gave a {' and a '.join(bad)} that is not finite. "
+                f"{kept if self._file.exists() else ''} Lower optimizer.lr or solver.lr."
+            )
+
+    def _progress(self) -> "tqdm[Any]":
+        # None: silent where standard error is not a terminal.
+        return tqdm(
+            total=self.schedule.outer_steps,
+            initial=self.step,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "inner_grads": self.inner_grads,
+            "hvps": self.hvps,
+            "outer": self.outer,
+            "optimizer": self.optimizer.state_dict(),
+            "carry": self.carry,
+            "sampling": self.sampling.get_state(),
+            "noise": self.noise.get_state(),
+            "sizes": {"train": self.train.size, "eval": self.evals.size},
+            "settings": self.settings,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> dict[str, int]:
+        """Continues from a checkpoint. Returns the sizes of the tables at that step."""
+        _check_settings(self.directory, state["settings"], self.settings)
+        if state["step"] > self.schedule.outer_steps:
+            raise ValueError(
+                f"{self.directory} holds a run of {state['step']} outer steps, got "
+                f"outer_steps={self.schedule.outer_steps}. Raise it, or use another directory."
+            )
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.inner_grads, self.hvps = (
+            checkpoint.to_device(state[name], self.device) for name in ("inner_grads", "hvps")
+        )
+        self.carry = checkpoint.to_device(state["carry"], self.device)
+        with torch.no_grad():
+            for name, value in self.outer.items():
+                value.copy_(state["outer"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampling.set_state(state["sampling"])
+        self.noise.set_state(state["noise"])
+        sizes: dict[str, int] = state["sizes"]
+        return sizes
+
+
+def _check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
+    if task.episodes is None:
+        return
+    for part, option, way_out in (
+        (loop.start, "start", "start=cold or start=learned"),
+        (method, "method", "a method without memory, such as method.warm_adjoint=false"),
+    ):
+        if part.remembers:
+            raise ValueError(
+                f"{type(part).__name__} needs the same inner problem at every outer step, got "
+                f"{type(task).__name__}, which draws new episodes. Use {way_out}."
+            )
+
+
+def _check_settings(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    before, now = _flat(old), _flat(new)
+    # More outer steps extend a run; they change nothing about the steps already taken.
+    names = sorted((before.keys() | now.keys()) - {"outer_steps"})
+    differing = [name for name in names if before.get(name) != now.get(name)]
+    if differing:
+        changes = ", ".join(f"{n}={before.get(n)} there and {now.get(n)} here" for n in differing)
+        raise ValueError(
+            f"{directory} holds a run with other settings: {changes}. "
+            "Use those, or another hydra.run.dir."
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    joint = "." if prefix else ""
+    pairs = [_flat(value, f"{prefix}{joint}{key}").items() for key, value in tree.items()]
+    return {key: value for part in pairs for key, value in part}
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, to be obeyed between two steps; a second one is obeyed at once."""
+    requests: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(signum)
+        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {signum: signal.signal(signum, note) for signum in signals}
+    except ValueError:  # not in the main thread, which alone receives signals
+        yield requests
+        return
+    try:
+        yield requests
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _read(values: dict[str, Scalar]) -> Row:
+    """Brings 0-dim tensors to the host in one transfer."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    numbers: list[float] = []
+    if tensors:
+        numbers = torch.stack([value.double() for value in tensors.values()]).tolist()
+    read = {
+        name: _shortest(number, tensor.dtype)
+        for (name, tensor), number in zip(tensors.items(), numbers, strict=True)
+    }
+    return {name: read.get(name, value) for name, value in values.items()}  # type: ignore[misc]
+
+
+def _shortest(number: float, dtype: torch.dtype) -> float | int:
+    """The number whose decimal form is the shortest that identifies it in its own precision."""
+    if not dtype.is_floating_point:
+        return int(number)
+    return float(str(np.float32(number))) if dtype == torch.float32 else number
+
+
+def _summary(row: Row, scores: Row) -> str:
+    """The loss, the gradient and the task's first score, for the progress bar."""
+    first = dict(list(scores.items())[:1])
+    shown = {"loss": row["outer_loss"], "grad": row["grad_norm"], **first}
+    return ", ".join(f"{name}={value:.4g}" for name, value in shown.items())

@@ -1,0 +1,92 @@
+"""The interface of inner solvers, and settings of theirs that an outer problem can learn."""
+
+import abc
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.problem import Oracle
+from bilevel_cli.trees import Params, Scalar
+
+
+class SolverState(TypedDict):
+    """A nested dict of tensors. Each solver adds its memory; all of them keep `inner`.
+
+    Plain dicts are pytrees to torch.func, and load under torch.load(weights_only=True), so no
+    solver writes code to map its state over episodes or to checkpoint it. Counters are 0-dim
+    floating tensors, because derivatives flow through the whole state.
+    """
+
+    inner: Params
+
+
+State = TypeVar("State", bound=SolverState)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A positive setting of a solver that is an outer parameter: exp(outer[name]).
+
+    Args:
+        name: Name of the outer parameter, a 0-dim tensor.
+        initial: The setting before the first outer step. None where the task contributes the
+            parameter itself.
+    """
+
+    name: str
+    initial: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.initial is not None and not 0 < self.initial < math.inf:
+            raise ValueError(
+                f"A learned setting needs initial > 0, got {self.name}: initial={self.initial}."
+            )
+
+
+def value(setting: float | Learned, outer: Params) -> Scalar:
+    """The number that a setting stands for."""
+    return outer[setting.name].exp() if isinstance(setting, Learned) else setting
+
+
+def check_lr(solver: str, lr: float | Learned) -> None:
+    """Raises ValueError unless `lr` is a usable step size."""
+    if not isinstance(lr, Learned) and not 0 < lr < math.inf:
+        raise ValueError(
+            f"{solver} needs a finite step size lr > 0, got lr={lr}. Set solver.lr, e.g. 0.1."
+        )
+
+
+class InnerSolver(abc.ABC, Generic[State]):
+    """Optimizer dynamics z_{t+1} = Phi(z_t), with all of its memory in the state."""
+
+    @abc.abstractmethod
+    def init(self, inner: Params) -> State:
+        """The state before the first step, at parameters `inner`.
+
+        A start policy may replace `inner` in it, so the first step must not rely on any other
+        entry that depends on the values of `inner`.
+        """
+
+    @abc.abstractmethod
+    def step(self, oracle: Oracle, state: State) -> State:
+        """One step. Asks `oracle` for gradients, and no tensor for its value."""
+
+    def outer_init(self) -> Params:
+        """The outer parameters behind the learned settings, of this solver and those it wraps."""
+        found: Params = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # solvers are dataclasses
+            setting: Any = getattr(self, field.name)
+            if isinstance(setting, Learned) and setting.initial is not None:
+                found[setting.name] = torch.tensor(math.log(setting.initial))
+            elif isinstance(setting, InnerSolver):
+                found |= setting.outer_init()
+        return found
+
+
+def counter(inner: Params, start: float) -> Tensor:
+    """A 0-dim count, on the device and in the precision of the parameters."""
+    return next(iter(inner.values())).new_tensor(start)

@@ -1,0 +1,85 @@
+"""Weight decay, around any solver."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bilevel_cli import trees
+from bilevel_cli.problem import Oracle
+from bilevel_cli.solvers.base import InnerSolver, SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class WeightDecay(InnerSolver[SolverState]):
+    """Any solver on f + weight_decay / 2 * |z|^2, as `weight_decay` of torch.optim.SGD and Adam.
+
+    Args:
+        base: The solver to run.
+        weight_decay: Coefficient of the penalty, >= 0.
+    """
+
+    base: InnerSolver[Any]
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, inner: Params) -> SolverState:
+        return self.base.init(inner)
+
+    def step(self, oracle: Oracle, state: SolverState) -> SolverState:
+        return self.base.step(_Decayed(oracle, self.weight_decay), state)
+
+
+@dataclass(frozen=True)
+class DecoupledWeightDecay(InnerSolver[SolverState]):
+    """Any solver that besides shrinks z by the factor 1 - shrink at each step.
+
+    Around Adam, with shrink = lr * weight_decay, this is torch.optim.AdamW (Loshchilov & Hutter,
+    2019, arXiv:1711.05101).
+
+    Args:
+        base: The solver to run.
+        lr: Step size by which `weight_decay` is multiplied; that of the base.
+        weight_decay: Coefficient of the decay, >= 0.
+    """
+
+    base: InnerSolver[Any]
+    lr: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, inner: Params) -> SolverState:
+        return self.base.init(inner)
+
+    def step(self, oracle: Oracle, state: SolverState) -> SolverState:
+        stepped: SolverState = self.base.step(oracle, state)
+        shrink = -self.lr * self.weight_decay
+        return {**stepped, "inner": trees.axpy(shrink, state["inner"], stepped["inner"])}
+
+
+def _check(decay: WeightDecay | DecoupledWeightDecay) -> None:
+    if not 0 <= decay.weight_decay < math.inf:
+        raise ValueError(
+            f"{type(decay).__name__} needs a finite weight_decay >= 0, "
+            f"got weight_decay={decay.weight_decay}."
+        )
+
+
+@dataclass(frozen=True)
+class _Decayed:
+    base: Oracle
+    weight_decay: float
+
+    @property
+    def outer(self) -> Params:
+        return self.base.outer
+
+    def inner_grad(self, inner: Params) -> Params:
+        return trees.axpy(self.weight_decay, inner, self.base.inner_grad(inner))
+
+    def outer_grad(self, inner: Params) -> Params:
+        return self.base.outer_grad(inner)

@@ -1,0 +1,30 @@
+"""The start policy: what one outer step hands to the next."""
+
+import abc
+
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+# outer["init." + name] is the learned start of inner parameter `name`, whoever contributes it.
+LEARNED_PREFIX = "init."
+
+
+class Start(abc.ABC):
+    remembers: bool = False
+    """Whether `previous` matters, which is refused where every outer step draws new episodes."""
+
+    @abc.abstractmethod
+    def __call__(self, fresh: SolverState, outer: Params, previous: SolverState) -> SolverState:
+        """Chooses the state from which the inner loop runs; called inside the derivative.
+
+        Args:
+            fresh: The state an independent solve would begin from. May depend on `outer`.
+            outer: The outer parameters.
+            previous: The state at which the last outer step stopped. Constant in `outer`.
+        """
+
+    def outer_init(self, data: StepData) -> Params:
+        """The outer parameters that this policy adds, before the first outer step."""
+        del data
+        return {}

@@ -1,0 +1,16 @@
+"""Every inner solve begins afresh."""
+
+from dataclasses import dataclass
+
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.starts.base import Start
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Cold(Start):
+    """Begins afresh; gradients reach an initialisation that the problem itself learns."""
+
+    def __call__(self, fresh: SolverState, outer: Params, previous: SolverState) -> SolverState:
+        del outer, previous
+        return fresh

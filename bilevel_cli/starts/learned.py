@@ -1,0 +1,28 @@
+"""Every inner solve begins at outer parameters."""
+
+from dataclasses import dataclass
+
+from bilevel_cli import trees
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.starts.base import LEARNED_PREFIX, Start
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Learned(Start):
+    """The auxiliary initialisation z of IAPTT-GM (Liu et al., 2021, arXiv:2110.00455).
+
+    The start of each inner parameter is the outer parameter of the same name behind `init.`, which
+    begins at the task's own start, whatever the task, and is learned with the other parameters by
+    the derivative through the inner loop. A task that learns such entries itself keeps them: MAML
+    is this policy where every parameter is inner.
+    """
+
+    def __call__(self, fresh: SolverState, outer: Params, previous: SolverState) -> SolverState:
+        del previous
+        start = trees.under(LEARNED_PREFIX, outer)
+        return {**fresh, "inner": {name: start[name] for name in fresh["inner"]}}
+
+    def outer_init(self, data: StepData) -> Params:
+        return trees.prefixed(LEARNED_PREFIX, data.init)

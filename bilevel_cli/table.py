@@ -1,0 +1,61 @@
+"""CSV files that grow a row at a time and survive a restart."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+
+class Table:
+    """A CSV file with a fixed header: the columns of its first row.
+
+    Args:
+        path: The file.
+        size: Bytes to keep of a file that is there, as `size` was when the checkpoint was written
+            from which a run continues; what follows is cut off and will be computed again.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+        present = path.stat().st_size if path.exists() else 0
+        if present < size:
+            raise ValueError(
+                f"{path.name} has {present} bytes, and the checkpoint beside it knows of {size}: it "
+                "was cut or replaced. Restore it, or run in another directory."
+            )
+        if present:
+            os.truncate(path, size)
+        self._columns: list[str] | None = None
+        if size:
+            with path.open(newline="") as file:
+                self._columns = next(csv.reader(file))
+
+    def append(self, row: dict[str, float | int]) -> None:
+        """Adds a row and hands it to the operating system."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        if self._columns is None:
+            self._columns = list(row)
+            writer.writerow(self._columns)
+        if set(row) != set(self._columns):
+            raise ValueError(
+                f"{self.path.name} needs a row with columns {', '.join(self._columns)}, got "
+                f"{', '.join(row)}. Report a metric at every row or at none."
+            )
+        writer.writerow([row[column] for column in self._columns])
+        with self.path.open("a", newline="") as file:
+            file.write(text.getvalue())
+            self.size = file.tell()
+
+    def sync(self) -> None:
+        """Has the rows on disk, before a checkpoint refers to them."""
+        if self.size:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def last(self) -> dict[str, float]:
+        """The last row."""
+        with self.path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {column: float(value) for column, value in rows[-1].items()}

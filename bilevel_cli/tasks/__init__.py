@@ -1,0 +1,1 @@
+"""Bilevel problems with their data and their scores."""

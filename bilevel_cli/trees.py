@@ -1,0 +1,61 @@
+"""Arithmetic on parameters: flat dicts of tensors that share their keys."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Scalar = float | Tensor
+
+
+def axpy(a: Scalar, x: Params, y: Params) -> Params:
+    """a * x + y."""
+    return {name: a * x[name] + value for name, value in y.items()}
+
+
+def scale(a: Scalar, x: Params) -> Params:
+    return {name: a * value for name, value in x.items()}
+
+
+def dot(x: Params, y: Params) -> Tensor:
+    """The inner product, summed over all entries. 0-dim."""
+    return torch.stack([(value * y[name]).sum() for name, value in x.items()]).sum()
+
+
+def norm(x: Params) -> Tensor:
+    """The Euclidean norm of all entries together. 0-dim."""
+    return dot(x, x).sqrt()
+
+
+def zeros_like(x: Params) -> Params:
+    return {name: torch.zeros_like(value) for name, value in x.items()}
+
+
+def size(x: Params) -> int:
+    """The number of entries."""
+    return sum(value.numel() for value in x.values())
+
+
+def prefixed(prefix: str, x: Params) -> Params:
+    """`x` with `prefix` before every name."""
+    return {prefix + name: value for name, value in x.items()}
+
+
+def under(prefix: str, x: Params) -> Params:
+    """The entries of `x` whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): value for n, value in x.items() if n.startswith(prefix)}
+
+
+def ravel(x: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
+    """Flattens `x` to one vector, and returns the function that undoes it."""
+    shapes = {name: value.shape for name, value in x.items()}
+
+    def unravel(vector: Tensor) -> Params:
+        pieces = torch.split(vector, [shape.numel() for shape in shapes.values()])
+        return {
+            name: piece.reshape(shape)
+            for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+        }
+
+    return torch.cat([value.reshape(-1) for value in x.values()]), unravel
