@@ -61,10 +61,10 @@ def main() -> None:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
     except (HydraException, OmegaConfBaseException) as error:
         _errors.append(error)
-    for error in _errors:
+    for reason in _errors:
         if debug:
-            raise error
-        _exit(1 if isinstance(error, Failed) else 2, _explain(error))
+            raise reason
+        _exit(1 if isinstance(reason, Failed) else 2, _explain(reason))
     if sweep.failures:
         _exit(1, "\n".join([f"{len(sweep.failures)} of the jobs failed:", *sweep.failures]))
 

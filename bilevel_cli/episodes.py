@@ -75,7 +75,8 @@ def each(fn: Callable[..., Tree], chunk_size: int | None = None) -> Callable[...
     other devices, and inside another mapping, they are mapped. Same numbers to rounding.
 
     Args:
-        fn: A function of one episode: its StepData first.
+        fn: A function of one episode: its StepData first. It must be pure, since threads share what
+            it refers to; a torch module is not, but `models.functional` makes it so.
         chunk_size: Episodes that a mapping holds in memory at once. None for all.
     """
 

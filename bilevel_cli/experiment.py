@@ -8,16 +8,16 @@ import typing
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bilevel_cli.device import Device, generator
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.manifest import Manifest
+from bilevel_cli.options import options_of_kind
 from bilevel_cli.runner import Diverged, Interrupted, Runner, Schedule
 
 log = logging.getLogger(__name__)
@@ -227,8 +227,6 @@ def _check_pair(task: Any, config: DictConfig, options: dict[str, str]) -> None:
         return
     found = get_object(config.data._target_) if config.get("data") else None
     if found is None or not issubclass(found, needs):
-        from bilevel_cli.options import options_of_kind
-
         fitting = ", ".join(f"data={option}" for option in options_of_kind("data", needs))
         raise UsageError(f"task={name} needs other data than data={chosen}. Use {fitting}.")
 

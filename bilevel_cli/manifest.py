@@ -55,9 +55,7 @@ class Manifest:
     def describe(self, device: torch.device) -> None:
         """Adds the hardware."""
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        self.add(
-            device=str(device), gpu=gpu, threads=torch.get_num_threads(), cores=os.cpu_count()
-        )
+        self.add(device=str(device), gpu=gpu, threads=torch.get_num_threads(), cores=os.cpu_count())
 
     def end(self, status: str, error: str | None = None) -> None:
         """Notes the end.

@@ -1,9 +1,10 @@
 """Inner models: ordinary torch modules of the literature, and how to make one functional."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -25,6 +26,7 @@ class Functional:
     """
 
     module: nn.Module
+    _spare: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters from the module's own scheme, on the device of its parameters.
@@ -45,7 +47,16 @@ class Functional:
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """The module's output at `x` with parameters `params`, of the names of the module's."""
-        return torch.func.functional_call(self.module, params, (x,))
+        # functional_call puts the parameters into the module for the time of the call, so episodes
+        # on two threads that shared a module would see each other's.
+        try:
+            module = self._spare.pop()
+        except IndexError:
+            module = copy.deepcopy(self.module)
+        try:
+            return torch.func.functional_call(module, params, (x,))
+        finally:
+            self._spare.append(module)
 
 
 def functional(module: nn.Module) -> Functional:

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.utils import get_object
@@ -42,11 +43,9 @@ def groups() -> list[str]:
 
 def options_of_kind(group: str, kind: type) -> list[str]:
     """The options of a group whose `_target_` is a subclass of `kind`, on Hydra's search path."""
-    loader = GlobalHydra.instance().config_loader()
     fitting = []
-    for name in loader.get_group_options(group, ObjectType.CONFIG):
-        loaded = loader.load_configuration(f"{group}/{name}", [], run_mode=_run_mode())
-        target = OmegaConf.select(loaded, f"{group}._target_")
+    for name in GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG):
+        target = OmegaConf.select(compose("config", [f"{group}={name}"]), f"{group}._target_")
         if target and issubclass(get_object(target), kind):
             fitting.append(name)
     return fitting

@@ -122,7 +122,7 @@ class Runner:
         """Takes the outer steps that remain, and returns the last scores.
 
         Raises:
-            Diverged: A reported number is not finite. Its row is kept, and so is the last checkpoint.
+            Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
             Interrupted: SIGINT or SIGTERM. A checkpoint of the last step is kept.
         """
         if self.step == self.schedule.outer_steps:
@@ -227,7 +227,9 @@ class Runner:
 
     def _evaluate(self, bar: "tqdm[Any]") -> Row:
         bar.set_description("evaluating")
-        scores = _read(dict(self.task.evaluate(self.loop, self.outer, self.carry["inner"]["inner"])))
+        scores = _read(
+            dict(self.task.evaluate(self.loop, self.outer, self.carry["inner"]["inner"]))
+        )
         bar.set_description()
         self.evals.append({**self._when(), **scores})
         return scores
@@ -302,9 +304,9 @@ class Runner:
 def _check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
     if task.episodes is None:
         return
-    for part, option, way_out in (
-        (loop.start, "start", "start=cold or start=learned"),
-        (method, "method", "a method without memory, such as method.warm_adjoint=false"),
+    for part, way_out in (
+        (loop.start, "start=cold or start=learned"),
+        (method, "a method without memory, such as method.warm_adjoint=false"),
     ):
         if part.remembers:
             raise ValueError(
@@ -336,7 +338,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, to be obeyed between two steps; a second one is obeyed at once."""
+    """Collects SIGINT and SIGTERM, to be obeyed between two steps; a second one at once."""
     requests: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -368,7 +370,7 @@ def _read(values: dict[str, Scalar]) -> Row:
         name: _shortest(number, tensor.dtype)
         for (name, tensor), number in zip(tensors.items(), numbers, strict=True)
     }
-    return {name: read.get(name, value) for name, value in values.items()}  # type: ignore[misc]
+    return {n: read[n] if isinstance(value, Tensor) else value for n, value in values.items()}
 
 
 def _shortest(number: float, dtype: torch.dtype) -> float | int:

@@ -21,8 +21,8 @@ class Table:
         present = path.stat().st_size if path.exists() else 0
         if present < size:
             raise ValueError(
-                f"{path.name} has {present} bytes, and the checkpoint beside it knows of {size}: it "
-                "was cut or replaced. Restore it, or run in another directory."
+                f"{path.name} needs the {size} bytes that the checkpoint beside it knows of, got "
+                f"{present}: it was cut or replaced. Restore it, or use another hydra.run.dir."
             )
         if present:
             os.truncate(path, size)

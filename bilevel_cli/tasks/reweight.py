@@ -56,8 +56,8 @@ class HyperCleaning(Task):
         train, validation, test = data.splits(generator)
         if batch_size is not None and not 1 <= batch_size <= len(train.y):
             raise ValueError(
-                f"HyperCleaning needs batch_size in 1..{len(train.y)}, got batch_size={batch_size}. "
-                "Use batch_size=null for all training examples."
+                f"HyperCleaning needs 1 <= batch_size <= {len(train.y)} training examples, "
+                f"got batch_size={batch_size}. Use batch_size=null for all of them."
             )
         # Labels are corrupted once, here: drawn per batch, the noise would average out.
         labels, self.flag = corrupt_labels(train.y, data.num_classes, noise, generator)
