@@ -1,6 +1,7 @@
 """The numerical example of IAPTT-GM: a follower that is not convex."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,18 +22,25 @@ class Toy(Task):
     F = -11 pi / 4; at x = 7 pi / 4, y = -2 there is a local one, at relative error 4 / 11 in both
     F and x. The bounds on y are those of `solver=projected`; here they bound its learned start.
 
-    Scores: |F - F*| / |F*| at the last inner iterate, and |x - x*| / |x*|.
+    Scores: |F - F*| / |F*| at the inner iterate y that the present x leads to, |x - x*| / |x*|,
+    x and y.
 
     Args:
-        x: Start of x, in [1, 10].
-        y: Start of y, in [-2, 2].
+        start: (x, y) at first.
+        eval_steps: Inner steps of an evaluation.
         device: Where the problem lives.
     """
 
-    def __init__(self, x: float, y: float, device: torch.device) -> None:
-        if not (1 <= x <= 10 and -2 <= y <= 2):
-            raise ValueError(f"Toy needs x in [1, 10] and y in [-2, 2], got x={x}, y={y}.")
-        self.x, self.y = torch.tensor([float(x), float(y)], device=device)
+    def __init__(self, start: Sequence[float], eval_steps: int, device: torch.device) -> None:
+        numbers = len(start) == 2 and all(isinstance(value, int | float) for value in start)
+        if not (numbers and 1 <= start[0] <= 10 and -2 <= start[1] <= 2):
+            raise ValueError(
+                f"Toy needs start=[x,y] with x in [1, 10] and y in [-2, 2], got start={start}."
+            )
+        if eval_steps < 1:
+            raise ValueError(f"Toy needs eval_steps >= 1, got eval_steps={eval_steps}.")
+        self.eval_steps = eval_steps
+        self.x, self.y = torch.tensor([float(value) for value in start], device=device)
 
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"x": self.x.clone()}
@@ -57,10 +65,12 @@ class Toy(Task):
         }
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
-        loss = self.outer_loss(inner, outer, {})
+        data = self.sample(self.eval_steps, torch.Generator())
+        state = loop.run(loop.begin(outer, data, loop.fresh(outer, data)), outer, data)
+        loss = self.outer_loss(state["inner"], outer, {})
         return {
             "relative_error_f": (loss + SOLUTION).abs() / SOLUTION,
             "relative_error_x": (outer["x"] - SOLUTION).abs() / SOLUTION,
             "x": outer["x"],
-            "y": inner["y"],
+            "y": state["inner"]["y"],
         }
