@@ -10,6 +10,7 @@ differentiates. So the autograd engine records a graph for an outer derivative e
 is one, and an inner loop that nobody differentiates stores nothing.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,13 +19,15 @@ from torch import Tensor
 
 Tree = Any  # a tensor, None, or a dict or tuple of trees
 
-# A plain flag: Dynamo does not trace a ContextVar. Threads never map, so they never write it.
-_mapped = False
+# The levels of torch.func's forward mode belong to the process: two threads that differentiate at
+# once take each other's for their own. So one thread at a time is under torch.func.
+_lock = threading.RLock()
+_mapping_thread: int | None = None
 
 
 def mapped() -> bool:
     """Whether `vmap` or `jacfwd` is active, so that tensors have no single value to look at."""
-    return _mapped
+    return _mapping_thread == threading.get_ident()
 
 
 def grad(fn: Callable[..., Tensor], argnums: int | tuple[int, ...] = 0) -> Callable[..., Tree]:
@@ -40,7 +43,7 @@ def grad_and_value(
 
     Arguments that `fn` does not use have gradient zero.
     """
-    if _mapped:
+    if mapped():
         return torch.func.grad_and_value(fn, argnums, has_aux)
     positions = argnums if isinstance(argnums, tuple) else (argnums,)
 
@@ -72,7 +75,7 @@ def vjp(fn: Callable[..., Tree], *primals: Tree, has_aux: bool = False) -> tuple
     `pullback(cotangent, argnums=None)` is a tuple of cotangents, of the primals with the numbers
     `argnums` (None for all); it may be called repeatedly, and a call costs what it asks for.
     """
-    if _mapped:
+    if mapped():
         output, pull, *rest = torch.func.vjp(fn, *primals, has_aux=has_aux)
 
         def mapped_pullback(cotangent: Tree, argnums: tuple[int, ...] | None = None) -> Tree:
@@ -115,12 +118,13 @@ def jacfwd(fn: Callable[..., Tree], *args: Any, **kwargs: Any) -> Callable[..., 
 
 def _under_torch_func(transformed: Callable[..., Tree]) -> Callable[..., Tree]:
     def call(*args: Tree) -> Tree:
-        global _mapped
-        before, _mapped = _mapped, True
-        try:
-            return transformed(*args)
-        finally:
-            _mapped = before
+        global _mapping_thread
+        with _lock:
+            before, _mapping_thread = _mapping_thread, threading.get_ident()
+            try:
+                return transformed(*args)
+            finally:
+                _mapping_thread = before
 
     return call
 

@@ -43,7 +43,13 @@ class Exact(LinearSolver):
         columns = torch.stack([matvec(column) for column in identity])
         hessian = (columns + columns.T) / 2 + self.damping * identity
         if self.rtol is None:
-            return torch.linalg.solve(hessian, rhs)
+            try:
+                return torch.linalg.solve(hessian, rhs)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    "Exact needs a Hessian that can be inverted, got a singular one. Use "
+                    "method=pseudo_inverse, or method.linear_solver.damping=0.01."
+                ) from error
         eigenvalues, vectors = torch.linalg.eigh(hessian)
         kept = eigenvalues.abs() > self.rtol * eigenvalues.abs().amax()
         inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)

@@ -1,0 +1,237 @@
+"""What every method, task and solver must satisfy: for the tests of the project and of others.
+
+    from bilevel_cli.conformance import check_method
+    check_method(MyMethod(...))
+
+Each function returns nothing, and raises AssertionError with the sentence that does not hold.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff, checkpoint, episodes
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
+from bilevel_cli.problem import MinibatchOracle, StepData
+from bilevel_cli.solvers.base import InnerSolver, SolverState
+from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.starts.cold import Cold
+from bilevel_cli.starts.learned import Learned
+from bilevel_cli.tasks.base import Task
+from bilevel_cli.tasks.quadratic import Quadratic
+from bilevel_cli.trees import Params
+
+Tree = Any
+STEPS = 4
+
+
+def check_method(method: Hypergradient[Any]) -> None:
+    """Checks keys, shapes, purity, mapping, cost and memory of a method on a small quadratic."""
+    with _double():
+        task = _quadratic()
+        loop = InnerLoop(task, GradientDescent(lr=0.1), Cold())
+        outer = {"lam": torch.linspace(-1.0, 1.0, 3)}
+        generator = torch.Generator().manual_seed(0)
+        data = task.sample(STEPS, generator)._replace(noise=method.draw(outer, generator))
+        carry = method.init(outer, loop.fresh(outer, data))
+        method.check(loop, outer, data)
+
+        def estimate(data: StepData, carry: Carry) -> Estimate:
+            return method.estimate(loop, outer, data, carry)
+
+        before = _copy((outer, data, carry))
+        once, twice = estimate(data, carry), estimate(data, carry)
+        _assert(_same(before, (outer, data, carry)), "An estimate changes none of its arguments")
+        _assert(_same(once, twice), "Two estimates of the same arguments are equal, bit for bit")
+        _check_estimate(once, outer, carry)
+        cost = method.cost(STEPS, outer, data.init, once.metrics)
+        _assert(float(cost.inner_grads) >= 0 and float(cost.hvps) >= 0, "A cost is at least zero")
+        second = estimate(data, once.carry)
+        _assert(_shapes(second.carry) == _shapes(once.carry), "The carry keeps its structure")
+        _check_reload(once.carry)
+
+        several = [task.sample(STEPS, generator)._replace(noise=data.noise) for _ in range(3)]
+        singles = [estimate(one, method.init(outer, loop.fresh(outer, one))) for one in several]
+        init, inner, last = (_stack([dict(one[part]) for one in several]) for part in range(3))
+        stacked = StepData(init, inner, last, data.noise)
+
+        def from_init(data: StepData) -> Params:
+            return estimate(data, method.init(outer, loop.fresh(outer, data))).grad
+
+        mapped = autodiff.vmap(from_init, in_dims=(episodes.PER_EPISODE,))(stacked)
+        looped = _stack([single.grad for single in singles])
+        _assert(_close(mapped, looped), "Mapping over episodes equals a loop")
+
+
+def check_task(task: Task, num_steps: int = 2) -> None:
+    """Checks that losses are scalar and twice differentiable, and that seeds decide everything.
+
+    Args:
+        task: The task, as its yaml builds it.
+        num_steps: Inner steps to sample.
+    """
+    with torch.no_grad():
+        device = next(iter(task.init_outer(torch.Generator()).values()), torch.empty(0)).device
+        outer, again = (task.init_outer(torch.Generator().manual_seed(1)) for _ in range(2))
+        _assert(_same(outer, again), "One seed gives one outer start")
+        data, same, other = (
+            task.sample(num_steps, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2)
+        )
+        _assert(_same(data, same), "One seed gives one sample")
+        _assert(_shapes(data) == _shapes(other), "Samples of all seeds have one structure")
+        one = data
+        if task.episodes is not None:
+            leading = {leaf.shape[0] for leaf in _leaves(tuple(data)[:3])}
+            _assert(leading == {task.episodes}, "Data lead with the dimension of episodes")
+            one = episodes.first(data)
+        _assert(one.num_steps == num_steps, "Inner data have one minibatch for each inner step")
+        for solver_start in (Cold(), Learned()):
+            loop = InnerLoop(task, GradientDescent(lr=1e-3), solver_start)
+            everything = {**loop.outer_init(one), **outer}
+            _check_losses(loop, everything, one)
+        projected = task.project_outer(outer)
+        _assert(
+            _shapes(projected) == _shapes(outer), "Projection keeps the outer parameters' shapes"
+        )
+        _assert(_close(task.project_outer(projected), projected), "Projecting twice is once")
+        _check_scores(task, InnerLoop(task, GradientDescent(lr=1e-3), Learned()), outer, data, one)
+
+
+def check_solver(solver: InnerSolver[Any]) -> None:
+    """Checks purity and memory of an inner solver, and that a start may replace its `inner`."""
+    with _double():
+        task = _quadratic()
+        outer = {"lam": torch.linspace(-1.0, 1.0, 3)} | solver.outer_init()
+        data = task.sample(STEPS, torch.Generator().manual_seed(0))
+        oracle = MinibatchOracle(task, outer, data.inner_at(0), data.outer)
+        here, there = data.init, {"z": torch.ones_like(data.init["z"])}
+        state = solver.step(oracle, solver.init(here))
+        before = _copy(state)
+        _assert(
+            _same(solver.step(oracle, state), solver.step(oracle, state)),
+            "Two steps from the same state are equal, bit for bit",
+        )
+        _assert(_same(before, state), "A step changes none of its arguments")
+        _assert(_shapes(state) == _shapes(solver.init(here)), "A state keeps its structure")
+        replaced: SolverState = {**solver.init(here), "inner": there}
+        _assert(
+            _close(
+                solver.step(oracle, replaced)["inner"],
+                solver.step(oracle, solver.init(there))["inner"],
+            ),
+            "The first step reads no memory that depends on where the solver was begun",
+        )
+        _check_reload(state)
+
+
+def _check_estimate(estimate: Estimate, outer: Params, carry: Carry) -> None:
+    _assert(_shapes(estimate.grad) == _shapes(outer), "The gradient has the outer keys and shapes")
+    _assert(estimate.loss.shape == (), "The loss is a scalar")
+    _assert(all(m.shape == () for m in estimate.metrics.values()), "Metrics are scalars")
+    _assert("inner" in estimate.carry, "The carry holds the inner state, as 'inner'")
+    _assert(_shapes(estimate.carry) == _shapes(carry), "The carry keeps its structure")
+    attached = [leaf for leaf in _leaves(tuple(estimate)) if leaf.requires_grad]
+    _assert(not attached, "Nothing returned is attached to a graph")
+
+
+def _check_losses(loop: InnerLoop, outer: Params, data: StepData) -> None:
+    task, state = loop.problem, loop.begin(outer, data, loop.fresh(outer, data))
+    inner, batch = state["inner"], data.inner_at(0)
+    for loss, losses_batch in ((task.inner_loss, batch), (task.outer_loss, data.outer)):
+        _assert(loss(inner, outer, losses_batch).shape == (), "Losses are scalars")
+
+    def squared_slope(inner: Params, outer: Params) -> Tensor:
+        slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
+        return torch.stack([part.square().sum() for part in slope.values()]).sum()
+
+    both = autodiff.grad(squared_slope, (0, 1))(inner, outer)
+    finite = all(bool(leaf.isfinite().all()) for leaf in _leaves(both))
+    _assert(finite, "The inner loss has finite second derivatives at the start")
+
+
+def _check_scores(
+    task: Task, loop: InnerLoop, outer: Params, data: StepData, one: StepData
+) -> None:
+    everything = {**loop.outer_init(one), **outer}
+
+    def fresh(data: StepData) -> SolverState:
+        return loop.fresh(everything, data)
+
+    state = fresh(data) if task.episodes is None else episodes.each(fresh)(data)
+    once, twice = (task.evaluate(loop, everything, state["inner"]) for _ in range(2))
+    _assert(bool(once) and all(s.shape == () for s in once.values()), "Scores are scalars")
+    _assert(_same(once, twice), "Two evaluations of the same parameters are equal")
+    with tempfile.TemporaryDirectory() as folder:
+        files = task.save_result(Path(folder), everything, state["inner"])
+        _assert(all(path.stat().st_size > 0 for path in files), "The learned result is written")
+
+
+def _check_reload(state: Tree) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder) / "state.pt", {"state": state})
+        loaded = checkpoint.load(Path(folder) / "state.pt")["state"]
+    _assert(_same(loaded, state), "Memory survives a checkpoint")
+
+
+def _quadratic() -> Quadratic:
+    generator = torch.Generator().manual_seed(0)
+    return Quadratic(5, 3, noise=0.1, device=torch.device("cpu"), generator=generator)
+
+
+@contextlib.contextmanager
+def _double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _assert(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise AssertionError(f"{sentence}: not so here.")
+
+
+def _leaves(tree: Tree) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    values = tree.values() if isinstance(tree, dict) else tree
+    return [leaf for value in values for leaf in _leaves(value)]
+
+
+def _shapes(tree: Tree) -> Tree:
+    if isinstance(tree, Tensor):
+        return tuple(tree.shape), tree.dtype
+    if isinstance(tree, dict):
+        return {name: _shapes(value) for name, value in tree.items()}
+    return [_shapes(value) for value in tree]
+
+
+def _copy(tree: Tree) -> Tree:
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, dict):
+        return {name: _copy(value) for name, value in tree.items()}
+    return tuple(_copy(value) for value in tree)
+
+
+def _stack(trees: list[Params]) -> Params:
+    return {name: torch.stack([tree[name] for tree in trees]) for name in trees[0]}
+
+
+def _same(left: Tree, right: Tree) -> bool:
+    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def _close(left: Tree, right: Tree) -> bool:
+    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    return all(torch.allclose(one, other, rtol=1e-9, atol=1e-11) for one, other in pairs)

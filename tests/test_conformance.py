@@ -1,0 +1,124 @@
+"""Every option of conf/ satisfies what its kind must; found by globbing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from configs import composed, options
+from hydra.utils import instantiate
+from torch import Tensor
+
+from bilevel_cli import experiment, trees
+from bilevel_cli.conformance import check_method, check_solver, check_task
+from bilevel_cli.errors import UsageError
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.manifest import Manifest
+from bilevel_cli.methods.base import Estimate
+from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.problem import Oracle, StepData
+from bilevel_cli.runner import Runner
+from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.solvers.momentum import Momentum, MomentumState
+from bilevel_cli.trees import Params
+
+SMALL = {
+    "meta": ["task.eval_episodes=4", "task.episodes=2", "task.queries=1", "model=linear"],
+    "reweight": ["data=breast_cancer", "data.train=20"],
+}
+
+
+@pytest.mark.parametrize("option", options("method"))
+def test_methods_conform(option: str) -> None:
+    check_method(instantiate(composed("task=quadratic", f"method={option}").method))
+
+
+@pytest.mark.parametrize("option", options("method/linear_solver"))
+def test_implicit_methods_conform_with_every_linear_solver(option: str) -> None:
+    overrides = ["task=quadratic", "method=implicit", f"method/linear_solver={option}"]
+    check_method(instantiate(composed(*overrides).method))
+
+
+@pytest.mark.parametrize("option", options("solver"))
+def test_solvers_conform(option: str) -> None:
+    check_solver(instantiate(composed("task=quadratic", f"solver={option}").solver))
+
+
+def runner(directory: Path, *overrides: str) -> Runner:
+    config = composed(*overrides, "device=cpu", "device.dtype=float64", "outer_steps=2")
+    settings = experiment.resolved(config)
+    return experiment.build(config, settings, directory, {}, Manifest(directory, settings))
+
+
+@pytest.mark.parametrize("option", options("task"))
+def test_tasks_conform(option: str, tmp_path: Path) -> None:
+    check_task(runner(tmp_path, f"task={option}", *SMALL.get(option, [])).task)
+
+
+@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize("method", options("method"))
+def test_every_method_serves_every_task_or_says_why_not(
+    task: str, method: str, tmp_path: Path
+) -> None:
+    small = ["inner_steps=2", *SMALL.get(task, [])]
+    reason = ""
+    try:
+        runner(tmp_path, f"task={task}", f"method={method}", *small).run()
+    except (UsageError, RuntimeError) as error:
+        reason = str(error)
+    # Served, or refused with the names of methods that can.
+    assert (tmp_path / "train.csv").exists() != ("method=" in reason)
+
+
+class Spoiled(Reverse):
+    """Returns a gradient that is attached to nothing but is of the wrong shape."""
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Any) -> Estimate:
+        found = super().estimate(loop, outer, data, carry)
+        return found._replace(grad={name: value.sum() for name, value in found.grad.items()})
+
+
+@dataclass(frozen=True)
+class Impure(Reverse):
+    """Remembers outside of its carry."""
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Any) -> Estimate:
+        found = super().estimate(loop, outer, data, carry)
+        outer["lam"].add_(1.0)
+        return found
+
+
+class Sticky(GradientDescent):
+    def step(self, oracle: Oracle, state: Any) -> Any:
+        return {"inner": trees.scale(0.5, state["inner"]), "extra": torch.zeros(())}
+
+
+class Rooted(Momentum):
+    def init(self, inner: Params) -> MomentumState:
+        return {"inner": inner, "velocity": trees.axpy(1.0, inner, inner)}
+
+
+@pytest.mark.parametrize(
+    ("check", "culprit", "sentence"),
+    [
+        (check_method, Spoiled(None, None), "The gradient has the outer keys and shapes"),
+        (check_method, Impure(None, None), "An estimate changes none of its arguments"),
+        (check_solver, Sticky(0.1), "A state keeps its structure"),
+        (check_solver, Rooted(0.1, 0.5), "The first step reads no memory"),
+    ],
+)
+def test_what_does_not_conform_is_named(check: Any, culprit: Any, sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        check(culprit)
+
+
+def test_a_task_whose_loss_is_not_scalar_is_named(tmp_path: Path) -> None:
+    task = runner(tmp_path, "task=quadratic").task
+
+    def vector_loss(inner: Params, outer: Params, batch: Any) -> Tensor:
+        return inner["z"]
+
+    task.outer_loss = vector_loss  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="Losses are scalars"):
+        check_task(task)
