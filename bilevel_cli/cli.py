@@ -18,6 +18,7 @@ from bilevel_cli import __version__, options, sweep
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.options import CONF
 
+OmegaConf.register_new_resolver("slug", sweep.slug, replace=True)
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []
 
@@ -53,13 +54,14 @@ def main() -> None:
         folders = _config_dirs(arguments)
         print("\n".join(options.describe(group, folders) for group in asked))
         return
+    _errors.clear()
     debug = os.environ.get(_DEBUG) == "1"
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
     try:
         _job()
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         _errors.append(error)
     for reason in _errors:
         if debug:
@@ -80,26 +82,23 @@ def _config_dirs(arguments: list[str]) -> list[Path]:
     return [Path(folder) for folder in found]
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """One to three lines: what is wrong, and the nearest thing that would be right."""
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        known = ", ".join(error.options)
-        near = options.hint(name, error.options)
-        return f"{group} has no option {name!r}{near}\n{group} is one of {known}."
+        known = error.options or options.names(group)
+        if known:
+            near = options.hint(name, known)
+            return f"{group} has no option {name!r}{near}\n{group} is one of {', '.join(known)}."
     if isinstance(error, ConfigCompositionException):
-        lines = [line for line in str(error).splitlines() if line]
-        found = re.match(r"Could not (?:override|append to config|delete) '([^']+)'", lines[0])
+        found = re.match(r"Could not (?:override|append to config|delete) '([^']+)'", str(error))
+        if found and found[1].split("@")[0] in options.groups():
+            return f"nothing in this configuration takes {found[1]!r}.\nSee bilevel-run --help."
         if found:
-            known_keys = [*options.groups(), *options.keys(_settings())]
-            near = options.hint(found[1].split("@")[0], known_keys)
+            near = options.hint(found[1], [*options.groups(), *options.keys(_settings())])
             return f"there is no setting {found[1]!r}{near}\nSee bilevel-run --help."
         if error.__cause__ is not None:
-            return _explain_lines(error.__cause__)
-    return _explain_lines(error)
-
-
-def _explain_lines(error: BaseException) -> str:
+            return _explain(error.__cause__)
     return "\n".join([line for line in str(error).splitlines() if line][:3])
 
 
@@ -108,7 +107,7 @@ def _settings() -> Any:
     chosen = []
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
-        if (CONF / group / f"{option}.yaml").is_file():
+        if "/" not in group and option in options.names(group):
             chosen.append(argument)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(hydra.compose("config", chosen), resolve=False)

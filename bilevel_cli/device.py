@@ -54,7 +54,7 @@ class Device:
         except (RuntimeError, AssertionError) as error:
             raise ValueError(
                 f"A run needs a device that torch can use, got device.name={name}: "
-                f"{str(error).splitlines()[0]} Use device=cpu or device=auto."
+                f"{str(error).splitlines()[0]}. Use device=cpu or device=auto."
             ) from error
         torch.set_default_dtype(getattr(torch, self.dtype))
         torch.set_float32_matmul_precision(self.matmul_precision)

@@ -43,6 +43,7 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
         Interrupted: By a signal; the run can be continued.
     """
     settings = resolved(config)
+    directory.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(directory, settings)
     try:
         runner = build(config, settings, directory, options, manifest)
@@ -87,7 +88,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     try:
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UsageError(str(error).splitlines()[0]) from error
+        raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}.") from error
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items() if key not in _NOT_SETTINGS}
 
@@ -208,7 +209,12 @@ def _fits(value: Any, hint: Any) -> bool:
 def _spelled(hint: Any) -> str:
     names = {float: "a number", int: "a whole number", str: "a name", bool: "true or false"}
     options = typing.get_args(hint) or (hint,)
-    return " or ".join("null" if o is type(None) else names.get(o, str(o)) for o in options)
+    return " or ".join(
+        "null"
+        if option is type(None)
+        else names.get(option, f"a {getattr(option, '__name__', option)}")
+        for option in options
+    )
 
 
 def _whole(config: DictConfig, name: str) -> int:

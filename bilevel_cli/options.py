@@ -5,9 +5,10 @@ Imports neither torch nor the classes behind the options: `bilevel-run task=?` a
 
 import difflib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.utils import get_object
@@ -35,6 +36,11 @@ def describe(group: str, folders: list[Path]) -> str:
     return "\n".join([f"{group}=", *lines])
 
 
+def names(group: str) -> list[str]:
+    """The options of a group of conf/."""
+    return sorted(path.stem for path in _options(CONF / group))
+
+
 def groups() -> list[str]:
     """The config groups of conf/ that an experiment chooses from."""
     found = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
@@ -43,11 +49,13 @@ def groups() -> list[str]:
 
 def options_of_kind(group: str, kind: type) -> list[str]:
     """The options of a group whose `_target_` is a subclass of `kind`, on Hydra's search path."""
-    fitting = []
-    for name in GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG):
-        target = OmegaConf.select(compose("config", [f"{group}={name}"]), f"{group}._target_")
-        if target and issubclass(get_object(target), kind):
-            fitting.append(name)
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
+        loader, fitting = GlobalHydra.instance().config_loader(), []
+        for name in loader.get_group_options(group, ObjectType.CONFIG):
+            target = OmegaConf.select(compose("config", [f"{group}={name}"]), f"{group}._target_")
+            if target and issubclass(get_object(target), kind):
+                fitting.append(name)
     return fitting
 
 

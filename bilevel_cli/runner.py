@@ -247,10 +247,10 @@ class Runner:
     def _check_finite(self, row: Row) -> None:
         bad = [name for name, value in row.items() if not math.isfinite(value)]
         if bad:
-            kept = f"The checkpoint of an earlier step is kept in {self.directory}."
+            kept = " The checkpoint of an earlier step is kept." if self._file.exists() else ""
             raise Diverged(
-                f"Step {self.step} gave a {' and a '.join(bad)} that is not finite. "
-                f"{kept if self._file.exists() else ''} Lower optimizer.lr or solver.lr."
+                f"At step {self.step} there is no finite {' and no finite '.join(bad)}.{kept} "
+                "Lower optimizer.lr or solver.lr."
             )
 
     def _progress(self) -> "tqdm[Any]":

@@ -1,11 +1,25 @@
-"""What remains to be said when a sweep is over."""
+"""Sweeps: what the folder of a job is called, and what remains to be said when all are over."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+_LONGEST = 200  # file systems take 255 bytes
+
+
+def slug(overrides: str) -> str:
+    """A folder name for a job's overrides: one folder, whatever slashes their values have."""
+    name = re.sub(r"[/\\\x00]+", "_", overrides).strip(". ") or "job"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:12]
+    return name.encode()[: _LONGEST - 13].decode(errors="ignore") + "_" + digest
+
 
 failures: list[str] = []
 """One line for each job of the last sweep that did not complete."""

@@ -1,0 +1,53 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+.PHONY: install
+install: $(READY)  ## the project and its tools, into .venv
+
+# torch first and by itself: its exact pin decides which build is taken.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "bilevel-cli needs Python 3.11 to 3.13, got " + sys.version.split()[0] + ". Use make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: run
+run: $(READY)  ## IAPTT learns to classify unseen digits, 5-way 1-shot, in about two minutes
+	$(BIN)/bilevel-run task=meta method=iaptt outer_steps=300
+
+.PHONY: check
+check: $(READY)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: check  ## format, lint, types and the default tests
+	$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reproductions
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: test-gpu
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+.PHONY: format
+format: $(READY)  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean:  ## remove what was installed and cached; outputs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,240 @@
+"""The outer loop: its tables, its checkpoints, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from configs import composed
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bilevel_cli import experiment
+from bilevel_cli.errors import Failed, UsageError
+from bilevel_cli.manifest import Manifest
+from bilevel_cli.problem import StepData
+from bilevel_cli.runner import Runner
+
+QUICK = ("device=cpu", "task=quadratic", "outer_steps=20", "log_every=3", "eval_every=5")
+TIMINGS = ["seconds", "peak_memory_mb"]
+
+
+def build(directory: Path, *overrides: str) -> Runner:
+    directory.mkdir(exist_ok=True)
+    config = composed(*QUICK, *overrides)
+    settings = experiment.resolved(config)
+    return experiment.build(config, settings, directory, {}, Manifest(directory, settings))
+
+
+def table(directory: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(directory / name).drop(columns=TIMINGS, errors="ignore")
+
+
+class Kill(BaseException):
+    """What no handler catches: the end of the process, as far as the runner can tell."""
+
+
+def kill_at(runner: Runner, step: int) -> None:
+    advance = runner._advance
+
+    def advance_or_die() -> Any:
+        if runner.step == step:
+            raise Kill
+        return advance()
+
+    runner._advance = advance_or_die  # type: ignore[method-assign]
+    with pytest.raises(Kill):
+        runner.run()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=cg", "method.warm_adjoint=true", "start=warm"],
+        ["method=iaptt", "solver=adam", "start=learned"],
+        ["method=reverse", "start=partial", "solver=nesterov", "optimizer=sgd"],
+        ["task=toy", "method=iaptt"],
+        ["task=reweight", "data=breast_cancer", "task.batch_size=20", "inner_steps=3"],
+        ["task=meta", "model=linear", "task.episodes=2", "task.eval_episodes=4", "method=iaptt"],
+    ],
+    ids=" ".join,
+)
+def test_an_interrupted_run_continues_bit_for_bit(overrides: list[str], tmp_path: Path) -> None:
+    overrides = [*overrides, "save_every=4"]
+    whole = build(tmp_path / "whole", *overrides)
+    whole.run()
+    for step in (2, 7, 17):  # before the first checkpoint, and between two
+        kill_at(build(tmp_path / "killed", *overrides), step)
+    with (tmp_path / "killed" / "train.csv").open("a") as file:
+        file.write("18,0.2,torn")
+    continued = build(tmp_path / "killed", *overrides)
+    assert continued.step == 16
+    continued.run()
+    for name, value in whole.outer.items():
+        assert torch.equal(value, continued.outer[name])
+    for name in ("train.csv", "eval.csv"):
+        one, other = (table(tmp_path / folder, name) for folder in ("whole", "killed"))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_rows_are_written_when_due_and_at_the_end(tmp_path: Path) -> None:
+    build(tmp_path).run()
+    assert table(tmp_path, "train.csv")["step"].tolist() == [3, 6, 9, 12, 15, 18, 20]
+    assert table(tmp_path, "eval.csv")["step"].tolist() == [0, 5, 10, 15, 20]
+
+
+def test_the_outer_parameters_move_and_the_score_improves(tmp_path: Path) -> None:
+    # Defect elsewhere: with one option the upper variable is never updated.
+    build(tmp_path, "outer_steps=200", "task.noise=0").run()
+    scores = table(tmp_path, "eval.csv")
+    assert scores["hypergradient_norm"].iloc[-1] < 0.05 * scores["hypergradient_norm"].iloc[0]
+
+
+def test_more_outer_steps_extend_a_finished_run(tmp_path: Path) -> None:
+    build(tmp_path / "once", "outer_steps=40").run()
+    build(tmp_path / "twice", "outer_steps=15").run()
+    longer = build(tmp_path / "twice", "outer_steps=40")
+    assert longer.step == 15
+    longer.run()
+    once, twice = (table(tmp_path / folder, "eval.csv") for folder in ("once", "twice"))
+    pd.testing.assert_series_equal(once.iloc[-1], twice.iloc[-1], check_exact=True)
+    with pytest.raises(UsageError, match="holds a run of 40 outer steps, got outer_steps=15"):
+        build(tmp_path / "twice", "outer_steps=15")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    scores = build(tmp_path).run()
+    before = (tmp_path / "train.csv").read_bytes()
+    assert build(tmp_path).run() == scores
+    assert (tmp_path / "train.csv").read_bytes() == before
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path: Path) -> None:
+    build(tmp_path).run()
+    with pytest.raises(UsageError, match=r"seed=0 there and 1 here, solver.lr=0.1 there and 0.2"):
+        build(tmp_path, "seed=1", "solver.lr=0.2")
+
+
+def test_costs_are_cumulative_columns(tmp_path: Path) -> None:
+    build(tmp_path, "method=iaptt", "inner_steps=6", "log_every=1").run()
+    rows = table(tmp_path, "train.csv")
+    assert rows["inner_grads"].tolist() == [6 * step for step in rows["step"]]
+    assert rows["hvps"].tolist() == rows["pessimistic_step"].cumsum().tolist()
+    assert set(TIMINGS) <= set(pd.read_csv(tmp_path / "train.csv"))
+
+
+def test_a_metric_adds_its_columns(tmp_path: Path) -> None:
+    build(tmp_path, "metrics=[hypergradient_gap]", "method=truncated").run()
+    rows = table(tmp_path, "train.csv")
+    assert rows["gap_cosine"].between(0, 1).all()
+    assert (rows["gap_relative_error"] > 0).all()
+
+
+def test_a_non_finite_number_stops_the_run_and_is_kept(tmp_path: Path) -> None:
+    # Defect elsewhere: NaN gradients are replaced by zeros in silence.
+    overrides = ["save_every=3", "outer_steps=40"]
+    spoiled = build(tmp_path, *overrides)
+    sample = spoiled.task.sample
+
+    def sample_then_nan(num_steps: int, generator: torch.Generator) -> StepData:
+        data = sample(num_steps, generator)
+        return (
+            data if spoiled.step < 10 else data._replace(inner={"scale": data.inner["scale"] / 0})
+        )
+
+    spoiled.task.sample = sample_then_nan  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="At step 12 there is no finite outer_loss and no finite"):
+        spoiled.run()
+    rows = pd.read_csv(tmp_path / "train.csv")
+    assert rows["step"].tolist() == [3, 6, 9, 12]
+    assert not pd.notna(rows["outer_loss"].iloc[-1])
+    assert build(tmp_path, *overrides).step == 9  # the last finite checkpoint
+
+
+def test_methods_of_one_seed_see_the_same_data(tmp_path: Path) -> None:
+    def seen(method: str, seed: int) -> list[Tensor]:
+        options = ["task=reweight", "data=breast_cancer", "task.batch_size=5", "inner_steps=2"]
+        run = build(tmp_path / f"{method}{seed}", f"method={method}", f"seed={seed}", *options)
+        found, sample = [run.task.flag, run.task.train.x], run.task.sample  # type: ignore[attr-defined]
+
+        def remember(num_steps: int, generator: torch.Generator) -> StepData:
+            data = sample(num_steps, generator)
+            found.extend([data.inner["index"], *data.init.values()])
+            return data
+
+        run.task.sample = remember  # type: ignore[method-assign]
+        run.run()
+        return found
+
+    reference = seen("reverse", 0)
+    for method in ("iaptt", "cg", "none", "truncated"):
+        assert all(torch.equal(*pair) for pair in zip(reference, seen(method, 0), strict=True))
+    assert not torch.equal(reference[0], seen("reverse", 1)[0])
+
+
+def test_float32_numbers_are_written_in_their_shortest_form(tmp_path: Path) -> None:
+    build(tmp_path).run()
+    lines = (tmp_path / "train.csv").read_text().splitlines()[1:]
+    assert max(len(line.split(",")[2]) for line in lines) <= 11  # 9 digits identify a float32
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=meta", "start=warm"], "Warm needs the same inner problem at every outer step"),
+        (["task=meta", "method=cg", "method.warm_adjoint=true"], "Implicit needs the same inner"),
+        (["task=meta", "method=cg"], "they act through the start alone. Use method=reverse"),
+        (["outer_steps=0"], "A run needs outer_steps >= 1, got outer_steps=0"),
+        (["solver.lr=fast"], "solver.lr needs a number or a Learned, got 'fast'"),
+        (["seed=1.5"], "seed needs a whole number, got 1.5"),
+        (["task.inner_dim=2.5"], "task.inner_dim needs a whole number, got 2.5"),
+        (["+task.colour=red"], "task takes inner_dim, outer_dim, noise, got colour. Remove it."),
+        (["task=reweight", "data=omniglot"], "needs other data than .*data=digits"),
+        (["task=meta", "data=mnist"], "needs other data than .*data=digits, data=omniglot"),
+        (["task=quadratic", "data=digits"], "brings its own data"),
+        (["device.dtype=float16"], "A device needs dtype to be one of float32, float64"),
+        (["task=meta", "task.ways=30"], "FewShot needs ways <= 20"),
+        (["task=meta", "task.adapt=tail"], "FewShot needs adapt=all or the prefix of some"),
+        (["task=reweight", "task.noise=1.0"], r"HyperCleaning needs noise in \[0, 1\)"),
+        (["task=reweight", "model=conv4", "data=breast_cancer"], "Conv4 needs images of shape"),
+        (["task=toy", "task.start=[0,0]"], r"Toy needs start=\[x,y\]"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_run_is_refused_before_any_work(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(tmp_path, *overrides)
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_the_manifest_says_what_ran_and_how_it_ended(tmp_path: Path) -> None:
+    experiment.run(composed(*QUICK), tmp_path, {})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["status"] == "completed"
+    assert manifest["settings"]["solver"]["lr"] == 0.1
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["device"] == "cpu"
+    with pytest.raises(Failed, match="Diverged"):
+        experiment.run(composed(*QUICK, "start=cold", "solver.lr=1e9"), tmp_path / "b", {})
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["status"] == "diverged"
+    assert "no finite outer_loss" in manifest["error"]
+
+
+def test_the_objective_is_the_last_value_of_an_eval_column(tmp_path: Path) -> None:
+    found = experiment.run(composed(*QUICK, "objective=value"), tmp_path, {})
+    assert found == pd.read_csv(tmp_path / "eval.csv")["value"].iloc[-1]
+    with pytest.raises(UsageError, match="objective needs one of value, "):
+        experiment.run(composed(*QUICK, "objective=valeu"), tmp_path / "b", {})
+
+
+def test_a_resolved_configuration_is_plain(tmp_path: Path) -> None:
+    config = composed(*QUICK)
+    assert experiment.resolved(config)["outer_steps"] == 20
+    OmegaConf.update(config, "solver.lr", "${nowhere}")
+    with pytest.raises(UsageError, match=r"solver.lr: Interpolation key 'nowhere' not found"):
+        experiment.resolved(config)
