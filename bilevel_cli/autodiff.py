@@ -111,9 +111,19 @@ def vmap(fn: Callable[..., Tree], *args: Any, **kwargs: Any) -> Callable[..., Tr
     return _under_torch_func(torch.func.vmap(fn, *args, **kwargs))
 
 
-def jacfwd(fn: Callable[..., Tree], *args: Any, **kwargs: Any) -> Callable[..., Tree]:
-    """torch.func.jacfwd."""
-    return _under_torch_func(torch.func.jacfwd(fn, *args, **kwargs))
+def jacfwd(fn: Callable[..., Tree], has_aux: bool = False) -> Callable[[Tensor], Tree]:
+    """The function that returns the Jacobian of `fn` in its one tensor, or (Jacobian, aux)."""
+    transformed = _under_torch_func(torch.func.jacfwd(fn, has_aux=has_aux))
+
+    def differentiated(x: Tensor) -> Tree:
+        # torch 2.13 promotes the tangent of a 0-dim tensor times a Python number to float64.
+        def restored(jacobian: Tensor) -> Tensor:
+            return jacobian.to(x.dtype)
+
+        result = transformed(x)
+        return (_map(restored, result[0]), result[1]) if has_aux else _map(restored, result)
+
+    return differentiated
 
 
 def _under_torch_func(transformed: Callable[..., Tree]) -> Callable[..., Tree]:

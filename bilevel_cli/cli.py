@@ -55,7 +55,10 @@ def main() -> None:
         print("\n".join(options.describe(group, folders) for group in asked))
         return
     _errors.clear()
-    debug = os.environ.get(_DEBUG) == "1"
+    # argparse takes overrides in one piece: a -m between them would end it.
+    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = arguments
+    debug = os.environ.get(_DEBUG)
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
     try:
         _job()
@@ -63,6 +66,8 @@ def main() -> None:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
     except (HydraException, OmegaConfBaseException, OSError) as error:
         _errors.append(error)
+    finally:
+        del os.environ[_DEBUG]
     for reason in _errors:
         if debug:
             raise reason
