@@ -37,6 +37,7 @@ def _job(config: DictConfig) -> float | None:
             _errors.append(error)
         else:
             print(f"bilevel-run: job {composed.job.num} failed: {error}", file=sys.stderr)
+            sweep.failures[directory.name] = str(error)
         return None
 
 
@@ -73,7 +74,8 @@ def main() -> None:
             raise reason
         _exit(1 if isinstance(reason, Failed) else 2, _explain(reason))
     if sweep.failures:
-        _exit(1, "\n".join([f"{len(sweep.failures)} of the jobs failed:", *sweep.failures]))
+        lines = [f"  {folder}: {reason}" for folder, reason in sweep.failures.items()]
+        _exit(1, "\n".join([f"{len(lines)} of the jobs failed:", *lines]))
 
 
 def _exit(code: int, message: str) -> None:

@@ -18,7 +18,7 @@ from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.manifest import Manifest
 from bilevel_cli.options import options_of_kind
-from bilevel_cli.runner import Diverged, Interrupted, Runner, Schedule
+from bilevel_cli.runner import CHECKPOINT, Diverged, Interrupted, Runner, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +46,19 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
     directory.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(directory, settings)
     try:
-        runner = build(config, settings, directory, options, manifest)
+        runner = build(config, settings, directory, options)
+        manifest.begin(runner.device, data=runner.task.statement, first_step=runner.step)
         if runner.task.statement:
             log.info(runner.task.statement)
         if runner.step:
-            log.info("Continuing after step %d of %s", runner.step, directory)
+            log.info("Continuing after step %d in %s", runner.step, directory)
         scores = runner.run()
         files = [runner.train.path, runner.evals.path, *runner.result()]
         objective = _objective(config.objective, scores)
     except UsageError as error:
-        manifest.end("failed", str(error))
+        # Refused, perhaps because the directory holds another run: its manifest is not ours.
+        if not (directory / CHECKPOINT).exists():
+            manifest.end("failed", str(error))
         raise
     except Interrupted as error:
         manifest.end("interrupted", str(error))
@@ -98,7 +101,6 @@ def build(
     settings: dict[str, Any],
     directory: Path,
     options: dict[str, str],
-    manifest: Manifest,
 ) -> Runner:
     """Builds all objects of a run, and checks that they fit together.
 
@@ -108,7 +110,6 @@ def build(
     try:
         device: Device = _make(config, "device")
         where = device.prepare()
-        manifest.describe(where)
         task_class = get_object(config.task._target_)
         _check_pair(task_class, config, options)
         offered = {
@@ -123,7 +124,6 @@ def build(
         metrics = {name: _make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
         schedule = Schedule(**{name: _whole(config, name) for name in Schedule.__annotations__})
         optimizer = _make(config, "optimizer")
-        manifest.add(data=task.statement)
         return Runner(
             task,
             loop,

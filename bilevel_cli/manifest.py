@@ -18,7 +18,7 @@ import bilevel_cli
 
 
 class Manifest:
-    """Written when a run begins and again when it ends.
+    """Written when a run begins, when it ends, and at each `add` between.
 
     Args:
         directory: Of the run.
@@ -46,16 +46,24 @@ class Manifest:
             ).hexdigest(),
             "settings": settings,
         }
-        self._write()
 
-    def add(self, **entries: Any) -> None:
-        self._entries |= entries
-        self._write()
+    def begin(self, device: torch.device, data: str, first_step: int) -> None:
+        """Notes what is known once the run is built.
 
-    def describe(self, device: torch.device) -> None:
-        """Adds the hardware."""
-        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        self.add(device=str(device), gpu=gpu, threads=torch.get_num_threads(), cores=os.cpu_count())
+        Args:
+            device: Where it runs.
+            data: What a reader of the scores must know of the data.
+            first_step: Outer steps already taken, by a run that this one continues.
+        """
+        self._entries |= {
+            "data": data,
+            "first_step": first_step,
+            "device": str(device),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+        }
+        self._write()
 
     def end(self, status: str, error: str | None = None) -> None:
         """Notes the end.
@@ -64,7 +72,8 @@ class Manifest:
             status: completed, failed, diverged or interrupted.
             error: One line, where there was one.
         """
-        self.add(status=status, error=error, ended=_now())
+        self._entries |= {"status": status, "error": error, "ended": _now()}
+        self._write()
 
     def _write(self) -> None:
         partial = self._path.with_suffix(".partial")

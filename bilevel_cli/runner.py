@@ -29,6 +29,7 @@ from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Scalar
 
 Row = dict[str, float | int]
+CHECKPOINT = "checkpoint.pt"
 
 
 class Diverged(Exception):
@@ -111,7 +112,7 @@ class Runner:
         self.inner_grads: Scalar = 0
         self.hvps: Scalar = 0
         sizes = {"train": 0, "eval": 0}
-        self._file = directory / "checkpoint.pt"
+        self._file = directory / CHECKPOINT
         if self._file.exists():
             sizes = self._restore(checkpoint.load(self._file))
         self.train = Table(directory / "train.csv", sizes["train"])

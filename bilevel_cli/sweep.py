@@ -21,12 +21,16 @@ def slug(overrides: str) -> str:
     return name.encode()[: _LONGEST - 13].decode(errors="ignore") + "_" + digest
 
 
-failures: list[str] = []
-"""One line for each job of the last sweep that did not complete."""
+failures: dict[str, str] = {}
+"""The jobs of the last sweep that did not complete: folder and reason."""
 
 
 class Summary(Callback):
-    """Collects the jobs that did not complete, from the manifests below the sweep's directory."""
+    """Collects the jobs that did not complete, from the manifests below the sweep's directory.
+
+    So it finds those of other processes too. A job that was refused because its folder holds
+    another run leaves that run's manifest alone; the command adds it to `failures` itself.
+    """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         failures.clear()
@@ -36,6 +40,5 @@ class Summary(Callback):
         for path in sorted(root.rglob("manifest.json")):
             manifest = json.loads(path.read_text())
             if manifest["status"] != "completed":
-                failures.append(
-                    f"  {path.parent.relative_to(root)}: {manifest['status']}: {manifest['error']}"
-                )
+                reason = f"{manifest['status']}: {manifest['error']}"
+                failures.setdefault(str(path.parent.relative_to(root)), reason)

@@ -131,8 +131,8 @@ def test_a_failing_job_neither_stops_nor_hides_the_others(
     assert run(monkeypatch, *QUICK, *arguments) == 1
     error = capsys.readouterr().err
     assert "2 of the jobs failed:" in error
-    assert re.search(r"lr=-1,.*: failed: GradientDescent needs", error)
-    assert re.search(r"lr=1000000000.0,.*: diverged: At step 10", error)
+    assert re.search(r"lr=-1,.*: GradientDescent needs", error)
+    assert re.search(r"lr=1000000000.0,.*: Diverged. At step 10", error)
     assert len(list(Path("sweep").glob("*lr=0.1*/eval.csv"))) == 1
 
 

@@ -14,7 +14,6 @@ from bilevel_cli import experiment, trees
 from bilevel_cli.conformance import check_method, check_solver, check_task
 from bilevel_cli.errors import UsageError
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.manifest import Manifest
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.problem import Oracle, StepData
@@ -48,7 +47,7 @@ def test_solvers_conform(option: str) -> None:
 def runner(directory: Path, *overrides: str) -> Runner:
     config = composed(*overrides, "device=cpu", "device.dtype=float64", "outer_steps=2")
     settings = experiment.resolved(config)
-    return experiment.build(config, settings, directory, {}, Manifest(directory, settings))
+    return experiment.build(config, settings, directory, {})
 
 
 @pytest.mark.parametrize("option", options("task"))

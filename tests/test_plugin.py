@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 
 from bilevel_cli import experiment
 from bilevel_cli.conformance import check_method, check_task
-from bilevel_cli.manifest import Manifest
 from bilevel_cli.options import CONF
 
 METHOD = '''
@@ -114,8 +113,7 @@ def test_a_strangers_method_and_task_conform(folder: Path) -> None:
         config = compose("config", [search, "task=follow", "method=sign", "device=cpu"])
     check_method(instantiate(config.method))
     settings = experiment.resolved(config)
-    manifest = Manifest(folder, settings)
-    check_task(experiment.build(config, settings, folder, {}, manifest).task)
+    check_task(experiment.build(config, settings, folder, {}).task)
 
 
 def test_a_strangers_method_and_task_run_and_resume(folder: Path) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bilevel_cli import experiment
 from bilevel_cli.errors import Failed, UsageError
-from bilevel_cli.manifest import Manifest
 from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Runner
 
@@ -25,7 +24,7 @@ def build(directory: Path, *overrides: str) -> Runner:
     directory.mkdir(exist_ok=True)
     config = composed(*QUICK, *overrides)
     settings = experiment.resolved(config)
-    return experiment.build(config, settings, directory, {}, Manifest(directory, settings))
+    return experiment.build(config, settings, directory, {})
 
 
 def table(directory: Path, name: str) -> pd.DataFrame:
@@ -115,6 +114,14 @@ def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path: Path
     build(tmp_path).run()
     with pytest.raises(UsageError, match=r"seed=0 there and 1 here, solver.lr=0.1 there and 0.2"):
         build(tmp_path, "seed=1", "solver.lr=0.2")
+
+
+def test_a_refused_run_leaves_the_one_that_is_there_alone(tmp_path: Path) -> None:
+    experiment.run(composed(*QUICK), tmp_path, {})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="holds a run with other settings"):
+        experiment.run(composed(*QUICK, "seed=1"), tmp_path, {})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_costs_are_cumulative_columns(tmp_path: Path) -> None:

@@ -1,0 +1,202 @@
+"""The declared cost of a method is what a problem counts that sees every derivative taken of it."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from configs import composed, options
+from hydra.utils import instantiate
+from problems import Plane, Quadratic
+from torch import Tensor
+from torch.autograd import Function
+
+from bilevel_cli.linear_solvers.base import LinearSolver
+from bilevel_cli.linear_solvers.cg import ConjugateGradient
+from bilevel_cli.linear_solvers.exact import Exact
+from bilevel_cli.linear_solvers.identity import Identity
+from bilevel_cli.linear_solvers.neumann import Neumann
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Cost, Hypergradient
+from bilevel_cli.methods.forward import Forward
+from bilevel_cli.methods.iaptt import Iaptt
+from bilevel_cli.methods.implicit import Implicit
+from bilevel_cli.methods.none import NoHypergradient
+from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.solvers.base import InnerSolver
+from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.starts.base import Start
+from bilevel_cli.starts.cold import Cold
+from bilevel_cli.starts.learned import Learned
+from bilevel_cli.trees import Params
+
+GD = GradientDescent(0.1)
+COUNTS: Counter[str] = Counter()
+
+
+class Passed(Function):
+    """The identity. Its gradient passes through `Slope`, in both engines of autodiff."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return Slope.apply(*grads)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0].clone()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor) -> Any:
+        return x.clone(), in_dims[0]
+
+
+class Slope(Passed):
+    """The identity on a gradient: differentiated once for each second-order product."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        COUNTS["hvps"] += 1
+        return grads[0]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return Tangents.apply(*tangents)  # type: ignore[no-untyped-call]
+
+
+class Tangents(Passed):
+    """The identity on the tangents of a gradient: forward mode takes them all at once."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        COUNTS["hvps"] += 1
+        return x.clone()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor) -> Any:
+        COUNTS["hvps"] += info.batch_size
+        return x.clone(), in_dims[0]
+
+
+class Counted:
+    """A problem with one tensor of inner parameters that counts derivatives of its inner loss."""
+
+    def __init__(self, problem: Any) -> None:
+        self.problem = problem
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return self.problem.init_inner(outer, data)
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        COUNTS["inner_grads"] += 1  # nobody asks for the value alone
+        ((name, value),) = inner.items()
+        passed = Passed.apply(value)  # type: ignore[no-untyped-call]
+        return self.problem.inner_loss({name: passed}, outer, batch)
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.problem.outer_loss(inner, outer, batch)
+
+
+def costs(
+    method: Hypergradient[Any],
+    steps: int,
+    solver: InnerSolver[Any] = GD,
+    start: Start | None = None,
+) -> tuple[Cost, Cost]:
+    """What an estimate on the quadratic was counted to take, and what the method declares."""
+    problem = Quadratic()
+    data, loop = problem.data(steps), InnerLoop(Counted(problem), solver, start or Cold())
+    outer = problem.outer_init() | loop.outer_init(data)
+    return counted_and_declared(method, loop, outer, data)
+
+
+def counted_and_declared(
+    method: Hypergradient[Any], loop: InnerLoop, outer: Params, data: StepData
+) -> tuple[Cost, Cost]:
+    carry = method.init(outer, loop.fresh(outer, data))
+    COUNTS.clear()
+    found = method.estimate(loop, outer, data, carry)
+    counted = Cost(COUNTS["inner_grads"], COUNTS["hvps"])
+    return counted, method.cost(data.num_steps, outer, data.init, found.metrics)
+
+
+@pytest.mark.parametrize("option", options("method"))
+def test_every_method_takes_what_it_declares(option: str) -> None:
+    # Twelve steps: more than the window of method=truncated and the segment of checkpointed.
+    method = instantiate(composed("task=quadratic", f"method={option}").method)
+    counted, declared = costs(method, steps=12)
+    assert counted == declared
+
+
+@pytest.mark.parametrize("start", [Cold(), Learned()])
+@pytest.mark.parametrize(
+    ("window", "segment", "expected"),
+    [
+        (None, None, Cost(7, 7)),
+        (3, None, Cost(7, 3)),
+        (20, None, Cost(7, 7)),
+        (None, 20, Cost(7, 7)),
+        (None, 1, Cost(7 + 6, 7)),  # all steps but the last run again
+        (None, 3, Cost(7 + 6, 7)),  # 3 + 3 + 1, of which 6 run again
+        (None, 4, Cost(7 + 4, 7)),
+        (5, 2, Cost(7 + 4, 5)),  # 2 before the window, then 2 + 2 + 1, of which 4 run again
+        (1, 1, Cost(7, 1)),
+    ],
+)
+def test_reverse_runs_every_segment_but_the_last_again(
+    window: int | None, segment: int | None, expected: Cost, start: Start
+) -> None:
+    assert costs(Reverse(window, segment), 7, start=start) == (expected, expected)
+
+
+@pytest.mark.parametrize(("y", "step"), [((3.0, -3.0), 1), ((-1.0, 1.0), 3), ((0.0, 1.0), 5)])
+def test_iaptt_goes_back_to_the_pessimistic_step_and_no_further(
+    y: tuple[float, float], step: int
+) -> None:
+    plane, expected = Plane(), Cost(5, step)
+    loop = InnerLoop(Counted(plane), GD, Cold())
+    found = counted_and_declared(Iaptt(), loop, {"x": Plane.x}, plane.data(5, y))
+    assert found == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("solver", "products"),
+    [
+        (Identity(), 0),
+        (Neumann(4, 0.1), 4),
+        (ConjugateGradient(4, 0.0), 5),  # one for the first residual
+        (ConjugateGradient(4, 0.9), 5),  # converged before, which saves nothing
+        (Exact(0.1, None), 6),  # a column of the Hessian each
+        (Exact(0.0, 1e-9), 6),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("warm_adjoint", [True, False])
+def test_implicit_takes_a_gradient_a_residual_and_a_cross_product_besides_the_solve(
+    solver: LinearSolver, products: int, warm_adjoint: bool
+) -> None:
+    expected = Cost(3 + 1, products + 2)
+    assert costs(Implicit(solver, warm_adjoint), 3) == (expected, expected)
+
+
+def test_forward_takes_a_product_for_each_step_and_outer_parameter() -> None:
+    assert costs(Forward(), 4) == 2 * (Cost(4, 4 * 3),)
+    assert costs(Forward(), 4, start=Learned()) == 2 * (Cost(4, 4 * (3 + 6)),)
+
+
+def test_without_a_method_there_are_inner_gradients_alone() -> None:
+    assert costs(NoHypergradient(), 7) == (Cost(7, 0), Cost(7, 0))
+
+
+@pytest.mark.parametrize("option", options("solver"))
+def test_every_solver_takes_one_inner_gradient_in_a_step(option: str) -> None:
+    # The cost of a method knows the number of steps, and not the solver.
+    solver = instantiate(composed("task=quadratic", f"solver={option}").solver)
+    assert costs(Reverse(None, None), 4, solver) == (Cost(4, 4), Cost(4, 4))
