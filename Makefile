@@ -43,6 +43,10 @@ test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reprodu
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+.PHONY: golden
+golden: $(READY)  ## write the golden trajectories anew, after a change that should move them
+	$(BIN)/python tests/test_golden.py
+
 .PHONY: format
 format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

@@ -129,6 +129,7 @@ def build(
             loop,
             method,
             optimizer,
+            _make(config, "scheduler"),
             schedule,
             directory,
             config.seed,

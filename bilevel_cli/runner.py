@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from bilevel_cli import checkpoint, episodes, trees
@@ -67,6 +68,10 @@ class Schedule:
             if steps < 1:
                 raise ValueError(f"A run needs {name} >= 1, got {name}={steps}. Set {name}.")
 
+    @property
+    def cadence(self) -> tuple[int, int, int]:
+        return self.log_every, self.eval_every, self.save_every
+
 
 class Runner:
     """Takes outer steps, writes what they report, and continues where an earlier run stopped.
@@ -76,6 +81,7 @@ class Runner:
         loop: The inner loop on that task.
         method: The hypergradient method.
         optimizer: Makes a torch optimizer of a list of tensors.
+        scheduler: Makes a torch scheduler of that optimizer's step size.
         schedule: How often things happen.
         directory: Where train.csv, eval.csv, checkpoint.pt and the learned result go.
         seed: Source of all random numbers.
@@ -91,6 +97,7 @@ class Runner:
         loop: InnerLoop,
         method: Hypergradient[Any],
         optimizer: Callable[[list[Tensor]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler],
         schedule: Schedule,
         directory: Path,
         seed: int,
@@ -106,7 +113,8 @@ class Runner:
         self.noise = generator(seed, "noise", device)
         _check_memory(task, loop, method)
         with torch.no_grad():
-            self._begin(generator(seed, "initialisation"), optimizer)
+            self._begin(seed, optimizer)
+        self.scheduler = scheduler(self.optimizer)
         self.estimate = episodes.outer_step(method, loop, episodes_chunk)
         self.step, self.seconds = 0, 0.0
         self.inner_grads: Scalar = 0
@@ -133,29 +141,22 @@ class Runner:
             while self.step < self.schedule.outer_steps:
                 since = time.perf_counter()
                 report = self._advance()
-                logging, evaluating, saving = (
-                    self._due(every)
-                    for every in (
-                        self.schedule.log_every,
-                        self.schedule.eval_every,
-                        self.schedule.save_every,
-                    )
-                )
-                saving = saving or bool(requests)
-                if logging or evaluating or saving:
-                    row = _read(report)  # waits for the device, so the clock is honest
+                log, evaluate, save = map(self._due, self.schedule.cadence)
+                # Reading waits for the device: only for a row, and so that the clock is honest.
+                row = _read(report) if log or evaluate or save else None
                 self.seconds += time.perf_counter() - since
                 bar.update()
-                if logging:
+                if row is not None and log:
                     costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
                     self.train.append({**self._when(), **row, **costs})
-                if logging or saving:
+                if row is not None:
                     self._check_finite(row)
-                if evaluating:
+                if evaluate:
                     scores = self._evaluate(bar)
-                if logging or evaluating:
+                if row is not None:
                     bar.set_postfix_str(_summary(row, scores))
-                if saving:
+                if save or requests:
+                    self._check_finite(row or _read(report))
                     self.save()
                 if requests:
                     raise Interrupted(requests[0])
@@ -171,10 +172,11 @@ class Runner:
         self.evals.sync()
         checkpoint.save(self._file, self._state())
 
-    def _begin(self, random: torch.Generator, optimizer: Callable[..., Optimizer]) -> None:
-        outer = self.task.init_outer(random)
-        # A sample of its own: what shapes look like must not shift the data of the first step.
-        data = self.task.sample(self.schedule.inner_steps, generator(0, "shapes", self.device))
+    def _begin(self, seed: int, optimizer: Callable[..., Optimizer]) -> None:
+        outer = self.task.init_outer(generator(seed, "initialisation"))
+        # A sample of its own: what a method and a start need first must not shift later samples.
+        random = generator(seed, "first sample", self.device)
+        data = self.task.sample(self.schedule.inner_steps, random)
         one = data if self.task.episodes is None else episodes.first(data)
         # The task's own entries win: one that learns its start keeps it under start=learned.
         outer = {**self.loop.outer_init(one), **outer}
@@ -213,6 +215,7 @@ class Runner:
         for name, value in self.outer.items():
             value.grad = estimate.grad[name]
         self.optimizer.step()
+        self.scheduler.step()
         for name, value in self.task.project_outer(self.outer).items():
             if value is not self.outer[name]:
                 self.outer[name].copy_(value)
@@ -272,6 +275,7 @@ class Runner:
             "hvps": self.hvps,
             "outer": self.outer,
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
             "carry": self.carry,
             "sampling": self.sampling.get_state(),
             "noise": self.noise.get_state(),
@@ -296,6 +300,7 @@ class Runner:
             for name, value in self.outer.items():
                 value.copy_(state["outer"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
         self.sampling.set_state(state["sampling"])
         self.noise.set_state(state["noise"])
         sizes: dict[str, int] = state["sizes"]

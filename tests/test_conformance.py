@@ -1,5 +1,6 @@
 """Every option of conf/ satisfies what its kind must; found by globbing."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,29 @@ def test_every_method_serves_every_task_or_says_why_not(
         reason = str(error)
     # Served, or refused with the names of methods that can.
     assert (tmp_path / "train.csv").exists() != ("method=" in reason)
+
+
+CHOICES = [
+    (task, group, option)
+    for task in options("task")
+    for group in ("solver", "start", "optimizer", "scheduler", "model")
+    for option in options(group)
+    if not (group == "model" and task in ("quadratic", "toy"))
+]
+
+
+@pytest.mark.parametrize(("task", "group", "option"), CHOICES)
+def test_every_choice_serves_every_task_or_says_why_not(
+    task: str, group: str, option: str, tmp_path: Path
+) -> None:
+    small = [part for part in SMALL.get(task, []) if not part.startswith(f"{group}=")]
+    try:
+        runner(tmp_path, f"task={task}", f"{group}={option}", *small)
+        reason = ""
+    except UsageError as error:
+        reason = str(error)
+    # Images are not rows of a table; digits are small; a memory does not survive new episodes.
+    assert re.search("^$|needs images|sides >= 2|draws new episodes", reason), reason
 
 
 class Spoiled(Reverse):
