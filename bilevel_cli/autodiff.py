@@ -43,11 +43,11 @@ def grad_and_value(
 
     Arguments that `fn` does not use have gradient zero.
     """
-    if mapped():
-        return torch.func.grad_and_value(fn, argnums, has_aux)
     positions = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def differentiated(*args: Tree) -> tuple[Tree, Tree]:
+        if mapped():
+            return torch.func.grad_and_value(fn, argnums, has_aux)(*args)
         nested = torch.is_grad_enabled()
         with torch.enable_grad():
             inputs = [

@@ -1,7 +1,6 @@
 """Checkpoints: one file, replaced atomically, of plain tensors and numbers."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,14 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: The file is not a whole checkpoint.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}.")
+    except Exception as error:  # torch documents no closed list for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"A run that continues needs a whole checkpoint, got {path}, which cannot be read: "
-            f"{str(error).splitlines()[0]} Remove the file to start over."
+            f"{reason} Remove the file to start over."
         ) from error
     return state
 

@@ -1,9 +1,11 @@
 """Where and how numbers are computed."""
 
 import hashlib
+import os
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -45,6 +47,9 @@ class Device:
 
     def prepare(self) -> torch.device:
         """Applies the settings to this process and returns the torch device."""
+        if self.deterministic:
+            # cuBLAS reads it when it starts; without it torch refuses every matrix product.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         name = self.name
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,5 +88,9 @@ def peak_memory_mb(device: torch.device) -> float:
     """The most memory so far, in MB: allocated on a GPU, resident of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where ru_maxrss would be that of the launching process if larger
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -35,12 +35,17 @@ class Functional:
             generator: On the CPU; one seed gives one initialisation on every device.
         """
         seed = int(torch.randint(2**62, (1,), generator=generator))
+        module = copy.deepcopy(self.module).cpu()
         # Modules draw from the global generator, and cannot be asked to draw from another.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
-            for part in self.module.modules():
-                _reset(part)
-            return {name: value.detach().clone() for name, value in self.named_parameters()}
+            torch.default_generator.manual_seed(seed)
+            module.apply(_reset)  # children first: a parent may set its children's anew
+        return {
+            name: value.detach().to(current.device)
+            for (name, current), value in zip(
+                self.named_parameters(), module.parameters(), strict=True
+            )
+        }
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.module.named_parameters())
@@ -72,10 +77,10 @@ def functional(module: nn.Module) -> Functional:
                 "running statistics, which would leak between inner problems. Build it with "
                 "track_running_stats=False, or use GroupNorm."
             )
-        if isinstance(part, _DropoutNd) and part.p > 0 and part.training:
+        if part.training and _draws(part):
             raise ValueError(
                 f"A model needs layers without random numbers, got {type(part).__name__} "
-                f"'{name}' with p={part.p}: an inner loop could not be replayed. Use p=0."
+                f"'{name}': an inner loop could not be replayed. Set its dropout to 0."
             )
         own = dict(part.named_parameters(recurse=False))
         if own and _initialiser(part) is None:
@@ -106,18 +111,25 @@ def build(
     probe = torch.zeros(2, *input_shape, device=device)
     try:
         output = built.apply(dict(built.named_parameters()), probe)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"A model needs to take inputs of shape {list(input_shape)}, got "
             f"{type(module).__name__}, which fails on them: {str(error).splitlines()[0]} "
             "Choose another model=..., or its sizes."
         ) from error
-    if output.shape != (2, num_outputs):
+    shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != [2, num_outputs]:
         raise ValueError(
-            f"A model needs to return [batch, {num_outputs}] here, got {list(output.shape)} from "
+            f"A model needs to return [batch, {num_outputs}] here, got {shape} from "
             f"{type(module).__name__} for a batch of 2. Give it {num_outputs} outputs."
         )
     return built
+
+
+def _draws(part: nn.Module) -> bool:
+    # Recurrent layers and attention keep their rate in `dropout`.
+    rate = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
+    return isinstance(part, nn.RReLU) or (isinstance(rate, int | float) and rate > 0)
 
 
 def _initialiser(part: nn.Module) -> Callable[[], None] | None:
@@ -243,7 +255,8 @@ class ConvNet(nn.Module):
     """The network of dataset distillation (Gidaris & Komodakis, 2018; Zhao et al., 2021).
 
     Each block is a 3x3 convolution, instance normalisation, ReLU and 2x2 average-pooling
-    (arXiv:2006.05929); then one affine layer, `head`.
+    (arXiv:2006.05929); then one affine layer, `head`. As there, images of one channel are padded
+    by 3 pixels in the first block, which makes 32x32 of MNIST's 28x28.
 
     Args:
         width: Number of filters of each block.
@@ -257,15 +270,19 @@ class ConvNet(nn.Module):
         _check_width("ConvNet", width=width, depth=depth)
         _check_image("ConvNet", input_shape)
         channels, *sides = input_shape
+        first_padding = 3 if channels == 1 else 1
+        sides = [side + 2 * (first_padding - 1) for side in sides]
         if min(sides) < 2**depth:
             raise ValueError(
-                f"ConvNet needs images with sides >= 2^depth = {2**depth}, got {sides}. "
-                "Lower model.depth."
+                f"ConvNet needs images with sides >= 2^depth = {2**depth}, "
+                f"got {list(input_shape[1:])}. Lower model.depth."
             )
         blocks: list[nn.Module] = []
         for block in range(depth):
             blocks += [
-                nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
+                nn.Conv2d(channels, width, 3, padding=first_padding)
+                if block == 0
+                else nn.Conv2d(width, width, 3, padding=1),
                 nn.GroupNorm(width, width),  # one group a channel: instance normalisation
                 nn.ReLU(),
                 nn.AvgPool2d(2),

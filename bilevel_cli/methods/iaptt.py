@@ -33,7 +33,8 @@ class Iaptt(Hypergradient[Carry]):
         return {"inner": state}
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, metrics["pessimistic_step"])
+        step = metrics["pessimistic_step"]
+        return Cost(num_steps, step if step.device.type == "cpu" else num_steps)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def pessimistic_loss(outer: Params) -> tuple[Tensor, tuple[SolverState, Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bilevel_cli import episodes, trees
@@ -27,8 +28,10 @@ class HypergradientGap(Metric):
         carry = episodes.begin(self.reference, view.loop, view.outer, view.carry["inner"])
         step = episodes.outer_step(self.reference, view.loop)
         found, reference = view.estimate.grad, step(view.outer, view.data, carry).grad
-        norm = trees.norm(reference)
+        gap, norm = trees.norm(trees.axpy(-1.0, reference, found)), trees.norm(reference)
+        norms = norm * trees.norm(found)
+        # A gradient of zero has no direction: cosine 0. One of a zero reference is an absolute gap.
         return {
-            "gap_relative_error": trees.norm(trees.axpy(-1.0, reference, found)) / norm,
-            "gap_cosine": trees.dot(found, reference) / (norm * trees.norm(found)),
+            "gap_relative_error": gap / torch.where(norm > 0, norm, 1.0),
+            "gap_cosine": trees.dot(found, reference) / torch.where(norms > 0, norms, 1.0),
         }

@@ -89,4 +89,4 @@ class InnerSolver(abc.ABC, Generic[State]):
 
 def counter(inner: Params, start: float) -> Tensor:
     """A 0-dim count, on the device and in the precision of the parameters."""
-    return next(iter(inner.values())).new_tensor(start)
+    return next(iter(inner.values())).new_full((), start)

@@ -1,0 +1,247 @@
+"""Devices, their settings and random numbers; and an outer step that never waits for a GPU."""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from configs import composed, options
+from hydra.utils import instantiate
+from problems import Quadratic
+from torch.utils._pytree import tree_map
+
+from bilevel_cli.device import Device, generator, peak_memory_mb
+from bilevel_cli.linear_solvers.cg import ConjugateGradient
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Estimate, Hypergradient
+from bilevel_cli.methods.iaptt import Iaptt
+from bilevel_cli.methods.implicit import Implicit
+from bilevel_cli.methods.none import NoHypergradient
+from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.starts.cold import Cold
+
+STREAMS = ("data", "initialisation", "sampling", "noise")
+SETTINGS: dict[str, Any] = {
+    "name": "cpu",
+    "dtype": "float32",
+    "matmul_precision": "highest",
+    "deterministic": False,
+    "threads": None,
+    "episodes_chunk": None,
+}
+
+
+@pytest.fixture
+def settings_of_torch() -> Iterator[Callable[[], dict[str, Any]]]:
+    """Reads the settings that `prepare` may change, and restores them in the end."""
+
+    def read() -> dict[str, Any]:
+        return {
+            "dtype": torch.get_default_dtype(),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "benchmark": torch.backends.cudnn.benchmark,
+            "threads": torch.get_num_threads(),
+        }
+
+    before = read()
+    yield read
+    torch.set_default_dtype(before["dtype"])
+    torch.set_float32_matmul_precision(before["matmul_precision"])
+    torch.use_deterministic_algorithms(before["deterministic"])
+    torch.backends.cudnn.benchmark = before["benchmark"]
+    torch.set_num_threads(before["threads"])
+
+
+def device(**changes: Any) -> Device:
+    return Device(**SETTINGS | changes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_device_applies_its_settings(
+    dtype: str,
+    precision: str,
+    deterministic: bool,
+    settings_of_torch: Callable[[], dict[str, Any]],
+) -> None:
+    found = device(
+        dtype=dtype, matmul_precision=precision, deterministic=deterministic, threads=2
+    ).prepare()
+    assert found == torch.device("cpu")
+    assert settings_of_torch() == {
+        "dtype": getattr(torch, dtype),
+        "matmul_precision": precision,
+        "deterministic": deterministic,
+        "benchmark": not deterministic,
+        "threads": 2,
+    }
+
+
+def test_threads_are_left_as_they_are_where_none_are_named(
+    settings_of_torch: Callable[[], dict[str, Any]],
+) -> None:
+    before = settings_of_torch()["threads"]
+    device().prepare()
+    assert settings_of_torch()["threads"] == before
+
+
+def test_auto_is_a_gpu_where_there_is_one(settings_of_torch: Callable[[], Any]) -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert device(name="auto").prepare().type == expected
+
+
+@pytest.mark.parametrize("option", options("device"))
+def test_every_option_prepares_or_says_that_torch_cannot_use_it(
+    option: str, settings_of_torch: Callable[[], Any]
+) -> None:
+    made: Device = instantiate(composed(f"device={option}").device)
+    if made.name.startswith("cuda") and not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=f"got device.name={made.name}: "):
+            made.prepare()
+    else:
+        assert made.prepare().type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda:99", "cpu:x", ""])
+def test_an_unknown_device_is_refused_before_anything_changes(
+    name: str, settings_of_torch: Callable[[], dict[str, Any]]
+) -> None:
+    before = settings_of_torch()
+    message = rf"needs a device that torch can use, got device\.name={name}: .+ Use device=cpu or "
+    with pytest.raises(ValueError, match=message) as caught:
+        device(name=name, deterministic=True, threads=2).prepare()
+    assert "\n" not in str(caught.value)
+    assert settings_of_torch() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "float16"}, "A device needs dtype to be one of float32, float64, got float16."),
+        (
+            {"matmul_precision": "low"},
+            "A device needs matmul_precision to be one of highest, high, medium, got low.",
+        ),
+        ({"threads": 0}, "A device needs threads >= 1 or null, got threads=0."),
+        ({"episodes_chunk": -1}, "A device needs episodes_chunk >= 1 or null, got episodes_chunk="),
+    ],
+)
+def test_an_unusable_setting_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        device(**changes)
+
+
+def test_a_stream_begins_again_at_the_same_numbers() -> None:
+    for seed in (0, 1):
+        for stream in STREAMS:
+            once, again = (
+                torch.randn(100, generator=generator(seed, stream), dtype=torch.float64)
+                for _ in range(2)
+            )
+            assert torch.equal(once, again)
+
+
+def test_streams_of_one_seed_and_seeds_of_one_stream_are_independent() -> None:
+    count = 20_000
+    drawn = [
+        torch.randn(count, generator=generator(seed, stream), dtype=torch.float64)
+        for seed in range(3)
+        for stream in STREAMS
+    ]
+    for one, other in combinations(drawn, 2):
+        # The product of independent normals has mean 0 and variance 1; five standard errors.
+        assert abs((one @ other).item() / count) < 5 / count**0.5
+
+
+def test_a_stream_does_not_hear_of_what_others_draw() -> None:
+    sampling, noise = generator(3, "sampling"), generator(3, "noise")
+    torch.rand(1000, generator=noise)
+    torch.rand(1000)
+    expected = torch.rand(5, generator=generator(3, "sampling"))
+    assert torch.equal(torch.rand(5, generator=sampling), expected)
+
+
+def test_seeds_of_streams_stay_what_they_were() -> None:
+    # Published results are repeated with them: they must not depend on the process or the version.
+    seeds = [generator(0, stream).initial_seed() for stream in ("sampling", "noise")]
+    assert seeds == [1196928559710480898, 5127903134280592399]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_the_peak_of_memory_lies_between_what_is_in_use_and_what_there_is() -> None:
+    held = torch.ones(4_000_000, dtype=torch.float64)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    resident = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+    assert resident > held.nbytes / 1e6
+    # The kernel counts pages in batches, so its two numbers differ by some.
+    assert 0.98 * resident <= peak_memory_mb(torch.device("cpu")) < everything
+
+
+def on(place: str, method: Hypergradient[Any], steps: int = 6) -> Callable[[], Estimate]:
+    """An outer step of the quadratic, all of it on the device `place`."""
+    problem = Quadratic()
+    outer, data = tree_map(lambda x: x.to(place), (problem.outer_init(), problem.data(steps)))
+    problem.hessian, problem.target = problem.hessian.to(place), problem.target.to(place)
+    problem.coupling = problem.coupling.to(place)
+    loop = InnerLoop(problem, GradientDescent(0.1), Cold())
+    carry = method.init(outer, loop.fresh(outer, data))
+    return lambda: method.estimate(loop, outer, data, carry)
+
+
+@contextlib.contextmanager
+def nobody_waits() -> Iterator[None]:
+    """Makes every wait of the host for the device an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(
+    "method",
+    [
+        Reverse(window=None, segment=None),
+        Reverse(window=4, segment=2),
+        Iaptt(),
+        Implicit(ConjugateGradient(4, 1e-6), warm_adjoint=False),
+        NoHypergradient(),
+    ],
+    ids=str,
+)
+def test_a_gpu_gives_the_numbers_of_a_cpu_and_nobody_waits_for_it(
+    method: Hypergradient[Any],
+) -> None:
+    step = on("cuda", method)
+    step()  # libraries wait once, when they are loaded
+    with nobody_waits():
+        found = step()
+    expected = on("cpu", method)()
+    assert all(value.device.type == "cuda" for value in found.grad.values())
+    # float64 in both; sums in another order.
+    torch.testing.assert_close(
+        tree_map(lambda x: x.cpu(), tuple(found)), tuple(expected), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_peak_of_a_gpu_is_what_torch_has_allocated_there() -> None:
+    held = torch.ones(8_000_000, dtype=torch.float64, device="cuda")
+    peak = peak_memory_mb(torch.device("cuda"))
+    assert peak >= held.nbytes / 1e6
+    assert peak == torch.cuda.max_memory_allocated() / 1e6

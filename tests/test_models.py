@@ -1,0 +1,357 @@
+"""Models are those of the literature, and functional: their parameters are arguments."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+from configs import composed, options
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bilevel_cli import autodiff
+from bilevel_cli.models import Conv4, ConvNet, Functional, Linear, Mlp, Shape, build, functional
+from bilevel_cli.trees import Params
+
+CPU = torch.device("cpu")
+MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def built(option: str, input_shape: Shape, num_outputs: int = 10) -> Functional:
+    return build(instantiate(composed(f"model={option}").model), input_shape, num_outputs, CPU)
+
+
+def anywhere(model: Functional) -> Params:
+    """Parameters away from the start, where scales are one, shifts zero and may hide an error."""
+    drawn = model.init(seeded(0))
+    return {name: value + 0.3 * torch.randn_like(value) for name, value in drawn.items()}
+
+
+def small() -> Functional:
+    return build(partial(Conv4, 4), DIGITS, 3, CPU)
+
+
+class Named(nn.Module):
+    """A user's class that asks for both sizes."""
+
+    def __init__(self, input_shape: Shape, num_outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1))
+
+
+class Own(nn.Module):
+    """A layer that owns a parameter and may or may not know how to draw it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(2e-3)  # long enough for threads to meet between the call and the product
+        return x @ self.weight
+
+
+class Drawn(Own):
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm2d(3), "got BatchNorm2d '1' with running .*track_running_stats=False, or use"),
+        (nn.BatchNorm1d(3), "A model needs layers without memory, got BatchNorm1d '1'"),
+        (nn.InstanceNorm2d(3, track_running_stats=True), "got InstanceNorm2d '1' with running"),
+        (nn.Dropout(0.5), "without random numbers, got Dropout '1': .* Set its dropout to 0"),
+        (nn.Dropout2d(0.1), "without random numbers, got Dropout2d '1'"),
+        (nn.LSTM(3, 3, 2, dropout=0.5), "without random numbers, got LSTM '1'"),
+        (nn.RReLU(), "without random numbers, got RReLU '1'"),
+        (Own(), r"reset_parameters\(\) in every layer .* got Own '1' with weight and none"),
+    ],
+)
+def test_a_layer_that_an_inner_loop_cannot_replay_is_refused(
+    layer: nn.Module, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        functional(nn.Sequential(nn.Linear(2, 2), layer))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm2d(3, track_running_stats=False),
+        nn.InstanceNorm2d(3),
+        nn.GroupNorm(1, 3),
+        nn.Dropout(0.0),
+        nn.Dropout(0.5).eval(),
+        nn.MultiheadAttention(4, 2),
+        Drawn(),
+    ],
+    ids=str,
+)
+def test_a_layer_without_memory_is_accepted(layer: nn.Module) -> None:
+    functional(nn.Sequential(nn.Linear(2, 2), layer))
+
+
+def test_one_seed_gives_one_initialisation_and_two_give_two() -> None:
+    model = small()
+    once, again, other = (model.init(seeded(seed)) for seed in (1, 1, 2))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+    # Normalisation begins at ones and zeros; everything else is drawn.
+    drawn = {name for name, value in once.items() if not torch.equal(value, other[name])}
+    assert drawn == {name for name in once if "head" in name or once[name].ndim == 4} | {
+        name.replace("weight", "bias") for name in once if once[name].ndim == 4
+    }
+
+
+def test_an_initialisation_advances_its_generator_and_no_other() -> None:
+    model, generator = small(), seeded(1)
+    before = torch.get_rng_state()
+    first, second = model.init(generator), model.init(generator)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+
+
+def test_an_initialisation_is_the_scheme_of_the_module() -> None:
+    # torch.nn.Linear: weight and bias uniform with |value| <= 1 / sqrt(in_features).
+    found = functional(nn.Linear(100, 200)).init(seeded(0))
+    for value in found.values():
+        assert value.abs().max() <= 0.1
+    # Variance of the uniform law, 0.1^2 / 3, of 20000 entries: relative error sqrt(0.8 / 20000).
+    assert found["weight"].var().item() == pytest.approx(0.01 / 3, rel=5 * 0.0064)
+
+
+def test_later_initialisations_leave_earlier_ones_alone() -> None:
+    model = small()
+    first = model.init(seeded(1))
+    kept = {name: value.clone() for name, value in first.items()}
+    model.init(seeded(2))
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
+    assert not any(value.requires_grad for value in first.values())
+
+
+@pytest.mark.parametrize("option", options("model"))
+def test_apply_is_the_module_with_those_parameters_loaded(option: str) -> None:
+    model = built(option, DIGITS, 3)
+    params, x = anywhere(model), torch.randn(5, *DIGITS)
+    own = {name: value.clone() for name, value in model.named_parameters()}
+    reference = copy.deepcopy(model.module)
+    reference.load_state_dict(params)
+
+    def loss(params: Params, x: Tensor) -> Tensor:
+        return model.apply(params, x).square().sum()
+
+    assert torch.equal(model.apply(params, x), reference(x))
+    found = autodiff.grad(loss)(params, x)
+    with torch.enable_grad():
+        torch.autograd.backward(reference(x).square().sum())
+    expected = {name: value.grad for name, value in reference.named_parameters()}
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(dict(model.named_parameters()), own, rtol=0, atol=0)
+
+
+def test_threads_that_apply_one_model_see_their_own_parameters() -> None:
+    # torch.func.functional_call on a module that they share gives each the other's.
+    model = functional(Drawn())
+    params = [model.init(seeded(seed)) for seed in range(8)]
+    x = torch.randn(3, 4)
+
+    def output(params: Params) -> Tensor:
+        with torch.no_grad():
+            return model.apply(params, x)
+
+    for _ in range(2):  # the second time with modules that the first has left behind
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(output, params))
+        for one, value in zip(params, found, strict=True):
+            assert torch.equal(value, x @ one["weight"])
+
+
+def test_a_model_is_copied_once_where_calls_follow_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies: list[nn.Module] = []
+    deepcopy = copy.deepcopy
+
+    def counted(module: nn.Module) -> nn.Module:
+        copies.append(module)
+        return deepcopy(module)
+
+    monkeypatch.setattr(copy, "deepcopy", counted)
+    model = small()
+    params = model.init(seeded(0))
+    copies.clear()  # building applied the model once
+    for _ in range(3):
+        model.apply(params, torch.randn(2, *DIGITS))
+    assert copies == []
+
+
+def test_a_model_that_raised_can_be_applied_again() -> None:
+    model = functional(nn.Linear(4, 2))
+    params = model.init(seeded(0))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model.apply(params, torch.zeros(3, 5))
+    x = torch.randn(3, 4)
+    assert torch.equal(model.apply(params, x), F.linear(x, params["weight"], params["bias"]))
+
+
+# For 10 classes: input features of the head, and the number of all parameters, from the papers or
+# by hand. Conv-4: 3x3 convolutions with bias, and scale and shift of the normalisation,
+# (9 c + 1) 64 + 2 * 64 of the first block. ConvNet: the 320 010 parameters of the code of Zhao et
+# al. (2021); for one channel theirs pads the first convolution by 3, and ours does not.
+SIZES: dict[tuple[str, Shape], tuple[int, int]] = {
+    ("linear", MNIST): (784, 7_850),
+    ("linear", CIFAR): (3072, 30_730),
+    ("mlp", MNIST): (300, 238_510),
+    ("mlp", CIFAR): (300, 3073 * 300 + 3_010),
+    ("conv4", MNIST): (64, 640 + 128 + 3 * (36_928 + 128) + 650),
+    ("conv4", CIFAR): (64 * 2 * 2, 1_792 + 128 + 3 * (36_928 + 128) + 2_570),
+    ("conv4", (3, 84, 84)): (64 * 5 * 5, 1_792 + 128 + 3 * (36_928 + 128) + 16_010),
+    ("conv4", DIGITS): (64, 640 + 128 + 3 * (36_928 + 128) + 650),
+    ("convnet", CIFAR): (128 * 4 * 4, 320_010),
+}
+
+
+@pytest.mark.parametrize(("option", "input_shape"), SIZES)
+def test_sizes_are_those_of_the_literature(option: str, input_shape: Shape) -> None:
+    model = built(option, input_shape)
+    features, total = SIZES[option, input_shape]
+    params = model.init(seeded(0))
+    assert params["head.weight"].shape == (10, features)
+    assert params["head.bias"].shape == (10,)
+    assert sum(value.numel() for value in params.values()) == total
+
+
+@pytest.mark.parametrize("option", options("model"))
+def test_every_model_has_a_head_which_few_shot_learning_adapts_alone(option: str) -> None:
+    # adapt=head makes every other parameter outer, and convex inner problems of the head.
+    model = built(option, (3, 16, 16), 5)
+    params, x = model.init(seeded(0)), torch.randn(4, 3, 16, 16)
+    head = {name: value for name, value in params.items() if name.startswith("head.")}
+    assert {name: value.shape[0] for name, value in head.items()} == {
+        "head.weight": 5,
+        "head.bias": 5,
+    }
+    base, shifted = (
+        model.apply(params | {name: a * value for name, value in head.items()}, x)
+        for a in (1.0, 3.0)
+    )
+    torch.testing.assert_close(shifted, 3 * base, rtol=1e-10, atol=1e-12)
+
+
+def textbook_conv4(params: Params, x: Tensor, blocks: list[tuple[int, int]]) -> Tensor:
+    """Convolution, batch normalisation, ReLU, pooling; in the order of Vinyals et al."""
+    for convolution, norm in blocks:
+        weight, bias = (params[f"features.{convolution}.{name}"] for name in ("weight", "bias"))
+        scale, shift = (params[f"features.{norm}.{name}"] for name in ("weight", "bias"))
+        x = F.conv2d(x, weight, bias, padding=1)
+        x = F.batch_norm(x, None, None, scale, shift, training=True)
+        x = F.max_pool2d(F.relu(x), 2)
+    return F.linear(x.flatten(1), params["head.weight"], params["head.bias"])
+
+
+def test_pooling_before_the_relu_is_the_textbook_network_exactly() -> None:
+    model = build(partial(Conv4, 8), (1, 20, 20), 5, CPU)
+    params, x = anywhere(model), torch.randn(6, 1, 20, 20)
+    blocks = [(4 * block, 4 * block + 1) for block in range(4)]
+
+    def loss(apply: Callable[[Params, Tensor], Tensor]) -> Callable[[Params], Tensor]:
+        return lambda params: F.cross_entropy(apply(params, x), torch.arange(6) % 5)
+
+    def textbook(params: Params, x: Tensor) -> Tensor:
+        return textbook_conv4(params, x, blocks)
+
+    assert torch.equal(model.apply(params, x), textbook(params, x))
+    found, expected = (autodiff.grad(loss(fn))(params) for fn in (model.apply, textbook))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_convnet_is_the_network_of_dataset_condensation() -> None:
+    model = build(partial(ConvNet, 8, 2), (3, 9, 8), 5, CPU)
+    params, x = anywhere(model), torch.randn(6, 3, 9, 8)
+    expected = x
+    for block in range(2):
+        weight, bias = (params[f"features.{4 * block}.{name}"] for name in ("weight", "bias"))
+        scale, shift = (params[f"features.{4 * block + 1}.{name}"] for name in ("weight", "bias"))
+        expected = F.conv2d(expected, weight, bias, padding=1)
+        expected = F.instance_norm(expected, weight=scale, bias=shift)
+        expected = F.avg_pool2d(F.relu(expected), 2)
+    expected = F.linear(expected.flatten(1), params["head.weight"], params["head.bias"])
+    torch.testing.assert_close(model.apply(params, x), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", "identity"])
+def test_mlp_is_its_formula(activation: str) -> None:
+    model = build(partial(Mlp, 7, 2, activation), (2, 3), 5, CPU)
+    params, x = model.init(seeded(0)), torch.randn(6, 2, 3)
+    phi: Callable[[Tensor], Tensor] = getattr(F, activation, lambda x: x)
+    hidden = x.flatten(1)
+    for layer in ("hidden.0", "hidden.1"):
+        hidden = phi(hidden @ params[f"{layer}.weight"].T + params[f"{layer}.bias"])
+    expected = hidden @ params["head.weight"].T + params["head.bias"]
+    torch.testing.assert_close(model.apply(params, x), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_linear_begins_at_zero_whatever_the_seed() -> None:
+    for value in functional(Linear((2, 3), 4)).init(seeded(7)).values():
+        assert torch.equal(value, torch.zeros_like(value))
+
+
+def test_build_gives_sizes_to_a_class_that_names_them_and_to_no_other() -> None:
+    named = build(Named, (2, 3), 4, CPU)
+    assert dict(named.named_parameters())["layer.weight"].shape == (4, 6)
+    plain = build(lambda: nn.Linear(3, 4), (3,), 4, CPU)
+    assert dict(plain.named_parameters())["weight"].shape == (4, 3)
+    half = build(lambda num_outputs: nn.Linear(3, num_outputs), (3,), 4, CPU)
+    assert dict(half.named_parameters())["weight"].shape == (4, 3)
+
+
+def test_build_takes_the_precision_of_the_run() -> None:
+    def single() -> nn.Module:
+        return nn.Linear(3, 4, dtype=torch.float32)
+
+    assert build(single, (3,), 4, CPU).init(seeded(0))["weight"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: build(lambda: nn.Linear(3, 4), (5,), 4, CPU),
+            r"inputs of shape \[5\], got Linear, which fails on them: mat1 and mat2 .* Choose an",
+        ),
+        (
+            lambda: build(lambda: nn.Linear(3, 4), (3,), 5, CPU),
+            r"return \[batch, 5\] here, got \[2, 4\] from Linear for a batch of 2. Give it 5 out",
+        ),
+        (
+            lambda: build(
+                lambda: nn.Sequential(Named((3,), 4), nn.Unflatten(1, (4, 1))), (3,), 4, CPU
+            ),
+            r"got \[2, 4, 1\] from Sequential",
+        ),
+        (lambda: Mlp(0, 1, "relu", (2,), 2), r"Mlp needs width >= 1, got width=0. Set model.width"),
+        (lambda: Mlp(3, 0, "relu", (2,), 2), "Mlp needs depth >= 1, got depth=0"),
+        (lambda: Mlp(3, 1, "cube", (2,), 2), "elu, gelu, identity, .* got activation=cube"),
+        (lambda: Conv4(0, DIGITS, 2), "Conv4 needs width >= 1"),
+        (lambda: Conv4(4, (64,), 2), r"Conv4 needs images .* shape \[64\]. Use model=linear or"),
+        (lambda: ConvNet(4, 0, CIFAR, 2), "ConvNet needs depth >= 1"),
+        (lambda: ConvNet(4, 3, (30,), 2), r"ConvNet needs images of shape .* shape \[30\]"),
+        (lambda: ConvNet(4, 4, DIGITS, 2), r"sides >= 2\^depth = 16, got \[8, 8\]. Lower model.d"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
