@@ -14,9 +14,10 @@ _LONGEST = 200  # file systems take 255 bytes
 
 def slug(overrides: str) -> str:
     """A folder name for a job's overrides: one folder, whatever slashes their values have."""
-    name = re.sub(r"[/\\\x00]+", "_", overrides).strip(". ") or "job"
-    if len(name.encode()) <= _LONGEST:
+    name = re.sub(r"[/\\\x00]+", "_", overrides).strip(". ")
+    if name and name == overrides and len(name.encode()) <= _LONGEST:
         return name
+    # Two jobs whose names become alike must not share a folder.
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:12]
     return name.encode()[: _LONGEST - 13].decode(errors="ignore") + "_" + digest
 

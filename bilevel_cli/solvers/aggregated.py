@@ -1,16 +1,15 @@
 """Inner solvers that also look at the outer loss."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from bilevel_cli import trees
 from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, SolverState
+from bilevel_cli.solvers.base import OracleWrapper, SolverState, Wrapper
 from bilevel_cli.trees import Params, Scalar
 
 
 @dataclass(frozen=True)
-class Aggregated(InnerSolver[SolverState]):
+class Aggregated(Wrapper):
     """Any solver, run on inner_weight * f + outer_weight * F.
 
     Bilevel descent aggregation (Liu et al., 2020, arXiv:2006.04045) blends to choose among
@@ -22,30 +21,18 @@ class Aggregated(InnerSolver[SolverState]):
         outer_weight: Weight of F.
     """
 
-    base: InnerSolver[Any]
     inner_weight: Scalar
     outer_weight: Scalar
-
-    def init(self, inner: Params) -> SolverState:
-        return self.base.init(inner)
 
     def step(self, oracle: Oracle, state: SolverState) -> SolverState:
         return self.base.step(_Blend(oracle, self.inner_weight, self.outer_weight), state)
 
 
 @dataclass(frozen=True)
-class _Blend:
-    base: Oracle
+class _Blend(OracleWrapper):
     inner_weight: Scalar
     outer_weight: Scalar
-
-    @property
-    def outer(self) -> Params:
-        return self.base.outer
 
     def inner_grad(self, inner: Params) -> Params:
         inner_part = trees.scale(self.inner_weight, self.base.inner_grad(inner))
         return trees.axpy(self.outer_weight, self.base.outer_grad(inner), inner_part)
-
-    def outer_grad(self, inner: Params) -> Params:
-        return self.base.outer_grad(inner)

@@ -90,3 +90,34 @@ class InnerSolver(abc.ABC, Generic[State]):
 def counter(inner: Params, start: float) -> Tensor:
     """A 0-dim count, on the device and in the precision of the parameters."""
     return next(iter(inner.values())).new_full((), start)
+
+
+@dataclass(frozen=True)
+class Wrapper(InnerSolver[SolverState]):
+    """A solver that changes what another one sees or does, with that one's memory.
+
+    Args:
+        base: The solver to run.
+    """
+
+    base: InnerSolver[Any]
+
+    def init(self, inner: Params) -> SolverState:
+        return self.base.init(inner)
+
+
+@dataclass(frozen=True)
+class OracleWrapper:
+    """An oracle that answers as another one does, but for what a subclass changes."""
+
+    base: Oracle
+
+    @property
+    def outer(self) -> Params:
+        return self.base.outer
+
+    def inner_grad(self, inner: Params) -> Params:
+        return self.base.inner_grad(inner)
+
+    def outer_grad(self, inner: Params) -> Params:
+        return self.base.outer_grad(inner)

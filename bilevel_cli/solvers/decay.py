@@ -2,16 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from bilevel_cli import trees
 from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, SolverState
+from bilevel_cli.solvers.base import OracleWrapper, SolverState, Wrapper
 from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
-class WeightDecay(InnerSolver[SolverState]):
+class WeightDecay(Wrapper):
     """Any solver on f + weight_decay / 2 * |z|^2, as `weight_decay` of torch.optim.SGD and Adam.
 
     Args:
@@ -19,21 +18,17 @@ class WeightDecay(InnerSolver[SolverState]):
         weight_decay: Coefficient of the penalty, >= 0.
     """
 
-    base: InnerSolver[Any]
     weight_decay: float
 
     def __post_init__(self) -> None:
         _check(self)
-
-    def init(self, inner: Params) -> SolverState:
-        return self.base.init(inner)
 
     def step(self, oracle: Oracle, state: SolverState) -> SolverState:
         return self.base.step(_Decayed(oracle, self.weight_decay), state)
 
 
 @dataclass(frozen=True)
-class DecoupledWeightDecay(InnerSolver[SolverState]):
+class DecoupledWeightDecay(Wrapper):
     """Any solver that besides shrinks z by the factor 1 - shrink at each step.
 
     Around Adam, with shrink = lr * weight_decay, this is torch.optim.AdamW (Loshchilov & Hutter,
@@ -45,15 +40,11 @@ class DecoupledWeightDecay(InnerSolver[SolverState]):
         weight_decay: Coefficient of the decay, >= 0.
     """
 
-    base: InnerSolver[Any]
     lr: float
     weight_decay: float
 
     def __post_init__(self) -> None:
         _check(self)
-
-    def init(self, inner: Params) -> SolverState:
-        return self.base.init(inner)
 
     def step(self, oracle: Oracle, state: SolverState) -> SolverState:
         stepped: SolverState = self.base.step(oracle, state)
@@ -70,16 +61,8 @@ def _check(decay: WeightDecay | DecoupledWeightDecay) -> None:
 
 
 @dataclass(frozen=True)
-class _Decayed:
-    base: Oracle
+class _Decayed(OracleWrapper):
     weight_decay: float
-
-    @property
-    def outer(self) -> Params:
-        return self.base.outer
 
     def inner_grad(self, inner: Params) -> Params:
         return trees.axpy(self.weight_decay, inner, self.base.inner_grad(inner))
-
-    def outer_grad(self, inner: Params) -> Params:
-        return self.base.outer_grad(inner)

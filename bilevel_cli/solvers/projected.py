@@ -3,10 +3,9 @@
 import abc
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, SolverState
+from bilevel_cli.solvers.base import SolverState, Wrapper
 from bilevel_cli.trees import Params
 
 
@@ -39,7 +38,7 @@ class Box(ConvexSet):
 
 
 @dataclass(frozen=True)
-class Projected(InnerSolver[SolverState]):
+class Projected(Wrapper):
     """Any solver, with z projected onto a convex set after each step.
 
     Args:
@@ -47,11 +46,7 @@ class Projected(InnerSolver[SolverState]):
         onto: The set.
     """
 
-    base: InnerSolver[Any]
     onto: ConvexSet
-
-    def init(self, inner: Params) -> SolverState:
-        return self.base.init(inner)
 
     def step(self, oracle: Oracle, state: SolverState) -> SolverState:
         stepped: SolverState = self.base.step(oracle, state)
