@@ -44,10 +44,9 @@ def run(command: Path, *arguments: str, cwd: Path) -> "subprocess.CompletedProce
 
 
 @pytest.mark.slow
-def test_the_wheel_brings_its_own_conf(installed: Path) -> None:
-    python = installed.parent / "python"
+def test_the_wheel_brings_its_own_conf(installed: Path, tmp_path: Path) -> None:
     code = "from bilevel_cli.options import CONF; print(CONF)"
-    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    found = run(installed.parent / "python", "-c", code, cwd=tmp_path)
     assert Path(found.stdout.strip()).parts[-3:] == ("site-packages", "bilevel_cli", "conf")
     assert str(CHECKOUT) not in found.stdout
 
