@@ -9,10 +9,9 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from bilevel_cli import __version__, options, sweep
 from bilevel_cli.errors import Failed, UsageError
@@ -65,7 +64,7 @@ def main() -> None:
         _job()
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except Exception as error:  # from composing: besides its own, Hydra raises all kinds
         _errors.append(error)
     finally:
         del os.environ[_DEBUG]

@@ -1,10 +1,8 @@
 """From a configuration to a run: builds the objects, runs them, and says how it ended."""
 
-import inspect
 import logging
 import traceback
 import types
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bilevel_cli.arguments import check_arguments, fits
 from bilevel_cli.device import Device, generator
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.loop import InnerLoop
@@ -110,8 +109,7 @@ def build(
     try:
         device: Device = _make(config, "device")
         where = device.prepare()
-        task_class = get_object(config.task._target_)
-        _check_pair(task_class, config, options)
+        _check_pair(config, options)
         offered = {
             "device": where,
             "data": lambda: _make(config, "data"),
@@ -153,7 +151,7 @@ def _make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -
     node = OmegaConf.select(config, key)
     if node is None:
         raise UsageError(f"A run needs {key}=..., got null. See bilevel-run {key}=?")
-    parameters = _check_arguments(node, key, set(offered or {}))
+    parameters = check_arguments(node, key, set(offered or {}))
     extra = {
         name: value() if isinstance(value, types.FunctionType) else value
         for name, value in (offered or {}).items()
@@ -168,64 +166,17 @@ def _make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -
         raise UsageError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
-def _check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
-    """Checks the values of a node with a `_target_`. Returns the names of all its parameters."""
-    try:
-        target = get_object(node._target_)
-    except Exception as error:  # whatever the module raises when it is imported
-        raise UsageError(f"{key}._target_: {str(error).splitlines()[0]}") from error
-    signature = inspect.signature(target).parameters
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-    given = [name for name in node if not str(name).startswith("_")]
-    for name in map(str, given):
-        if name not in signature and not open_ended:
-            known = ", ".join(name for name in signature if name not in offered)
-            raise UsageError(f"{key} takes {known or 'no settings'}, got {name}. Remove it.")
-        value = node[name]
-        if isinstance(value, DictConfig) and "_target_" in value:
-            _check_arguments(value, f"{key}.{name}", set())
-        elif name in hints and not _fits(value, hints[name]):
-            raise UsageError(f"{key}.{name} needs {_spelled(hints[name])}, got {value!r}.")
-    return set(signature)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of the annotated type; anything not plain is left to the class."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if hint in (float, int) and isinstance(value, bool):
-        return False
-    if hint is float:
-        return isinstance(value, int | float)
-    if hint in (int, str, bool):
-        return isinstance(value, hint)
-    if hint is type(None):
-        return value is None
-    # Classes of ours are built by `_target_`; a plain value in their place is a mistake.
-    plain = isinstance(value, int | float | str | bool | None)
-    return not (plain and inspect.isclass(hint) and hint.__module__.startswith("bilevel_cli"))
-
-
-def _spelled(hint: Any) -> str:
-    names = {float: "a number", int: "a whole number", str: "a name", bool: "true or false"}
-    options = typing.get_args(hint) or (hint,)
-    return " or ".join(
-        "null"
-        if option is type(None)
-        else names.get(option, f"a {getattr(option, '__name__', option)}")
-        for option in options
-    )
-
-
 def _whole(config: DictConfig, name: str) -> int:
-    if not _fits(config[name], int):
+    if not fits(config[name], int):
         raise UsageError(f"{name} needs a whole number, got {config[name]!r}.")
     return config[name]
 
 
-def _check_pair(task: Any, config: DictConfig, options: dict[str, str]) -> None:
+def _check_pair(config: DictConfig, options: dict[str, str]) -> None:
     """Checks that the data are of the kind that the task is posed on, before they are read."""
+    if not OmegaConf.select(config, "task._target_"):
+        raise UsageError("A run needs task=..., got null. See bilevel-run task=?")
+    task = get_object(config.task._target_)
     needs = getattr(task, "needs", None)
     name, chosen = options.get("task", task.__name__), options.get("data", "the data given")
     if needs is None:

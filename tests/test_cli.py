@@ -87,6 +87,7 @@ def test_a_question_mark_lists_the_options(
         (["task=meta", "data=breast_cancer"], "Use data=digits, data=omniglot."),
         ([*QUICK, "hydra.run.dir=/dev/null/x"], "Not a directory: '/dev/null/x'"),
         (["task"], "Error parsing override 'task'"),
+        (["task=null"], "Config group override must be a string or a list"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
