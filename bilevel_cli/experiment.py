@@ -14,10 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from bilevel_cli.arguments import check_arguments, fits
 from bilevel_cli.device import Device, generator
 from bilevel_cli.errors import Failed, UsageError
+from bilevel_cli.interrupts import Interrupted
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.manifest import Manifest
 from bilevel_cli.options import options_of_kind
-from bilevel_cli.runner import CHECKPOINT, Diverged, Interrupted, Runner, Schedule
+from bilevel_cli.runner import CHECKPOINT, Diverged, Runner, Schedule
 
 log = logging.getLogger(__name__)
 

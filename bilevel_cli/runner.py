@@ -1,14 +1,10 @@
 """The outer loop."""
 
-import contextlib
 import math
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from tqdm import tqdm
 
 from bilevel_cli import checkpoint, episodes, trees
 from bilevel_cli.device import generator, peak_memory_mb
+from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
@@ -35,14 +32,6 @@ CHECKPOINT = "checkpoint.pt"
 
 class Diverged(Exception):
     """A number that the run reports is not finite."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop; its checkpoint is written."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ class Runner:
         """
         if self.step == self.schedule.outer_steps:
             return self._last_scores()
-        with _stop_requests() as requests, self._progress() as bar:
+        with stop_requests() as requests, self._progress() as bar:
             scores = self._evaluate(bar) if self.step == 0 else self._last_scores()
             while self.step < self.schedule.outer_steps:
                 since = time.perf_counter()
@@ -340,30 +329,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     joint = "." if prefix else ""
     pairs = [_flat(value, f"{prefix}{joint}{key}").items() for key, value in tree.items()]
     return {key: value for part in pairs for key, value in part}
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, to be obeyed between two steps; a second one at once."""
-    requests: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(signum)
-        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {signum: signal.signal(signum, note) for signum in signals}
-    except ValueError:  # not in the main thread, which alone receives signals
-        yield requests
-        return
-    try:
-        yield requests
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _read(values: dict[str, Scalar]) -> Row:

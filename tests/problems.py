@@ -83,6 +83,20 @@ class Quadratic:
         return {"lam": self.coupling.T @ adjoint}
 
 
+class Several(Quadratic):
+    """Three quadratics that differ in start, coupling and target."""
+
+    episodes = 3
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.5 * (inner["z"] - batch["target"]).square().sum()
+
+    def data(self, num_steps: int) -> StepData:
+        init, target = torch.randn(2, 3, 6)
+        scale = 1 + 0.5 * torch.randn(3, num_steps)
+        return StepData({"z": init}, {"scale": scale}, {"target": target})
+
+
 def estimate(
     method: Hypergradient[Any],
     problem: Any,

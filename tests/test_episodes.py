@@ -8,7 +8,7 @@ import pytest
 import torch
 from configs import composed, options
 from hydra.utils import instantiate
-from problems import Plane, Quadratic
+from problems import Plane, Quadratic, Several
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -17,7 +17,7 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
@@ -27,20 +27,6 @@ from bilevel_cli.trees import Params
 
 Tree = Any
 STEPS = 12  # more than the window of method=truncated and the segment of method=checkpointed
-
-
-class Several(Quadratic):
-    """Three quadratics that differ in start, coupling and target."""
-
-    episodes = 3
-
-    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return 0.5 * (inner["z"] - batch["target"]).square().sum()
-
-    def data(self, num_steps: int) -> StepData:
-        init, target = torch.randn(2, 3, 6)
-        scale = 1 + 0.5 * torch.randn(3, num_steps)
-        return StepData({"z": init}, {"scale": scale}, {"target": target})
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import Quadratic
+from problems import Quadratic, Several
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -19,28 +19,14 @@ from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.metrics.base import StepView
 from bilevel_cli.metrics.hypergradient_gap import HypergradientGap
-from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 FULL = Reverse(window=None, segment=None)
 STEPS = 8
-
-
-class Several(Quadratic):
-    """Three inner problems, of different couplings and targets, under one outer parameter."""
-
-    episodes = 3
-
-    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return 0.5 * (inner["z"] - batch["target"]).square().sum()
-
-    def data(self, num_steps: int) -> StepData:
-        init, target = torch.randn(2, 3, 6)
-        return StepData({"z": init}, {"scale": torch.randn(3, num_steps)}, {"target": target})
 
 
 def view(problem: Any, method: Hypergradient[Any], loop: InnerLoop, carry: Any = None) -> StepView:
