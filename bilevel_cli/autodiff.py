@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Tree = Any  # a tensor, None, or a dict or tuple of trees
+from bilevel_cli import trees
+from bilevel_cli.trees import Tree
 
 # The levels of torch.func's forward mode belong to the process: two threads that differentiate at
 # once take each other's for their own. So one thread at a time is under torch.func.
@@ -57,13 +58,17 @@ def grad_and_value(
             value, aux = fn(*inputs) if has_aux else (fn(*inputs), None)
             wanted = tuple(inputs[position] for position in positions)
             leaves = _pull(
-                [value], _leaves(wanted), [torch.ones_like(value)], retain=nested, nested=nested
+                [value],
+                trees.leaves(wanted),
+                [torch.ones_like(value)],
+                retain=nested,
+                nested=nested,
             )
         gradient = _rebuild(wanted, leaves)
         result = (value, aux) if has_aux else value
         return (
             gradient if isinstance(argnums, tuple) else gradient[0],
-            result if nested else _map(Tensor.detach, result),
+            result if nested else trees.map_leaves(Tensor.detach, result),
         )
 
     return differentiated
@@ -88,21 +93,21 @@ def vjp(fn: Callable[..., Tree], *primals: Tree, has_aux: bool = False) -> tuple
     with torch.enable_grad():
         inputs = tuple(_variable(primal, nested) for primal in primals)
         output, aux = fn(*inputs) if has_aux else (fn(*inputs), None)
-    outputs = _leaves(output)
+    outputs = trees.leaves(output)
 
     def pullback(cotangent: Tree, argnums: tuple[int, ...] | None = None) -> Tree:
         wanted = inputs if argnums is None else tuple(inputs[number] for number in argnums)
         leaves = _pull(
             outputs,
-            _leaves(wanted),
-            _leaves(cotangent),
+            trees.leaves(wanted),
+            trees.leaves(cotangent),
             retain=True,
             nested=torch.is_grad_enabled(),
         )
         return _rebuild(wanted, leaves)
 
     if not nested:
-        output, aux = _map(Tensor.detach, output), _map(Tensor.detach, aux)
+        output, aux = trees.map_leaves(Tensor.detach, output), trees.map_leaves(Tensor.detach, aux)
     return (output, pullback, aux) if has_aux else (output, pullback)
 
 
@@ -121,7 +126,11 @@ def jacfwd(fn: Callable[..., Tree], has_aux: bool = False) -> Callable[[Tensor],
             return jacobian.to(x.dtype)
 
         result = transformed(x)
-        return (_map(restored, result[0]), result[1]) if has_aux else _map(restored, result)
+        return (
+            (trees.map_leaves(restored, result[0]), result[1])
+            if has_aux
+            else trees.map_leaves(restored, result)
+        )
 
     return differentiated
 
@@ -144,7 +153,7 @@ def _variable(tree: Tree, nested: bool) -> Tree:
     def variable(x: Tensor) -> Tensor:
         return x.view_as(x) if nested and x.requires_grad else x.detach().requires_grad_()
 
-    return _map(variable, tree)
+    return trees.map_leaves(variable, tree)
 
 
 def _pull(
@@ -169,21 +178,6 @@ def _pull(
     )
 
 
-def _map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    if isinstance(tree, Tensor):
-        return fn(tree)
-    if isinstance(tree, dict):
-        return {key: _map(fn, value) for key, value in tree.items()}
-    return None if tree is None else tuple(_map(fn, value) for value in tree)
-
-
-def _leaves(tree: Tree) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    values: Iterable[Tree] = tree.values() if isinstance(tree, dict) else tree
-    return [leaf for value in values for leaf in _leaves(value)]
-
-
 def _rebuild(tree: Tree, leaves: Iterable[Tensor]) -> Tree:
     supply = iter(leaves)
-    return _map(lambda _: next(supply), tree)
+    return trees.map_leaves(lambda _: next(supply), tree)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, checkpoint, episodes
+from bilevel_cli import autodiff, checkpoint, episodes, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
 from bilevel_cli.problem import MinibatchOracle, StepData
@@ -25,9 +25,8 @@ from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.tasks.quadratic import Quadratic
-from bilevel_cli.trees import Params
+from bilevel_cli.trees import Params, Tree
 
-Tree = Any
 STEPS = 4
 
 
@@ -50,7 +49,7 @@ def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
     def estimate(data: StepData, carry: Carry) -> Estimate:
         return method.estimate(loop, outer, data, carry)
 
-    before = _copy((outer, data, carry))
+    before = trees.map_leaves(Tensor.clone, (outer, data, carry))
     once, twice = estimate(data, carry), estimate(data, carry)
     _assert(_same(before, (outer, data, carry)), "An estimate changes none of its arguments")
     _assert(_same(once, twice), "Two estimates of the same arguments are equal, bit for bit")
@@ -92,7 +91,7 @@ def check_task(task: Task, num_steps: int = 2) -> None:
         _assert(_shapes(data) == _shapes(other), "Samples of all seeds have one structure")
         one = data
         if task.episodes is not None:
-            leading = {leaf.shape[0] for leaf in _leaves(tuple(data)[:3])}
+            leading = {leaf.shape[0] for leaf in trees.leaves(tuple(data)[:3])}
             _assert(leading == {task.episodes}, "Data lead with the dimension of episodes")
             one = episodes.first(data)
         _assert(one.num_steps == num_steps, "Inner data have one minibatch for each inner step")
@@ -117,7 +116,7 @@ def check_solver(solver: InnerSolver[Any]) -> None:
         oracle = MinibatchOracle(task, outer, data.inner_at(0), data.outer)
         here, there = data.init, {"z": torch.ones_like(data.init["z"])}
         state = solver.step(oracle, solver.init(here))
-        before = _copy(state)
+        before = trees.map_leaves(Tensor.clone, state)
         _assert(
             _same(solver.step(oracle, state), solver.step(oracle, state)),
             "Two steps from the same state are equal, bit for bit",
@@ -141,7 +140,7 @@ def _check_estimate(estimate: Estimate, outer: Params, carry: Carry) -> None:
     _assert(all(m.shape == () for m in estimate.metrics.values()), "Metrics are scalars")
     _assert("inner" in estimate.carry, "The carry holds the inner state, as 'inner'")
     _assert(_shapes(estimate.carry) == _shapes(carry), "The carry keeps its structure")
-    attached = [leaf for leaf in _leaves(tuple(estimate)) if leaf.requires_grad]
+    attached = [leaf for leaf in trees.leaves(tuple(estimate)) if leaf.requires_grad]
     _assert(not attached, "Nothing returned is attached to a graph")
 
 
@@ -156,7 +155,7 @@ def _check_losses(loop: InnerLoop, outer: Params, data: StepData) -> None:
         return torch.stack([part.square().sum() for part in slope.values()]).sum()
 
     both = autodiff.grad(squared_slope, (0, 1))(inner, outer)
-    finite = all(bool(leaf.isfinite().all()) for leaf in _leaves(both))
+    finite = all(bool(leaf.isfinite().all()) for leaf in trees.leaves(both))
     _assert(finite, "The inner loss has finite second derivatives at the start")
 
 
@@ -164,11 +163,7 @@ def _check_scores(
     task: Task, loop: InnerLoop, outer: Params, data: StepData, one: StepData
 ) -> None:
     everything = {**loop.outer_init(one), **outer}
-
-    def fresh(data: StepData) -> SolverState:
-        return loop.fresh(everything, data)
-
-    state = fresh(data) if task.episodes is None else episodes.each(fresh)(data)
+    state = episodes.fresh(loop, everything, data)
     once, twice = (task.evaluate(loop, everything, state["inner"]) for _ in range(2))
     _assert(bool(once) and all(s.shape == () for s in once.values()), "Scores are scalars")
     _assert(_same(once, twice), "Two evaluations of the same parameters are equal")
@@ -205,13 +200,6 @@ def _assert(holds: bool, sentence: str) -> None:
         raise AssertionError(f"{sentence}: not so here.")
 
 
-def _leaves(tree: Tree) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    values = tree.values() if isinstance(tree, dict) else tree
-    return [leaf for value in values for leaf in _leaves(value)]
-
-
 def _shapes(tree: Tree) -> Tree:
     if isinstance(tree, Tensor):
         return tuple(tree.shape), tree.dtype
@@ -220,24 +208,16 @@ def _shapes(tree: Tree) -> Tree:
     return [_shapes(value) for value in tree]
 
 
-def _copy(tree: Tree) -> Tree:
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {name: _copy(value) for name, value in tree.items()}
-    return tuple(_copy(value) for value in tree)
-
-
-def _stack(trees: list[Params]) -> Params:
-    return {name: torch.stack([tree[name] for tree in trees]) for name in trees[0]}
+def _stack(each: list[Params]) -> Params:
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
 
 def _same(left: Tree, right: Tree) -> bool:
-    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    pairs = zip(trees.leaves(left), trees.leaves(right), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 
 
 def _close(left: Tree, right: Tree) -> bool:
-    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    pairs = zip(trees.leaves(left), trees.leaves(right), strict=True)
     rtol = 1e4 * torch.finfo(torch.get_default_dtype()).eps  # some thousand roundings
     return all(torch.allclose(one, other, rtol=rtol, atol=0.01 * rtol) for one, other in pairs)

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff
+from bilevel_cli import autodiff, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
+from bilevel_cli.trees import Params, Tree
 
 OuterStep = Callable[[Params, StepData, Carry], Estimate]
-Tree = Any
 
 # Noise belongs to the method, not to an episode.
 PER_EPISODE = StepData._make((0, 0, 0, None))
@@ -35,13 +34,19 @@ def outer_step(
     def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
         return method.estimate(loop, outer, data, carry)
 
-    has_episodes = getattr(loop.problem, "episodes", None) is not None
-    return over_episodes(estimate, chunk_size) if has_episodes else estimate
+    return over_episodes(estimate, chunk_size) if _has_episodes(loop) else estimate
+
+
+def fresh(loop: InnerLoop, outer: Params, data: StepData) -> SolverState:
+    """The fresh inner state, one for each episode where there are some."""
+    if not _has_episodes(loop):
+        return loop.fresh(outer, data)
+    return each(lambda data: loop.fresh(outer, data))(data)
 
 
 def begin(method: Hypergradient[Any], loop: InnerLoop, outer: Params, state: SolverState) -> Carry:
     """The memory of `method` before its first step, one for each episode where there are some."""
-    if getattr(loop.problem, "episodes", None) is None:
+    if not _has_episodes(loop):
         return method.init(outer, state)
     return autodiff.vmap(lambda state: method.init(outer, state))(state)
 
@@ -95,6 +100,10 @@ def first(data: StepData) -> StepData:
     return _at((data, ()), 0)[0]
 
 
+def _has_episodes(loop: InnerLoop) -> bool:
+    return getattr(loop.problem, "episodes", None) is not None
+
+
 def _threaded(fn: Callable[..., Tree], data: StepData, *rest: Tree) -> Tree:
     count = next(iter(data.inner.values())).shape[0]
     threads = torch.get_num_threads()
@@ -115,17 +124,12 @@ def _threaded(fn: Callable[..., Tree], data: StepData, *rest: Tree) -> Tree:
 
 
 def _at(arguments: tuple[StepData, Tree], episode: int) -> tuple[StepData, Tree]:
+    def one(leaf: Tensor) -> Tensor:
+        return leaf[episode]
+
     data, rest = arguments
-    init, inner, outer = (_index(part, episode) for part in data[:3])
-    return StepData(init, inner, outer, data.noise), _index(rest, episode)
-
-
-def _index(tree: Tree, episode: int) -> Tree:
-    if isinstance(tree, Tensor):
-        return tree[episode]
-    if isinstance(tree, dict):
-        return {name: _index(value, episode) for name, value in tree.items()}
-    return tuple(_index(value, episode) for value in tree)
+    init, inner, outer = trees.map_leaves(one, tuple(data)[:3])
+    return StepData(init, inner, outer, data.noise), trees.map_leaves(one, rest)
 
 
 def _stack(results: list[Tree]) -> Tree:

@@ -22,7 +22,7 @@ from bilevel_cli.runner import CHECKPOINT, Diverged, Runner, Schedule
 
 log = logging.getLogger(__name__)
 
-# Cadence and place, which change no number.
+# Where a run goes and what a sweeper reads of it, which change no number.
 _NOT_SETTINGS = ("hydra", "objective")
 
 

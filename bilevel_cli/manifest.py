@@ -18,7 +18,7 @@ import bilevel_cli
 
 
 class Manifest:
-    """Written when a run begins, when it ends, and at each `add` between.
+    """Written when a run begins and again when it ends.
 
     Args:
         directory: Of the run.

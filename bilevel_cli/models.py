@@ -235,15 +235,16 @@ class Conv4(nn.Module):
         _check_image("Conv4", input_shape)
         channels, *sides = input_shape
         blocks: list[nn.Module] = []
-        for block in range(4):
+        for _ in range(4):
             blocks += [
-                nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
+                nn.Conv2d(channels, width, 3, padding=1),
                 nn.BatchNorm2d(width, track_running_stats=False),
             ]
             if min(sides) >= 2:
                 blocks.append(nn.MaxPool2d(2))
                 sides = [side // 2 for side in sides]
             blocks.append(nn.ReLU())
+            channels = width
         self.features = nn.Sequential(*blocks)
         self.head = nn.Linear(width * math.prod(sides), num_outputs)
 
@@ -270,24 +271,22 @@ class ConvNet(nn.Module):
         _check_width("ConvNet", width=width, depth=depth)
         _check_image("ConvNet", input_shape)
         channels, *sides = input_shape
-        first_padding = 3 if channels == 1 else 1
-        sides = [side + 2 * (first_padding - 1) for side in sides]
+        padding = 3 if channels == 1 else 1
+        sides = [side + 2 * (padding - 1) for side in sides]
         if min(sides) < 2**depth:
             raise ValueError(
                 f"ConvNet needs images with sides >= 2^depth = {2**depth}, "
                 f"got {list(input_shape[1:])}. Lower model.depth."
             )
         blocks: list[nn.Module] = []
-        for block in range(depth):
+        for _ in range(depth):
             blocks += [
-                nn.Conv2d(channels, width, 3, padding=first_padding)
-                if block == 0
-                else nn.Conv2d(width, width, 3, padding=1),
+                nn.Conv2d(channels, width, 3, padding=padding),
                 nn.GroupNorm(width, width),  # one group a channel: instance normalisation
                 nn.ReLU(),
                 nn.AvgPool2d(2),
             ]
-            sides = [side // 2 for side in sides]
+            channels, padding, sides = width, 1, [side // 2 for side in sides]
         self.features = nn.Sequential(*blocks)
         self.head = nn.Linear(width * math.prod(sides), num_outputs)
 

@@ -20,8 +20,6 @@ from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.table import Table
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Scalar
@@ -177,11 +175,7 @@ class Runner:
         self.outer = {name: value.detach().clone().to(self.device) for name, value in outer.items()}
         self.optimizer = optimizer(list(self.outer.values()))
         self.method.check(self.loop, self.outer, one)
-
-        def fresh(data: StepData) -> SolverState:
-            return self.loop.fresh(self.outer, data)
-
-        state = fresh(data) if self.task.episodes is None else episodes.each(fresh)(data)
+        state = episodes.fresh(self.loop, self.outer, data)
         self.carry = episodes.begin(self.method, self.loop, self.outer, state)
 
     def _advance(self) -> dict[str, Scalar]:

@@ -1,12 +1,14 @@
-"""Arithmetic on parameters: flat dicts of tensors that share their keys."""
+"""Arithmetic on parameters, flat dicts of tensors that share their keys; and walks over trees."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
 Scalar = float | Tensor
+Tree = Any  # a tensor, None, or a dict or tuple of trees
 
 
 def axpy(a: Scalar, x: Params, y: Params) -> Params:
@@ -59,3 +61,20 @@ def ravel(x: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
         }
 
     return torch.cat([value.reshape(-1) for value in x.values()]), unravel
+
+
+def map_leaves(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """`tree` with fn(x) in place of each tensor x. Named tuples become plain ones."""
+    if isinstance(tree, Tensor):
+        return fn(tree)
+    if isinstance(tree, dict):
+        return {key: map_leaves(fn, value) for key, value in tree.items()}
+    return None if tree is None else tuple(map_leaves(fn, value) for value in tree)
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of `tree`, in the order of `map_leaves`."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    values = tree.values() if isinstance(tree, dict) else tree
+    return [leaf for value in values for leaf in leaves(value)]
