@@ -80,8 +80,13 @@ def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> tor
         stream: What the numbers are for.
         device: Where they are drawn.
     """
+    return torch.Generator(device).manual_seed(stream_seed(seed, stream))
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """The seed of one of the streams behind a run's seed."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def peak_memory_mb(device: torch.device) -> float:

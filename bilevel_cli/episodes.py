@@ -12,12 +12,13 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params, Tree
 
 OuterStep = Callable[[Params, StepData, Carry], Estimate]
 
 # Noise belongs to the method, not to an episode.
-PER_EPISODE = StepData._make((0, 0, 0, None))
+PER_EPISODE = StepData(init=0, inner=0, outer=0, noise=None, extra=0)  # type: ignore[arg-type]
 
 
 def outer_step(
@@ -37,6 +38,32 @@ def outer_step(
     return over_episodes(estimate, chunk_size) if _has_episodes(loop) else estimate
 
 
+def sample(
+    task: Task,
+    method: Hypergradient[Any],
+    num_steps: int,
+    generator: torch.Generator,
+    extras: torch.Generator,
+) -> StepData:
+    """The data of one outer step, with the extra minibatches that the method asks for.
+
+    Extra ones come from a generator of their own, so that all methods of one seed see the same
+    minibatches in their inner loops; those of episodes belong to the episode, and so do not.
+
+    Args:
+        task: Draws the data.
+        method: Says how many extra minibatches it takes.
+        num_steps: Inner steps.
+        generator: Draws all but the extra minibatches.
+        extras: Draws those.
+    """
+    extra = method.extra_batches
+    if task.episodes is not None:
+        return task.sample(num_steps + extra, generator).split(num_steps, axis=1)
+    data = task.sample(num_steps, generator)
+    return data._replace(extra=task.sample(extra, extras).inner) if extra else data
+
+
 def fresh(loop: InnerLoop, outer: Params, data: StepData) -> SolverState:
     """The fresh inner state, one for each episode where there are some."""
     if not _has_episodes(loop):
@@ -44,11 +71,16 @@ def fresh(loop: InnerLoop, outer: Params, data: StepData) -> SolverState:
     return each(lambda data: loop.fresh(outer, data))(data)
 
 
-def begin(method: Hypergradient[Any], loop: InnerLoop, outer: Params, state: SolverState) -> Carry:
+def begin(
+    method: Hypergradient[Any], loop: InnerLoop, outer: Params, data: StepData, state: SolverState
+) -> Carry:
     """The memory of `method` before its first step, one for each episode where there are some."""
     if not _has_episodes(loop):
-        return method.init(outer, state)
-    return autodiff.vmap(lambda state: method.init(outer, state))(state)
+        return method.begin(loop, outer, data, state)
+    begun = autodiff.vmap(
+        lambda data, state: method.begin(loop, outer, data, state), in_dims=(PER_EPISODE, 0)
+    )
+    return begun(data, state)
 
 
 def over_episodes(estimate: OuterStep, chunk_size: int | None = None) -> OuterStep:
@@ -128,8 +160,11 @@ def _at(arguments: tuple[StepData, Tree], episode: int) -> tuple[StepData, Tree]
         return leaf[episode]
 
     data, rest = arguments
-    init, inner, outer = trees.map_leaves(one, tuple(data)[:3])
-    return StepData(init, inner, outer, data.noise), trees.map_leaves(one, rest)
+    parts = {
+        name: part if name == "noise" else trees.map_leaves(one, part)
+        for name, part in data._asdict().items()
+    }
+    return StepData(**parts), trees.map_leaves(one, rest)
 
 
 def _stack(results: list[Tree]) -> Tree:

@@ -23,12 +23,16 @@ class StepData(NamedTuple):
             least one entry, since K is read from it.
         outer: The batch of the outer loss.
         noise: Random numbers that the method asked for. Shared by all episodes.
+        extra: Minibatches of the inner loss besides those of the inner steps, with a leading
+            dimension: one for each product or gradient that a stochastic method takes on a
+            sample of its own. Empty where the method asked for none.
     """
 
     init: Params
     inner: Batch
     outer: Batch
     noise: Params = {}  # noqa: RUF012 - never written to
+    extra: Batch = {}  # noqa: RUF012 - never written to
 
     @property
     def num_steps(self) -> int:
@@ -36,6 +40,27 @@ class StepData(NamedTuple):
 
     def inner_at(self, step: int) -> Batch:
         return {name: value[step] for name, value in self.inner.items()}
+
+    def extra_at(self, number: int) -> Batch:
+        """An extra minibatch; the last inner one where none were drawn."""
+        if not self.extra:
+            return self.inner_at(-1)
+        return {name: value[number] for name, value in self.extra.items()}
+
+    def split(self, num_steps: int, axis: int = 0) -> "StepData":
+        """The same data with all inner minibatches but the first `num_steps` as extra ones.
+
+        Args:
+            num_steps: Inner steps.
+            axis: The dimension of minibatches: 1 behind one of episodes.
+        """
+        inner = {n: value.narrow(axis, 0, num_steps) for n, value in self.inner.items()}
+        rest = {
+            name: value.narrow(axis, num_steps, value.shape[axis] - num_steps)
+            for name, value in self.inner.items()
+        }
+        some = next(iter(rest.values()))
+        return self._replace(inner=inner, extra=rest if some.shape[axis] else {})
 
 
 class Problem(Protocol):
@@ -85,3 +110,22 @@ class MinibatchOracle:
 
     def outer_grad(self, inner: Params) -> Params:
         return autodiff.grad(self.problem.outer_loss)(inner, self.outer, self.outer_batch)
+
+
+@dataclass(frozen=True)
+class FixedOracle:
+    """An oracle that answers every question with one direction, whatever is asked where.
+
+    So a solver steps along a direction that is no gradient, such as one of reduced variance.
+    """
+
+    outer: Params
+    direction: Params
+
+    def inner_grad(self, inner: Params) -> Params:
+        del inner
+        return self.direction
+
+    def outer_grad(self, inner: Params) -> Params:
+        del inner
+        return self.direction

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from bilevel_cli import checkpoint, episodes, trees
-from bilevel_cli.device import generator, peak_memory_mb
+from bilevel_cli.data.blocks import Stream
+from bilevel_cli.device import generator, peak_memory_mb, stream_seed
 from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Hypergradient
@@ -96,7 +97,9 @@ class Runner:
         self.task, self.loop, self.method = task, loop, method
         self.schedule, self.directory, self.device = schedule, directory, device
         self.metrics, self.settings = metrics, settings or {}
-        self.sampling = generator(seed, "sampling", device)
+        self.sampling, self.extras = Stream(device), Stream(device)
+        self.sampling.manual_seed(stream_seed(seed, "sampling"))
+        self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
         self.noise = generator(seed, "noise", device)
         _check_memory(task, loop, method)
         with torch.no_grad():
@@ -163,7 +166,8 @@ class Runner:
         outer = self.task.init_outer(generator(seed, "initialisation"))
         # A sample of its own: what a method and a start need first must not shift later samples.
         random = generator(seed, "first sample", self.device)
-        data = self.task.sample(self.schedule.inner_steps, random)
+        extras = generator(seed, "first extra minibatches", self.device)
+        data = episodes.sample(self.task, self.method, self.schedule.inner_steps, random, extras)
         one = data if self.task.episodes is None else episodes.first(data)
         # The task's own entries win: one that learns its start keeps it under start=learned.
         outer = {**self.loop.outer_init(one), **outer}
@@ -176,11 +180,13 @@ class Runner:
         self.optimizer = optimizer(list(self.outer.values()))
         self.method.check(self.loop, self.outer, one)
         state = episodes.fresh(self.loop, self.outer, data)
-        self.carry = episodes.begin(self.method, self.loop, self.outer, state)
+        self.carry = episodes.begin(self.method, self.loop, self.outer, data, state)
 
     def _advance(self) -> dict[str, Scalar]:
         """One outer step. Returns what it reports, still on the device."""
-        data = self.task.sample(self.schedule.inner_steps, self.sampling)
+        data = episodes.sample(
+            self.task, self.method, self.schedule.inner_steps, self.sampling, self.extras
+        )
         data = data._replace(noise=self.method.draw(self.outer, self.noise))
         estimate = self.estimate(self.outer, data, self.carry)
         report: dict[str, Scalar] = {
@@ -260,7 +266,8 @@ class Runner:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "carry": self.carry,
-            "sampling": self.sampling.get_state(),
+            "sampling": self.sampling.state(),
+            "extras": self.extras.state(),
             "noise": self.noise.get_state(),
             "sizes": {"train": self.train.size, "eval": self.evals.size},
             "settings": self.settings,
@@ -284,7 +291,8 @@ class Runner:
                 value.copy_(state["outer"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.sampling.set_state(state["sampling"])
+        self.sampling.restore(state["sampling"])
+        self.extras.restore(state["extras"])
         self.noise.set_state(state["noise"])
         sizes: dict[str, int] = state["sizes"]
         return sizes

@@ -77,7 +77,7 @@ def test_threads_and_mapping_equal_a_loop(option: str, two_threads: None) -> Non
     loop = InnerLoop(problem, Momentum(0.05, 0.5), Warm())
     first, second = (problem.data(STEPS) for _ in range(2))
     state = stack([loop.fresh(outer, one(first, e)) for e in range(3)])
-    begun = episodes.begin(method, loop, outer, state)
+    begun = episodes.begin(method, loop, outer, first, state)
 
     def two_steps(step: episodes.OuterStep) -> tuple[Estimate, Estimate]:
         found = step(outer, first, begun)
@@ -179,7 +179,7 @@ def test_a_memory_is_begun_for_each_episode_where_there_are_some() -> None:
     def count(problem: Quadratic, z: Tensor) -> Tensor:
         loop = InnerLoop(problem, GradientDescent(0.1), Cold())
         method, outer = Counting(None, None), problem.outer_init()
-        carry: Tree = episodes.begin(method, loop, outer, {"inner": {"z": z}})
+        carry: Tree = episodes.begin(method, loop, outer, problem.data(2), {"inner": {"z": z}})
         assert torch.equal(carry["inner"]["inner"]["z"], z)
         return carry["count"]
 

@@ -33,7 +33,7 @@ def view(problem: Any, method: Hypergradient[Any], loop: InnerLoop, carry: Any =
     outer, data = {"lam": torch.tensor([1.0, -0.5, 2.0])}, problem.data(STEPS)
     if carry is None:
         state: Any = loop.solver.init(data.init)
-        carry = episodes.begin(method, loop, outer, state)
+        carry = episodes.begin(method, loop, outer, data, state)
     found = episodes.outer_step(method, loop)(outer, data, carry)
     return StepView(1, loop, outer, data, carry, found)
 

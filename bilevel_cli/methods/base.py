@@ -6,6 +6,8 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
+from bilevel_cli import claims
+from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
@@ -58,9 +60,19 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         """Whether it carries more than the inner state, which fresh episodes would invalidate."""
         return False
 
+    @property
+    def extra_batches(self) -> int:
+        """Inner minibatches that one estimate consumes besides those of its inner steps."""
+        return 0
+
     @abc.abstractmethod
     def init(self, outer: Params, state: SolverState) -> AnyCarry:
         """The memory before the first outer step, given a fresh inner state."""
+
+    def begin(self, loop: InnerLoop, outer: Params, data: StepData, state: SolverState) -> AnyCarry:
+        """As `init`, for a memory whose size the problem decides."""
+        del loop, data
+        return self.init(outer, state)
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         """The random numbers that one estimate consumes, as `data.noise`."""
@@ -93,3 +105,10 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
             inner: The inner parameters of one problem, for theirs.
             metrics: What the estimate reported, where the cost depends on it.
         """
+
+    def claim(self) -> Claim:
+        """What the estimate is said to be, and to what accuracy: what `bilevel-check` holds it to.
+
+        Unless a method says otherwise, the derivative of F(z_K(lambda), lambda).
+        """
+        return Claim("dF(z_K)/dlambda", claims.unrolled)

@@ -10,6 +10,7 @@ from bilevel_cli import autodiff, trees
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.requirements import losses_depend_on_outer
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -49,22 +50,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        inner, batch = loop.problem.init_inner(outer, data), data.inner_at(-1)
-        # Away from the start, where a symmetry may hide the dependence.
-        generator = torch.Generator().manual_seed(0)
-        inner = {
-            name: value + torch.randn(value.shape, generator=generator).to(value)
-            for name, value in inner.items()
-        }
-        inner_part = autodiff.grad(loop.problem.inner_loss, 1)(inner, outer, batch)
-        outer_part = autodiff.grad(loop.problem.outer_loss, 1)(inner, outer, data.outer)
-        if not any(bool(g.any()) for part in (inner_part, outer_part) for g in part.values()):
-            names = ", ".join(list(outer)[:3]) + " ..." * (len(outer) > 3)
-            raise ValueError(
-                "Implicit needs losses that depend on the outer parameters, got losses in which "
-                f"{names} do not occur: they act through the start alone. Use method=reverse or "
-                "method=iaptt, which differentiate the start."
-            )
+        losses_depend_on_outer("Implicit", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         # Besides the solver's: the residual, and the product with the cross derivative.

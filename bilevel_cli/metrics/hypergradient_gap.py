@@ -25,7 +25,9 @@ class HypergradientGap(Metric):
     reference: Hypergradient[Any]
 
     def measure(self, view: StepView) -> dict[str, Tensor]:
-        carry = episodes.begin(self.reference, view.loop, view.outer, view.carry["inner"])
+        carry = episodes.begin(
+            self.reference, view.loop, view.outer, view.data, view.carry["inner"]
+        )
         step = episodes.outer_step(self.reference, view.loop)
         found, reference = view.estimate.grad, step(view.outer, view.data, carry).grad
         gap, norm = trees.norm(trees.axpy(-1.0, reference, found)), trees.norm(reference)

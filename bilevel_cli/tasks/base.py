@@ -24,11 +24,14 @@ class Task(Problem, abc.ABC):
             dimension of all that `sample` returns but noise; or None for one inner problem.
         needs: The kind of data that the task is posed on, a class of `bilevel_cli.data.base`; or
             None for a task that brings its own.
+        blocks: Numbers of blocks (`bilevel_cli.data.blocks`) of inner and of outer examples, where
+            minibatches are blocks and say so by `block`; or None.
         statement: What a reader of the scores must know of the data, in one line.
     """
 
     episodes: int | None = None
     needs: type | None = None
+    blocks: tuple[int, int] | None = None
     statement: str = ""
 
     @abc.abstractmethod

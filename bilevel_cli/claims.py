@@ -1,0 +1,202 @@
+"""What a hypergradient estimate is said to be, as references that share no code with the methods.
+
+`bilevel-check` holds every method to its own claim. References are central differences in float64,
+and dense matrices of them: slow, and hard to get wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+STEP = 1e-5  # of central differences: error of order 1e-10, rounding of order 1e-11
+FEW = 64  # entries up to which derivatives are differenced one by one
+
+
+class Trial(NamedTuple):
+    """One estimate, as a reference sees it: what went into it, and what came out.
+
+    Attributes:
+        loop: The inner loop, of one inner problem.
+        outer: The outer parameters.
+        data: The data, all of whose minibatches are the same.
+        carry: The memory before the estimate.
+        last: The inner parameters after it.
+    """
+
+    loop: InnerLoop
+    outer: Params
+    data: StepData
+    carry: Any
+    last: Params
+
+
+Reference = Callable[[Trial], Params]
+
+
+class Claim(NamedTuple):
+    """A statement about an estimate g, with the tolerance to which it is held.
+
+    Attributes:
+        text: What g is, for the table of `bilevel-check`.
+        reference: Computes that.
+        tolerance: Largest relative error |g - reference| / |reference|, where theory makes it
+            depend on the problem a function of the trial. Of a mean, the largest number of
+            standard errors by which an entry may be off, while the noise of the mean is less than
+            half of the reference.
+        kind: "value": one estimate is the reference. "mean": its expectation over `data.noise` is.
+            "limit": repeated at fixed outer parameters, estimates tend to it. "rate": so repeated,
+            they tend to something that misses it, and `variant` misses it `ratio` times as much.
+        repeats: Estimates to average, or to take on the way to the limit.
+        base: The method to measure where it is not the one that claims: with its schedules frozen.
+        variant: For a rate: the same method with another setting.
+        ratio: For a rate: bounds of (error of the variant) / (error of the method).
+    """
+
+    text: str
+    reference: Reference
+    tolerance: float | Callable[[Trial], float] = 1e-6
+    kind: Literal["value", "mean", "limit", "rate"] = "value"
+    repeats: int = 1
+    base: Any = None
+    variant: Any = None
+    ratio: tuple[float, float] = (0.0, 1.0)
+
+
+def unrolled(trial: Trial) -> Params:
+    """The derivative of F(z_K(lambda), lambda), through the start and all K steps."""
+
+    def loss(outer: Params) -> Tensor:
+        loop, data = trial.loop, trial.data
+        state = loop.run(loop.begin(outer, data, trial.carry["inner"]), outer, data)
+        return loop.problem.outer_loss(state["inner"], outer, data.outer)
+
+    return differenced(loss, trial.outer)
+
+
+def implicit(inverse: Callable[[Tensor], Tensor]) -> Reference:
+    """d_lambda F - (d_lambda d_z f)^T inverse(H) d_z F at the last inner iterate.
+
+    Args:
+        inverse: What stands for the inverse, as a function of the dense Hessian [n, n].
+    """
+
+    def reference(trial: Trial) -> Params:
+        return implicit_at(trial, trial.last, inverse)
+
+    return reference
+
+
+def solution(trial: Trial) -> Params:
+    """The hypergradient of the bilevel problem itself: the implicit one at the inner solution.
+
+    Raises:
+        NoSolution: The inner problem has none that Newton's method finds, or not an isolated one.
+    """
+    return implicit_at(trial, minimiser(trial), torch.linalg.inv)
+
+
+def implicit_at(trial: Trial, inner: Params, inverse: Callable[[Tensor], Tensor]) -> Params:
+    """The implicit hypergradient at `inner`, with a dense Hessian."""
+    problem, data, outer = trial.loop.problem, trial.data, trial.outer
+    flat, unravel = trees.ravel(inner)
+    direct, cross_by = autodiff.grad(problem.outer_loss, (0, 1))(inner, outer, data.outer)
+    adjoint = inverse(hessian(trial, inner)) @ trees.ravel(direct)[0]
+
+    def tilt(outer: Params) -> Tensor:
+        slope = autodiff.grad(problem.inner_loss)(unravel(flat), outer, data.inner_at(-1))
+        return trees.ravel(slope)[0] @ adjoint
+
+    return trees.axpy(-1.0, differenced(tilt, outer), cross_by)
+
+
+def hessian(trial: Trial, inner: Params) -> Tensor:
+    """The Hessian of f in z at `inner`, [n, n], by central differences of the gradient."""
+    problem, batch = trial.loop.problem, trial.data.inner_at(-1)
+    flat, unravel = trees.ravel(inner)
+
+    def slope(vector: Tensor) -> Tensor:
+        return trees.ravel(autodiff.grad(problem.inner_loss)(unravel(vector), trial.outer, batch))[
+            0
+        ]
+
+    rows = [
+        (slope(flat + STEP * axis) - slope(flat - STEP * axis)) / (2 * STEP)
+        for axis in torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
+    ]
+    matrix = torch.stack(rows)
+    return (matrix + matrix.T) / 2
+
+
+class NoSolution(Exception):
+    """The inner problem has no isolated minimiser to hold an estimate to."""
+
+
+def minimiser(trial: Trial) -> Params:
+    """The inner solution near the last iterate, by damped Newton steps on the dense Hessian."""
+    problem, batch = trial.loop.problem, trial.data.inner_at(-1)
+    flat, unravel = trees.ravel(trial.last)
+
+    def slope(vector: Tensor) -> Tensor:
+        return trees.ravel(autodiff.grad(problem.inner_loss)(unravel(vector), trial.outer, batch))[
+            0
+        ]
+
+    scale = 1 + slope(torch.zeros_like(flat)).norm()
+    for _ in range(50):
+        matrix, gradient = hessian(trial, unravel(flat)), slope(flat)
+        least = torch.linalg.eigvalsh(matrix)[0]
+        if not least > 1e-8 * matrix.norm():
+            raise NoSolution("the inner problem has no isolated minimiser")
+        if gradient.norm() <= 1e-11 * scale:
+            return unravel(flat)
+        step = torch.linalg.solve(matrix, gradient)
+        while slope(flat - step).norm() > gradient.norm():
+            step = step / 2
+            if step.norm() <= 1e-14 * (1 + flat.norm()):
+                return unravel(flat)
+        flat = flat - step
+    raise NoSolution("Newton's method finds no minimiser of the inner problem")
+
+
+def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
+    """The gradient of scalar `fn`, by central differences.
+
+    With more than `FEW` entries, by reverse mode, checked against central differences along ten
+    random directions.
+
+    Raises:
+        AssertionError: The two disagree.
+    """
+    flat, unravel = trees.ravel(params)
+
+    def along(direction: Tensor) -> Tensor:
+        ahead, behind = fn(unravel(flat + STEP * direction)), fn(unravel(flat - STEP * direction))
+        return (ahead - behind) / (2 * STEP)
+
+    if len(flat) <= FEW:
+        axes = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
+        return unravel(torch.stack([along(axis) for axis in axes]))
+    gradient = autodiff.grad(fn)(params)
+    vector = trees.ravel(gradient)[0]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        direction = torch.randn(flat.shape, generator=generator).to(flat)
+        direction = direction / direction.norm()
+        gap = (along(direction) - direction @ vector).abs()
+        assert gap <= 1e-6 * vector.norm() + 1e-9, "Reverse mode and central differences disagree"
+    return gradient
+
+
+def state_after(trial: Trial, steps: int) -> SolverState:
+    """The solver's state after the first `steps` inner steps of the trial."""
+    loop, data = trial.loop, trial.data
+    state = loop.begin(trial.outer, data, trial.carry["inner"])
+    return loop.run(state, trial.outer, data, last=steps)

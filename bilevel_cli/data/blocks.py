@@ -1,0 +1,100 @@
+"""Minibatches: examples cut into blocks, of which every epoch visits each exactly once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.problem import Batch
+
+
+class Stream(torch.Generator):
+    """A source of random numbers that remembers how far the epochs drawn from it have come."""
+
+    orders: dict[str, Tensor]
+
+    def order(self, name: str) -> Tensor:
+        """What remains of the present epoch called `name`; empty before the first."""
+        return self.__dict__.setdefault("orders", {}).get(name, torch.empty(0, dtype=torch.long))
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to continue: tensors and dicts of them."""
+        return {"random": self.get_state(), "orders": dict(self.__dict__.get("orders", {}))}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.set_state(state["random"])
+        self.orders = {name: order.to(self.device) for name, order in state["orders"].items()}
+
+
+def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draws `count` numbers below `size`, each once before any comes again.
+
+    A `Stream` goes on with the epoch of that name where the last call stopped; a plain generator
+    begins a new one at each call, so that its seed alone decides what is drawn.
+
+    Args:
+        name: Of the sequence of epochs.
+        size: Length of an epoch.
+        count: How many to draw.
+        generator: On the device of the result.
+    """
+    stream = generator if isinstance(generator, Stream) else None
+    left = stream.order(name) if stream else torch.empty(0, dtype=torch.long)
+    pieces, missing = [left.to(generator.device)], count - len(left)
+    while missing > 0:
+        pieces.append(torch.randperm(size, generator=generator, device=generator.device))
+        missing -= size
+    drawn = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    if stream:
+        stream.orders[name] = drawn[count:]
+    return drawn[:count]
+
+
+class Blocks:
+    """Examples in blocks of `batch_size`, the unit of minibatches and of memories of gradients.
+
+    The last block is filled up with examples of weight zero. Weights are such that the mean over
+    blocks of `mean(losses, block)` is the mean over examples, whatever the sizes.
+
+    Args:
+        examples: Tensors of shape [n, ...], in random order.
+        batch_size: Examples of a block; None for one block with all of them, without weights.
+    """
+
+    def __init__(self, examples: Batch, batch_size: int | None) -> None:
+        some = next(iter(examples.values()))
+        size = len(some)
+        self.count = 1 if batch_size is None else -(-size // batch_size)
+        if batch_size is None:
+            self.tensors = {name: value[None] for name, value in examples.items()}
+            return
+        rows = torch.arange(self.count * batch_size, device=some.device)
+        weight = (rows < size).to(torch.get_default_dtype()) * (self.count / size)
+        rows = rows.clamp(max=size - 1)
+        self.tensors = {
+            name: value.reshape(self.count, batch_size, *value.shape[1:])
+            for name, value in {**{n: v[rows] for n, v in examples.items()}, "weight": weight}.items()
+        }
+        self.tensors["block"] = torch.arange(self.count, device=some.device)
+
+    def draw(self, name: str, count: int, generator: torch.Generator) -> Batch:
+        """`count` blocks, as tensors of shape [count, batch_size, ...] and their numbers, `block`.
+
+        Args:
+            name: Of the epochs, such as "inner".
+            count: How many.
+            generator: On the device of the examples; a `Stream` to continue its epochs.
+        """
+        if self.count == 1:  # without a copy
+            return {n: value.expand(count, *value.shape[1:]) for n, value in self.tensors.items()}
+        numbers = epochs(name, self.count, count, generator)
+        return {name: value[numbers] for name, value in self.tensors.items()}
+
+    def one(self, name: str, generator: torch.Generator) -> Batch:
+        """One block, without the leading dimension."""
+        return {n: value[0] for n, value in self.draw(name, 1, generator).items()}
+
+
+def mean(losses: Tensor, batch: Batch) -> Tensor:
+    """The mean of losses of shape [batch_size] over the examples of a block. 0-dim."""
+    return (batch["weight"] * losses).sum() if "weight" in batch else losses.mean()
