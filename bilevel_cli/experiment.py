@@ -4,8 +4,9 @@ import logging
 import traceback
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -17,8 +18,10 @@ from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.interrupts import Interrupted
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.manifest import Manifest
+from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.options import options_of_kind
 from bilevel_cli.runner import CHECKPOINT, Diverged, Runner, Schedule
+from bilevel_cli.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +99,16 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items() if key not in _NOT_SETTINGS}
 
 
+class Parts(NamedTuple):
+    """What an experiment is a product of."""
+
+    device: Device
+    where: torch.device
+    task: Task
+    loop: InnerLoop
+    method: Hypergradient[Any]
+
+
 def build(
     config: DictConfig,
     settings: dict[str, Any],
@@ -108,20 +121,12 @@ def build(
         UsageError: They do not.
     """
     try:
-        device: Device = _make(config, "device")
-        where = device.prepare()
-        _check_pair(config, options)
-        offered = {
-            "device": where,
-            "data": lambda: _make(config, "data"),
-            "model": lambda: _make(config, "model"),
-            "generator": lambda: generator(_whole(config, "seed"), "data"),
-        }
-        task = _make(config, "task", offered)
-        loop = InnerLoop(task, _make(config, "solver"), _make(config, "start"))
-        method = _make(config, "method")
+        device, where, task, loop, method = parts(config, options)
         metrics = {name: _make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
-        schedule = Schedule(**{name: _whole(config, name) for name in Schedule.__annotations__})
+        schedule = Schedule(
+            **{name: _whole(config, name) for name in Schedule.__annotations__ if name != "budget"},
+            budget=None if config.budget is None else _whole(config, "budget"),
+        )
         optimizer = _make(config, "optimizer")
         return Runner(
             task,
@@ -139,6 +144,27 @@ def build(
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def parts(config: DictConfig, options: dict[str, str]) -> Parts:
+    """Builds the device, the task, the inner loop and the method.
+
+    Raises:
+        UsageError: A setting is wrong.
+        ValueError: Likewise.
+    """
+    device: Device = _make(config, "device")
+    where = device.prepare()
+    _check_pair(config, options)
+    offered = {
+        "device": where,
+        "data": lambda: _make(config, "data"),
+        "model": lambda: _make(config, "model"),
+        "generator": lambda: generator(_whole(config, "seed"), "data"),
+    }
+    task = _make(config, "task", offered)
+    loop = InnerLoop(task, _make(config, "solver"), _make(config, "start"))
+    return Parts(device, where, task, loop, _make(config, "method"))
 
 
 def _make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -> Any:

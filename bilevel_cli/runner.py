@@ -43,6 +43,8 @@ class Schedule:
         log_every: Outer steps between rows of train.csv.
         eval_every: Outer steps between rows of eval.csv; there is one before the first step too.
         save_every: Outer steps between checkpoints.
+        budget: Inner gradients after which the run ends, whatever its outer steps, so that methods
+            are compared at equal cost; None for none.
     """
 
     outer_steps: int
@@ -50,10 +52,11 @@ class Schedule:
     log_every: int
     eval_every: int
     save_every: int
+    budget: int | None
 
     def __post_init__(self) -> None:
         for name, steps in vars(self).items():
-            if steps < 1:
+            if steps is not None and steps < 1:
                 raise ValueError(f"A run needs {name} >= 1, got {name}={steps}. Set {name}.")
 
     @property
@@ -101,7 +104,7 @@ class Runner:
         self.sampling.manual_seed(stream_seed(seed, "sampling"))
         self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
         self.noise = generator(seed, "noise", device)
-        _check_memory(task, loop, method)
+        check_memory(task, loop, method)
         with torch.no_grad():
             self._begin(seed, optimizer)
         self.scheduler = scheduler(self.optimizer)
@@ -124,11 +127,11 @@ class Runner:
             Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
             Interrupted: SIGINT or SIGTERM. A checkpoint of the last step is kept.
         """
-        if self.step == self.schedule.outer_steps:
+        if self._over():
             return self._last_scores()
         with stop_requests() as requests, self._progress() as bar:
             scores = self._evaluate(bar) if self.step == 0 else self._last_scores()
-            while self.step < self.schedule.outer_steps:
+            while not self._over():
                 since = time.perf_counter()
                 report = self._advance()
                 log, evaluate, save = map(self._due, self.schedule.cadence)
@@ -195,11 +198,11 @@ class Runner:
             **estimate.metrics,
         }
         self.step += 1
+        self._count(estimate.metrics)
         if self._due(self.schedule.log_every):
             view = StepView(self.step, self.loop, self.outer, data, self.carry, estimate)
             for metric in self.metrics.values():
                 report |= metric.measure(view)
-        self._count(estimate.metrics)
         self.carry = estimate.carry
         for name, value in self.outer.items():
             value.grad = estimate.grad[name]
@@ -235,7 +238,11 @@ class Runner:
         return {"step": self.step, "seconds": round(self.seconds, 4)}
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.schedule.outer_steps
+        return self.step % every == 0 or self._over()
+
+    def _over(self) -> bool:
+        spent = self.schedule.budget is not None and self.inner_grads >= self.schedule.budget
+        return self.step == self.schedule.outer_steps or bool(spent)
 
     def _check_finite(self, row: Row) -> None:
         bad = [name for name, value in row.items() if not math.isfinite(value)]
@@ -298,12 +305,14 @@ class Runner:
         return sizes
 
 
-def _check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
+def check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
+    """Raises ValueError where something remembers what new episodes would invalidate."""
     if task.episodes is None:
         return
+    # The method first: one that remembers often brings a start that does, and is the reason.
     for part, way_out in (
+        (method, "a method without memory, such as method=reverse or method=iaptt"),
         (loop.start, "start=cold or start=learned"),
-        (method, "a method without memory, such as method.warm_adjoint=false"),
     ):
         if part.remembers:
             raise ValueError(
@@ -314,8 +323,8 @@ def _check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> No
 
 def _check_settings(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     before, now = _flat(old), _flat(new)
-    # More outer steps extend a run; they change nothing about the steps already taken.
-    names = sorted((before.keys() | now.keys()) - {"outer_steps"})
+    # A longer run extends a shorter one; nothing changes about the steps already taken.
+    names = sorted((before.keys() | now.keys()) - {"outer_steps", "budget"})
     differing = [name for name in names if before.get(name) != now.get(name)]
     if differing:
         changes = ", ".join(f"{n}={before.get(n)} there and {now.get(n)} here" for n in differing)

@@ -132,6 +132,19 @@ def test_costs_are_cumulative_columns(tmp_path: Path) -> None:
     assert set(TIMINGS) <= set(pd.read_csv(tmp_path / "train.csv"))
 
 
+def test_a_budget_of_inner_gradients_ends_a_run_and_a_larger_one_extends_it(tmp_path: Path) -> None:
+    overrides = ["inner_steps=6", "log_every=1", "outer_steps=40"]
+    build(tmp_path / "once", *overrides, "budget=100").run()
+    assert table(tmp_path / "once", "train.csv")["inner_grads"].iloc[-1] == 102  # 17 steps of 6
+    assert table(tmp_path / "once", "eval.csv")["step"].iloc[-1] == 17
+    build(tmp_path / "twice", *overrides, "budget=50").run()
+    longer = build(tmp_path / "twice", *overrides, "budget=100")
+    assert longer.step == 9
+    longer.run()
+    once, twice = (table(tmp_path / folder, "train.csv") for folder in ("once", "twice"))
+    pd.testing.assert_frame_equal(once, twice, check_exact=True)
+
+
 def test_a_metric_adds_its_columns(tmp_path: Path) -> None:
     build(tmp_path, "metrics=[hypergradient_gap]", "method=truncated").run()
     rows = table(tmp_path, "train.csv")
@@ -193,6 +206,8 @@ def test_float32_numbers_are_written_in_their_shortest_form(tmp_path: Path) -> N
         (["task=meta", "start=warm"], "Warm needs the same inner problem at every outer step"),
         (["task=meta", "method=cg", "method.warm_adjoint=true"], "Implicit needs the same inner"),
         (["task=meta", "method=cg"], "they act through the start alone. Use method=reverse"),
+        (["budget=0"], "A run needs budget >= 1, got budget=0"),
+        (["budget=many"], "budget needs a whole number, got 'many'"),
         (["outer_steps=0"], "A run needs outer_steps >= 1, got outer_steps=0"),
         (["solver.lr=fast"], "solver.lr needs a number or a Learned, got 'fast'"),
         (["seed=1.5"], "seed needs a whole number, got 1.5"),
