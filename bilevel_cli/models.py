@@ -161,13 +161,14 @@ class Linear(nn.Module):
     """One affine layer on the flattened input, begun at zero: softmax regression.
 
     Args:
+        bias: Whether outputs have a constant term besides the linear one.
         input_shape: Shape of one input.
         num_outputs: Number of outputs.
     """
 
-    def __init__(self, input_shape: Shape, num_outputs: int) -> None:
+    def __init__(self, bias: bool, input_shape: Shape, num_outputs: int) -> None:
         super().__init__()
-        self.head = _ZeroLinear(math.prod(input_shape), num_outputs)
+        self.head = _ZeroLinear(math.prod(input_shape), num_outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))
@@ -176,8 +177,8 @@ class Linear(nn.Module):
 class _ZeroLinear(nn.Linear):
     # The convex problem has one minimiser, and zero is the start that favours no class.
     def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
 
 class Mlp(nn.Module):

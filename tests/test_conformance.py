@@ -26,6 +26,12 @@ from bilevel_cli.trees import Params
 SMALL = {
     "meta": ["task.eval_episodes=4", "task.episodes=2", "task.queries=1", "model=linear"],
     "reweight": ["data=breast_cancer", "data.train=20"],
+    "logistic": ["data.train=20"],
+    "ridge": ["data.train=20"],
+    "simulated": [
+        *("task.inner_samples=40", "task.outer_samples=30", "task.inner_dim=6"),
+        *("task.outer_dim=3", "task.batch_size=7", "task.outer_batch_size=8"),
+    ],
 }
 
 
@@ -71,12 +77,13 @@ def test_every_method_serves_every_task_or_says_why_not(
     assert (tmp_path / "train.csv").exists() != ("method=" in reason)
 
 
+WITHOUT_MODEL = {task for task in options("task") if "model" not in composed(f"task={task}")}
 CHOICES = [
     (task, group, option)
     for task in options("task")
     for group in ("solver", "start", "optimizer", "scheduler", "model")
     for option in options(group)
-    if not (group == "model" and task in ("quadratic", "toy"))
+    if not (group == "model" and task in WITHOUT_MODEL)
 ]
 
 

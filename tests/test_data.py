@@ -1,5 +1,6 @@
 """The data sets, on small stand-ins written here and on the real files where these are at hand."""
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -13,27 +14,34 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from configs import SHARED_DATA as REAL
+from configs import options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from bilevel_cli.data import files, idx, omniglot
-from bilevel_cli.data.base import Classes, Examples
+from bilevel_cli.data.base import Classes, Examples, Regression, Source, TwoClasses
 from bilevel_cli.data.breast_cancer import BreastCancer
+from bilevel_cli.data.diabetes import Diabetes
 from bilevel_cli.data.digits import Digits
+from bilevel_cli.data.ijcnn1 import Ijcnn1
 from bilevel_cli.data.mnist import FashionMnist, Mnist
 from bilevel_cli.data.omniglot import Omniglot
 from bilevel_cli.data.rotations import rotated_classes
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
-REAL = Path(__file__).parents[2] / "shared" / "data"
 needs_mnist = pytest.mark.skipif(
     not (REAL / "MNIST" / "raw").is_dir(), reason="needs shared/data/MNIST/raw beside the checkout"
+)
+needs_ijcnn1 = pytest.mark.skipif(
+    not (REAL / "libsvm").is_dir(), reason="needs shared/data/libsvm beside the checkout"
 )
 needs_omniglot = pytest.mark.skipif(
     not (REAL / "omniglot-py").is_dir(), reason="needs shared/data/omniglot-py beside the checkout"
@@ -103,9 +111,9 @@ def bounded(call: Callable[[], object]) -> Callable[[], None]:
 # ---- configuration
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "omniglot", "digits", "breast_cancer"])
+@pytest.mark.parametrize("name", options("data"))
 def test_every_option_is_constructed_without_reading_a_file(name: str, cache: Path) -> None:
-    assert isinstance(instantiate(OmegaConf.load(CONF / f"{name}.yaml")), Examples | Classes)
+    assert isinstance(instantiate(OmegaConf.load(CONF / f"{name}.yaml")), Source | Classes)
     assert not cache.exists()
 
 
@@ -316,8 +324,10 @@ def mnist(
     train: int = 8,
     validation: int = 6,
     test: int = 5,
+    standardize: bool = False,
 ) -> Mnist:
-    return cls(None if root is None else str(root), download, url, train, validation, test)
+    folder = None if root is None else str(root)
+    return cls(folder, download, url, train, validation, test, standardize)
 
 
 def test_mnist_reads_pixels_from_0_to_1_with_labels_and_numbers(tmp_path: Path) -> None:
@@ -340,6 +350,28 @@ def test_mnist_draws_disjoint_parts_and_tests_on_the_official_test_set(tmp_path:
     for part, first in ((train, 0), (validation, 0), (test, 100)):
         torch.testing.assert_close(part.x[:, 0, 0, 0] * 255, 1.0 * first + part.index)
         assert torch.equal(part.y, part.index % 10)
+
+
+def test_standardized_images_have_the_statistics_of_the_training_part_pixel_by_pixel(
+    tmp_path: Path,
+) -> None:
+    write_mnist(tmp_path)
+    images = torch.randint(256, (20, 28, 28), generator=seeded(1))
+    images[:, 3, 4] = 7  # the same in every image
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(packed(images))
+    raw = mnist(tmp_path).splits(seeded(0))
+    parts = mnist(tmp_path, standardize=True).splits(seeded(0))
+    means, stds = parts.train.x.mean(0), parts.train.x.std(0, correction=0)
+    ones = torch.ones(1, 28, 28)
+    ones[0, 3, 4] = 0
+    # Eight numbers of order one: exact to some roundings of float64.
+    torch.testing.assert_close(means, torch.zeros(1, 28, 28), atol=1e-14, rtol=0)
+    torch.testing.assert_close(stds, ones, atol=1e-14, rtol=0)
+    assert torch.equal(parts.train.y, raw.train.y)
+    scale = raw.train.x.std(0, correction=0)
+    scale[0, 3, 4] = 1  # what does not vary is divided by one
+    for part, before in zip(parts, raw, strict=True):
+        torch.testing.assert_close(part.x, (before.x - raw.train.x.mean(0)) / scale)
 
 
 def test_fashion_mnist_never_reads_the_files_of_mnist_below_a_common_root(tmp_path: Path) -> None:
@@ -490,6 +522,168 @@ def test_breast_cancer_is_standardised_by_its_training_part_alone() -> None:
 
 def test_a_feature_that_does_not_vary_in_the_training_part_stays_finite() -> None:
     assert all(part.x.isfinite().all() for part in BreastCancer(1, 1, 1).splits(seeded(0)))
+
+
+def test_diabetes_has_real_targets_standardised_by_its_training_part_alone() -> None:
+    data = Diabetes(150, 150, 142)
+    pool, official = data.read()
+    assert official is None
+    assert pool.x.shape == (442, 10)
+    # Published range and mean of the progression: 25 to 346, and 152.1.
+    assert extremes(pool.y) == (25, 346)
+    assert abs(pool.y.mean().item() - 152.13) < 0.01
+    assert pool.y.dtype == torch.get_default_dtype()
+    parts = data.splits(seeded(0))
+    raw = pool.take(parts.train.index)
+    for values in (parts.train.x, parts.train.y[:, None]):
+        mean, std = values.mean(0), values.std(0, correction=0)
+        # A mean of 150 numbers of order one is exact to some hundred roundings.
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-13, rtol=0)
+        torch.testing.assert_close(std, torch.ones_like(std), atol=1e-13, rtol=0)
+    test = pool.take(parts.test.index)
+    torch.testing.assert_close(parts.test.y, (test.y - raw.y.mean()) / raw.y.std(correction=0))
+    assert all(part.y.isfinite().all() for part in Diabetes(1, 1, 1).splits(seeded(0)))
+
+
+# ---- ijcnn1
+
+ROWS = {"tr": 12, "val": 5, "t": 9}
+
+
+def svmlight(first: int, count: int) -> bytes:
+    """Row i is of class 1 every third time; its first feature is i, its last i / 2."""
+    signs = (("+1" if row % 3 == 0 else "-1", row) for row in range(first, first + count))
+    return "".join(f"{sign} 1:{row} 22:{row / 2}\n" for sign, row in signs).encode()
+
+
+def write_ijcnn1(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for first, (part, count) in zip((0, 12, 100), ROWS.items(), strict=True):
+        (folder / f"ijcnn1.{part}.bz2").write_bytes(bz2.compress(svmlight(first, count)))
+
+
+def ijcnn1(
+    root: Path | None,
+    *,
+    url: str = NOWHERE,
+    train: int | None = None,
+    validation: int | None = None,
+    test: int = 0,
+) -> Ijcnn1:
+    folder = None if root is None else str(root)
+    return Ijcnn1(folder, url != NOWHERE, url, train, validation, test)
+
+
+@pytest.mark.parametrize("folder", ["libsvm", "."])
+def test_ijcnn1_trains_on_two_files_and_validates_on_the_third(tmp_path: Path, folder: str) -> None:
+    write_ijcnn1(tmp_path / folder)
+    pool, official = ijcnn1(tmp_path).read()
+    assert pool.x.shape == (17, 22)
+    assert official.x.shape == (9, 22)
+    assert pool.x.dtype == torch.get_default_dtype()
+    for part, first in ((pool, 0), (official, 100)):
+        numbers = first + torch.arange(len(part.y))
+        assert torch.equal(part.x[:, 0].long(), numbers)
+        assert torch.equal(part.x[:, 21] * 2, part.x[:, 0])
+        assert not part.x[:, 1:21].any()
+        assert torch.equal(part.y, (numbers % 3 == 0).long())
+    parts = ijcnn1(tmp_path).splits(seeded(0))
+    assert [len(part.y) for part in parts] == [17, 9, 0]
+    # In random order, as minibatches of neighbours need it.
+    assert parts.train.index.tolist() != list(range(17))
+    assert sorted(parts.train.index.tolist()) == list(range(17))
+
+
+def test_ijcnn1_takes_validation_and_test_examples_apart(tmp_path: Path) -> None:
+    write_ijcnn1(tmp_path)
+    parts = ijcnn1(tmp_path, train=10, test=4).splits(seeded(0))
+    assert [len(part.y) for part in parts] == [10, 5, 4]
+    assert sorted(torch.cat([part.index for part in parts[1:]]).tolist()) == list(range(9))
+    parts = ijcnn1(tmp_path, validation=3, test=2).splits(seeded(0))
+    assert [len(part.y) for part in parts] == [17, 3, 2]
+    again = ijcnn1(tmp_path, validation=3, test=2).splits(seeded(0))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(parts, again, strict=True))
+
+
+def test_ijcnn1_finds_unpacked_files_too(tmp_path: Path) -> None:
+    write_ijcnn1(tmp_path)
+    for path in list(tmp_path.glob("*.bz2")):
+        path.with_suffix("").write_bytes(bz2.decompress(path.read_bytes()))
+        path.unlink()
+    assert len(ijcnn1(tmp_path).read()[0].y) == 17
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ({"train": 0}, "Ijcnn1 needs train >= 1 examples or null, got train=0. Set data.train."),
+        ({"validation": -1}, "Ijcnn1 needs validation >= 1 examples or null"),
+        ({"test": -1}, "Ijcnn1 needs test >= 0 examples, got test=-1"),
+        ({"train": 18}, "Ijcnn1 needs train <= 17 examples, got 18"),
+        ({"validation": 6, "test": 4}, "Ijcnn1 needs validation + test <= 9 examples, got 10"),
+        ({"test": 9}, "Ijcnn1 needs validation + test <= 9 examples, got 10"),
+    ],
+    ids=str,
+)
+def test_ijcnn1_refuses_sizes_that_its_files_do_not_have(
+    tmp_path: Path, sizes: dict[str, Any], text: str
+) -> None:
+    write_ijcnn1(tmp_path)
+    assert text in message(lambda: ijcnn1(tmp_path, **sizes).splits(seeded(0)))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"not packed", "Invalid data stream"),
+        (bz2.compress(svmlight(0, 3))[:-5], "ended before the end-of-stream"),
+        (bz2.compress(b"+1 23:1.0\n"), "23 features"),
+        (bz2.compress(b"+1 one\n"), "cannot be read"),
+        (bz2.compress(b"2 1:1.0\n"), "labels -1 and +1"),
+        (bz2.compress(b""), "cannot be read|labels -1 and +1"),
+    ],
+)
+def test_a_damaged_svmlight_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    write_ijcnn1(tmp_path)
+    path = tmp_path / "ijcnn1.val.bz2"
+    path.write_bytes(content)
+    text = message(ijcnn1(tmp_path).read)
+    assert text.startswith(str(path))
+    assert any(part in text for part in reason.split("|")), text
+    assert text.endswith(idx.AGAIN)
+
+
+def test_ijcnn1_downloads_its_three_files(
+    server: tuple[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = server
+    write_ijcnn1(folder)
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert set(md5) == set(Ijcnn1.md5)
+    monkeypatch.setattr(Ijcnn1, "md5", md5)
+    assert len(ijcnn1(None, url=url).read()[0].y) == 17
+    assert sorted(os.listdir(cache / "libsvm")) == sorted(md5)
+
+
+@needs_ijcnn1
+def test_the_real_ijcnn1_has_the_published_sizes() -> None:
+    for name, md5 in Ijcnn1.md5.items():
+        assert hashlib.md5((REAL / "libsvm" / name).read_bytes()).hexdigest() == md5
+    pool, official = ijcnn1(REAL).read()
+    # LIBSVM's page: 35,000 and 14,990 rows for training, 91,701 for test, 22 features.
+    assert pool.x.shape == (35_000 + 14_990, 22)
+    assert official.x.shape == (91_701, 22)
+    # One in ten is of class 1. The first ten features say which of ten samples a row is.
+    assert torch.cat([pool.y, official.y]).bincount().tolist() == [128_126, 13_565]
+    assert torch.equal(pool.x[:, :10].sum(1), torch.ones(49_990))
+
+
+def test_kinds_of_data_say_what_a_task_may_be_posed_on() -> None:
+    assert issubclass(BreastCancer, TwoClasses)
+    assert issubclass(Ijcnn1, TwoClasses)
+    assert issubclass(TwoClasses, Examples)
+    assert not issubclass(Diabetes, Examples)
+    assert issubclass(Diabetes, Regression)
 
 
 # ---- Omniglot

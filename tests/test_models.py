@@ -240,10 +240,8 @@ def test_every_model_has_a_head_which_few_shot_learning_adapts_alone(option: str
     model = built(option, (3, 16, 16), 5)
     params, x = model.init(seeded(0)), torch.randn(4, 3, 16, 16)
     head = {name: value for name, value in params.items() if name.startswith("head.")}
-    assert {name: value.shape[0] for name, value in head.items()} == {
-        "head.weight": 5,
-        "head.bias": 5,
-    }
+    names = {"head.weight"} if option == "linear_no_bias" else {"head.weight", "head.bias"}
+    assert {name: value.shape[0] for name, value in head.items()} == dict.fromkeys(names, 5)
     base, shifted = (
         model.apply(params | {name: a * value for name, value in head.items()}, x)
         for a in (1.0, 3.0)
@@ -304,9 +302,20 @@ def test_mlp_is_its_formula(activation: str) -> None:
     torch.testing.assert_close(model.apply(params, x), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_linear_begins_at_zero_whatever_the_seed() -> None:
-    for value in functional(Linear((2, 3), 4)).init(seeded(7)).values():
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_begins_at_zero_whatever_the_seed(bias: bool) -> None:
+    for value in functional(Linear(bias, (2, 3), 4)).init(seeded(7)).values():
         assert torch.equal(value, torch.zeros_like(value))
+
+
+def test_linear_without_bias_is_a_matrix_alone() -> None:
+    model = built("linear_no_bias", MNIST)
+    params, x = anywhere(model), torch.randn(6, *MNIST)
+    assert {name: tuple(value.shape) for name, value in params.items()} == {
+        "head.weight": (10, 784)
+    }
+    expected = x.flatten(1) @ params["head.weight"].T
+    torch.testing.assert_close(model.apply(params, x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_build_gives_sizes_to_a_class_that_names_them_and_to_no_other() -> None:

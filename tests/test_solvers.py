@@ -12,10 +12,12 @@ from bilevel_cli import autodiff, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.adam import Adam
 from bilevel_cli.solvers.aggregated import Aggregated
 from bilevel_cli.solvers.base import InnerSolver, Learned
 from bilevel_cli.solvers.decay import DecoupledWeightDecay, WeightDecay
+from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.nesterov import Nesterov
@@ -50,6 +52,7 @@ SOLVERS = {name: solver for name, (solver, _) in PAIRS.items()} | {
     "accelerated": Nesterov(0.1),
     "projected": Projected(Nesterov(0.1), Box(-0.9, 0.9)),
     "aggregated": Aggregated(GradientDescent(0.1), 0.7, 0.3),
+    "decaying": DecayingGradientDescent(PowerLaw(0.1, 0.5)),
 }
 
 

@@ -1,7 +1,7 @@
-"""What a data set offers to a task: labelled examples, or images by class for episodes."""
+"""What a data set offers to a task: examples with targets, or images by class for episodes."""
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Labelled:
-    """Examples with their labels.
+    """Examples with their labels, or with their targets where these are real numbers.
 
     Attributes:
         x: Inputs, floating. Images have shape [n, channels, height, width], values in [0, 1] and
             0 for paper; rows of a table have shape [n, features].
-        y: Labels in 0..num_classes-1, int64, of shape [n].
+        y: Labels in 0..num_classes-1, int64, of shape [n]; of `Regression`, floating targets.
         index: The number that each example bears in its source, int64, of shape [n].
     """
 
@@ -33,16 +33,14 @@ class Splits(NamedTuple):
     test: Labelled
 
 
-class Examples(abc.ABC):
-    """A labelled data set that can be cut into training, validation and test examples.
+class Source(abc.ABC):
+    """A data set that can be cut into training, validation and test examples.
 
     Args:
         train: Number of training examples.
         validation: Number of validation examples.
         test: Number of test examples.
     """
-
-    num_classes: int
 
     def __init__(self, train: int, validation: int, test: int) -> None:
         for name, size in (("train", train), ("validation", validation), ("test", test)):
@@ -84,6 +82,29 @@ class Examples(abc.ABC):
                 f"{type(self).__name__} needs {what} <= {available} examples, got {wanted}. "
                 "Lower data.train, data.validation or data.test."
             )
+
+
+class Examples(Source):
+    """Examples of `num_classes` classes. Args: as `Source`."""
+
+    num_classes: int
+
+
+class TwoClasses(Examples):
+    """Rows of a table, of shape [n, features], of two classes. Args: as `Source`."""
+
+    num_classes = 2
+
+
+class Regression(Source):
+    """Rows of a table, of shape [n, features], with real targets. Args: as `Source`."""
+
+
+def standardized(parts: Splits) -> Splits:
+    """All parts with the inputs at mean 0 and variance 1 of the training part, entry by entry."""
+    std, mean = torch.std_mean(parts.train.x, dim=0, correction=0)
+    std = torch.where(std > 0, std, 1)  # an entry that is constant in the training part
+    return Splits(*(replace(part, x=(part.x - mean) / std) for part in parts))
 
 
 class ClassSplits(NamedTuple):

@@ -13,9 +13,9 @@ class Stream(torch.Generator):
 
     orders: dict[str, Tensor]
 
-    def order(self, name: str) -> Tensor:
-        """What remains of the present epoch called `name`; empty before the first."""
-        return self.__dict__.setdefault("orders", {}).get(name, torch.empty(0, dtype=torch.long))
+    def order(self, name: str) -> Tensor | None:
+        """What remains of the present epoch called `name`; None before the first."""
+        return self.__dict__.setdefault("orders", {}).get(name)
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to continue: tensors and dicts of them."""
@@ -38,15 +38,15 @@ def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tens
         count: How many to draw.
         generator: On the device of the result.
     """
-    stream = generator if isinstance(generator, Stream) else None
-    left = stream.order(name) if stream else torch.empty(0, dtype=torch.long)
-    pieces, missing = [left.to(generator.device)], count - len(left)
+    left = generator.order(name) if isinstance(generator, Stream) else None
+    pieces = [] if left is None else [left]
+    missing = count - sum(map(len, pieces))
     while missing > 0:
         pieces.append(torch.randperm(size, generator=generator, device=generator.device))
         missing -= size
     drawn = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-    if stream:
-        stream.orders[name] = drawn[count:]
+    if isinstance(generator, Stream):
+        generator.orders[name] = drawn[count:]
     return drawn[:count]
 
 
@@ -67,14 +67,16 @@ class Blocks:
         self.count = 1 if batch_size is None else -(-size // batch_size)
         if batch_size is None:
             self.tensors = {name: value[None] for name, value in examples.items()}
-            return
-        rows = torch.arange(self.count * batch_size, device=some.device)
-        weight = (rows < size).to(torch.get_default_dtype()) * (self.count / size)
-        rows = rows.clamp(max=size - 1)
-        self.tensors = {
-            name: value.reshape(self.count, batch_size, *value.shape[1:])
-            for name, value in {**{n: v[rows] for n, v in examples.items()}, "weight": weight}.items()
-        }
+        else:
+            rows = torch.arange(self.count * batch_size, device=some.device)
+            weight = (rows < size).to(torch.get_default_dtype()) * (self.count / size)
+            if len(rows) > size:
+                rows = rows.clamp(max=size - 1)
+                examples = {name: value[rows] for name, value in examples.items()}
+            self.tensors = {
+                name: value.reshape(self.count, batch_size, *value.shape[1:])
+                for name, value in {**examples, "weight": weight}.items()
+            }
         self.tensors["block"] = torch.arange(self.count, device=some.device)
 
     def draw(self, name: str, count: int, generator: torch.Generator) -> Batch:
@@ -88,7 +90,7 @@ class Blocks:
         if self.count == 1:  # without a copy
             return {n: value.expand(count, *value.shape[1:]) for n, value in self.tensors.items()}
         numbers = epochs(name, self.count, count, generator)
-        return {name: value[numbers] for name, value in self.tensors.items()}
+        return {n: value.index_select(0, numbers) for n, value in self.tensors.items()}
 
     def one(self, name: str, generator: torch.Generator) -> Batch:
         """One block, without the leading dimension."""
@@ -98,3 +100,19 @@ class Blocks:
 def mean(losses: Tensor, batch: Batch) -> Tensor:
     """The mean of losses of shape [batch_size] over the examples of a block. 0-dim."""
     return (batch["weight"] * losses).sum() if "weight" in batch else losses.mean()
+
+
+def check_batch_size(who: str, setting: str, batch_size: int | None, examples: int) -> None:
+    """Raises ValueError unless blocks of `batch_size` can be cut from so many examples.
+
+    Args:
+        who: The class that needs them, for the message.
+        setting: Name of the setting, for the message.
+        batch_size: Examples of a block, or None for all.
+        examples: Number of all examples.
+    """
+    if batch_size is not None and not 1 <= batch_size <= examples:
+        raise ValueError(
+            f"{who} needs {setting} from 1 to {examples}, all its examples, got "
+            f"{setting}={batch_size}. Use {setting}=null for all of them."
+        )

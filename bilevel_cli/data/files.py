@@ -20,7 +20,8 @@ def find(
 ) -> Path:
     """The path of file `name`, searched first and downloaded only if absent.
 
-    A `.gz` file is also found unpacked, without that suffix. Only a download is checked by `md5`.
+    A `.gz` or `.bz2` file is also found unpacked, without that suffix. Only a download is checked
+    by `md5`.
 
     Args:
         name: File name on the server.
@@ -37,8 +38,9 @@ def find(
     base = cache_folder() if root is None else Path(str(root)).expanduser()
     # Sub-folders come first, and alone in the cache: MNIST and Fashion-MNIST share file names.
     places = [base / folder for folder in folders] + [base] * (root is not None)
+    unpacked = name.removesuffix(".gz").removesuffix(".bz2")
     for place in places:
-        for candidate in (place / name, place / name.removesuffix(".gz")):
+        for candidate in (place / name, place / unpacked):
             if os.path.isfile(candidate):
                 return candidate
     if not download:

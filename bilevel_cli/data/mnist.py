@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from bilevel_cli.data import files, idx
-from bilevel_cli.data.base import Examples, Labelled
+from bilevel_cli.data.base import Examples, Labelled, Splits, standardized
 
 
 class Mnist(Examples):
@@ -23,6 +23,8 @@ class Mnist(Examples):
         train: Number of training examples, of the 60,000.
         validation: Number of validation examples, of the 60,000.
         test: Number of test examples, of the 10,000.
+        standardize: Whether every pixel has mean 0 and variance 1 over the training examples; one
+            that is constant there is shifted alone.
     """
 
     num_classes = 10
@@ -35,13 +37,25 @@ class Mnist(Examples):
     }
 
     def __init__(
-        self, root: str | None, download: bool, url: str, train: int, validation: int, test: int
+        self,
+        root: str | None,
+        download: bool,
+        url: str,
+        train: int,
+        validation: int,
+        test: int,
+        standardize: bool,
     ) -> None:
         super().__init__(train, validation, test)
         self.root, self.download, self.url = root, download, url
+        self.standardize = standardize
 
     def read(self) -> tuple[Labelled, Labelled | None]:
         return self._part("train"), self._part("t10k")
+
+    def splits(self, generator: torch.Generator) -> Splits:
+        parts = super().splits(generator)
+        return standardized(parts) if self.standardize else parts
 
     def _part(self, part: str) -> Labelled:
         images_path = self._find(f"{part}-images-idx3-ubyte.gz")

@@ -1,0 +1,34 @@
+"""The diabetes table that scikit-learn ships."""
+
+from dataclasses import replace
+
+import torch
+from sklearn.datasets import load_diabetes
+
+from bilevel_cli.data.base import Labelled, Regression, Splits, standardized
+
+
+class Diabetes(Regression):
+    """442 patients, 10 features, and the progression of their disease after one year.
+
+    `x` has shape [n, 10] (Efron, Hastie, Johnstone, Tibshirani, 2004, arXiv:math/0406456).
+    `splits` standardises inputs and target with the mean and standard deviation of the training
+    part; `read` does not.
+
+    Args:
+        train: Number of training examples.
+        validation: Number of validation examples.
+        test: Number of test examples; all three together at most 442.
+    """
+
+    def read(self) -> tuple[Labelled, Labelled | None]:
+        table, targets = load_diabetes(return_X_y=True, scaled=False)
+        dtype = torch.get_default_dtype()
+        x, y = (torch.from_numpy(values).to(dtype) for values in (table, targets))
+        return Labelled(x, y, torch.arange(len(x))), None
+
+    def splits(self, generator: torch.Generator) -> Splits:
+        parts = standardized(super().splits(generator))
+        std, mean = torch.std_mean(parts.train.y, correction=0)
+        std = torch.where(std > 0, std, 1)  # the target of a single example
+        return Splits(*(replace(part, y=(part.y - mean) / std) for part in parts))
