@@ -39,10 +39,16 @@ def check_method(method: Hypergradient[Any]) -> None:
 
 def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
     task = _quadratic()
-    loop = InnerLoop(task, GradientDescent(lr=0.1), Cold())
-    outer = {"lam": torch.linspace(-1.0, 1.0, 3)}
+    # A learned start as well, so that methods which learn nothing else have something to learn.
+    loop = InnerLoop(task, GradientDescent(lr=0.1), Learned())
     generator = torch.Generator().manual_seed(0)
-    data = task.sample(STEPS, generator)._replace(noise=method.draw(outer, generator))
+
+    def drawn() -> StepData:
+        return task.sample(STEPS + method.extra_batches, generator).split(STEPS)
+
+    data = drawn()
+    outer = {"lam": torch.linspace(-1.0, 1.0, 3), **loop.outer_init(data)}
+    data = data._replace(noise=method.draw(outer, generator))
     carry = method.init(outer, loop.fresh(outer, data))
     method.check(loop, outer, data)
 
@@ -60,10 +66,13 @@ def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
     _assert(_shapes(second.carry) == _shapes(once.carry), "The carry keeps its structure")
     _check_reload(once.carry)
 
-    several = [task.sample(STEPS, generator)._replace(noise=data.noise) for _ in range(3)]
+    several = [drawn()._replace(noise=data.noise) for _ in range(3)]
     singles = [estimate(one, method.init(outer, loop.fresh(outer, one))) for one in several]
-    init, inner, last = (_stack([dict(one[part]) for one in several]) for part in range(3))
-    stacked = StepData(init, inner, last, data.noise)
+    parts = {
+        name: _stack([getattr(one, name) for one in several])
+        for name in ("init", "inner", "outer", "extra")
+    }
+    stacked = StepData(**parts, noise=data.noise)
 
     def from_init(data: StepData) -> Params:
         return estimate(data, method.init(outer, loop.fresh(outer, data))).grad

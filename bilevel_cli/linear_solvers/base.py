@@ -1,14 +1,19 @@
 """The interface of linear solvers."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
+
+from bilevel_cli.trees import Params
 
 Matvec = Callable[[Tensor], Tensor]
 
 
 class LinearSolver(abc.ABC):
+    """Solves H v = rhs approximately, where the symmetric H is known through products alone."""
+
     @abc.abstractmethod
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
         """An approximate solution v of H v = rhs.
@@ -26,6 +31,30 @@ class LinearSolver(abc.ABC):
     def products(self, size: int) -> int:
         """The number of products with H that `solve` takes for n = `size`."""
 
+    def draw(self, generator: torch.Generator) -> Params:
+        """The random numbers that one solve consumes, before the size of H is known."""
+        del generator
+        return {}
+
+    def given(self, noise: Params) -> "LinearSolver":
+        """The solver with the random numbers of `draw` filled in."""
+        del noise
+        return self
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        """What stands for the inverse, from dense algebra that shares nothing with `solve`.
+
+        `inverse(H, rhs, rounds) @ rhs` is what `rounds` solves return of which the first begins at
+        zero, and each other one where the last one ended: what `bilevel-check` holds them to.
+
+        Args:
+            hessian: The symmetric H, of shape [n, n].
+            rhs: The right-hand side, of shape [n].
+            rounds: Number of solves.
+        """
+        del rhs, rounds
+        return torch.linalg.inv(hessian)
+
 
 def check_steps(solver: str, max_steps: int) -> None:
     """Raises ValueError unless `max_steps` is a usable number of iterations."""
@@ -34,3 +63,41 @@ def check_steps(solver: str, max_steps: int) -> None:
             f"{solver} needs max_steps >= 1 products, got max_steps={max_steps}. "
             "Use method/linear_solver=identity for none."
         )
+
+
+def check_step_size(solver: str, step_size: float) -> None:
+    """Raises ValueError unless `step_size` is a usable one."""
+    if not 0 < step_size < float("inf"):
+        raise ValueError(
+            f"{solver} needs a finite step_size > 0, got step_size={step_size}. "
+            "The step size of the inner solver is a safe choice."
+        )
+
+
+def check_rtol(solver: str, rtol: float) -> None:
+    """Raises ValueError unless `rtol` is a usable relative residual."""
+    if not 0 <= rtol < float("inf"):
+        raise ValueError(f"{solver} needs rtol >= 0, got rtol={rtol}. Try 1e-6.")
+
+
+def filtered(hessian: Tensor, response: Callable[[Tensor], Tensor]) -> Tensor:
+    """The matrix with the eigenvectors of `hessian`, and `response` of its eigenvalues."""
+    eigenvalues, vectors = torch.linalg.eigh(hessian)
+    return vectors * response(eigenvalues) @ vectors.T
+
+
+def krylov_bases(hessian: Tensor, rhs: Tensor, steps: int) -> Iterator[Tensor]:
+    """Orthonormal bases, of shape [n, k], of span(rhs, H rhs, ..., H^{k-1} rhs) for k = 1, 2, ...
+
+    Stops after `steps` of them, or when the space no longer grows.
+    """
+    basis, vector = rhs[:, None][:, :0], rhs
+    for _ in range(steps):
+        scale = vector.norm()
+        for _ in range(3):  # Gram-Schmidt until nothing is left to remove
+            vector = vector - basis @ (basis.T @ vector)
+        if not vector.norm() > 1e-13 * scale:
+            return
+        basis = torch.cat([basis, (vector / vector.norm())[:, None]], dim=1)
+        yield basis
+        vector = hessian @ basis[:, -1]

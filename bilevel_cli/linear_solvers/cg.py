@@ -1,12 +1,17 @@
 """Conjugate gradient."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, check_steps
+from bilevel_cli.linear_solvers.base import (
+    LinearSolver,
+    Matvec,
+    check_rtol,
+    check_steps,
+    krylov_bases,
+)
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,23 @@ class ConjugateGradient(LinearSolver):
 
     def __post_init__(self) -> None:
         check_steps("ConjugateGradient", self.max_steps)
-        if not 0 <= self.rtol < math.inf:
-            raise ValueError(f"ConjugateGradient needs rtol >= 0, got rtol={self.rtol}. Try 1e-6.")
+        check_rtol("ConjugateGradient", self.rtol)
 
     def products(self, size: int) -> int:
         return self.max_steps + 1
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        # Iterate k is the solution on the Krylov space of dimension k: V (V'HV)^-1 V' rhs.
+        if rounds > 1:  # no single Krylov space, but the same limit
+            return torch.linalg.inv(hessian)
+        found = torch.zeros_like(hessian)
+        for basis in krylov_bases(hessian, rhs, self.max_steps):
+            projected = basis.T @ hessian @ basis
+            converged = (rhs - hessian @ (found @ rhs)).norm() <= self.rtol * rhs.norm()
+            if converged or torch.linalg.eigvalsh(projected)[0] <= 0:
+                break
+            found = basis @ torch.linalg.solve(projected, basis.T)
+        return found
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
         solution = guess

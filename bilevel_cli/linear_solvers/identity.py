@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
@@ -16,6 +17,9 @@ class Identity(LinearSolver):
 
     def products(self, size: int) -> int:
         return 0
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        return torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
         del matvec, guess

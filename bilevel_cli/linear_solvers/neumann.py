@@ -1,11 +1,17 @@
 """The Neumann series."""
 
-import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, check_steps
+from bilevel_cli.linear_solvers.base import (
+    LinearSolver,
+    Matvec,
+    check_step_size,
+    check_steps,
+    filtered,
+)
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,18 @@ class Neumann(LinearSolver):
 
     def __post_init__(self) -> None:
         check_steps("Neumann", self.max_steps)
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(
-                f"Neumann needs a finite step_size > 0, got step_size={self.step_size}. "
-                "The step size of the inner solver is a safe choice."
-            )
+        check_step_size("Neumann", self.step_size)
 
     def products(self, size: int) -> int:
         return self.max_steps
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        powers = torch.arange(rounds * self.max_steps, device=rhs.device)[:, None]
+
+        def response(values: Tensor) -> Tensor:
+            return self.step_size * ((1 - self.step_size * values) ** powers).sum(0)
+
+        return filtered(hessian, response)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
         solution = guess

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff
+from bilevel_cli import autodiff, claims
+from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.problem import StepData
@@ -55,3 +56,19 @@ class Iaptt(Hypergradient[Carry]):
         grad, (worst, (state, loss, index)) = value_fn(outer)
         metrics = {"pessimistic_loss": worst, "pessimistic_step": index + 1}
         return Estimate(grad, loss, {"inner": state}, metrics)
+
+    def claim(self) -> Claim:
+        def reference(trial: Trial) -> Params:
+            loop, data = trial.loop, trial.data
+
+            def largest(outer: Params) -> Tensor:
+                state = loop.begin(outer, data, trial.carry["inner"])
+                losses = []
+                for t in range(data.num_steps):
+                    state = loop.step(state, outer, data, t)
+                    losses.append(loop.problem.outer_loss(state["inner"], outer, data.outer))
+                return torch.stack(losses).amax()
+
+            return claims.differenced(largest, trial.outer)
+
+        return Claim("d max_k F(z_k)/dlambda", reference)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
@@ -14,6 +15,10 @@ from bilevel_cli.methods.requirements import losses_depend_on_outer
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
+
+ROUNDS = (
+    200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit
+)
 
 
 class ImplicitCarry(Carry):
@@ -49,6 +54,9 @@ class Implicit(Hypergradient[ImplicitCarry]):
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
 
+    def draw(self, outer: Params, generator: torch.Generator) -> Params:
+        return self.linear_solver.draw(generator)
+
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
         losses_depend_on_outer("Implicit", loop, outer, data)
 
@@ -76,7 +84,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
             return trees.ravel(pullback(unravel(vector), (0,))[0])[0]
 
         guess = trees.ravel(carry["adjoint"])[0] if self.warm_adjoint else torch.zeros_like(rhs)
-        solution = self.linear_solver.solve(matvec, rhs, guess)
+        solution = self.linear_solver.given(data.noise).solve(matvec, rhs, guess)
         adjoint = unravel(solution)
         scale = rhs.norm()
         residual = (matvec(solution) - rhs).norm() / torch.where(scale > 0, scale, 1.0)
@@ -86,3 +94,19 @@ class Implicit(Hypergradient[ImplicitCarry]):
             carry={"inner": state, "adjoint": adjoint},
             metrics={"adjoint_residual": residual},
         )
+
+    def claim(self) -> Claim:
+        name = type(self.linear_solver).__name__
+        if self.warm_adjoint:
+            text = f"the implicit hypergradient at z_K, in the limit of solves by {name}"
+            return Claim(text, self._reference, tolerance=1e-4, kind="limit", repeats=ROUNDS)
+        text = f"the implicit hypergradient at z_K, with {name} for the inverse"
+        return Claim(text, self._reference)
+
+    def _reference(self, trial: Trial) -> Params:
+        slope = autodiff.grad(trial.loop.problem.outer_loss)(
+            trial.last, trial.outer, trial.data.outer
+        )
+        rhs, rounds = trees.ravel(slope)[0], ROUNDS if self.warm_adjoint else 1
+        solver = self.linear_solver.given(trial.data.noise)
+        return claims.implicit(lambda hessian: solver.inverse(hessian, rhs, rounds))(trial)

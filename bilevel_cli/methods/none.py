@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel_cli import trees
+from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.problem import StepData
@@ -28,3 +29,6 @@ class NoHypergradient(Hypergradient[Carry]):
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
         loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
         return Estimate(trees.zeros_like(outer), loss, {"inner": state}, {})
+
+    def claim(self) -> Claim:
+        return Claim("zero", lambda trial: trees.zeros_like(trial.outer))

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.problem import StepData
@@ -80,6 +81,26 @@ class Reverse(Hypergradient[Carry]):
             _, pullback = autodiff.vjp(enter, outer)
             grad = trees.axpy(1.0, pullback(cotangent)[0], grad)
         return Estimate(grad, loss, {"inner": state}, {})
+
+    def claim(self) -> Claim:
+        window = self.window
+        if window is None:
+            return super().claim()
+
+        def reference(trial: Trial) -> Params:
+            loop, data = trial.loop, trial.data
+            first = data.num_steps - window
+            if first <= 0:  # the start belongs to the window
+                return claims.unrolled(trial)
+            before = claims.state_after(trial, first)
+
+            def loss(outer: Params) -> Tensor:
+                state = loop.run(before, outer, data, first)
+                return loop.problem.outer_loss(state["inner"], outer, data.outer)
+
+            return claims.differenced(loss, trial.outer)
+
+        return Claim(f"dF(z_K)/dlambda, with z_{{K-{window}}} fixed", reference)
 
     def _cuts(self, num_steps: int) -> list[int]:
         """Where the differentiated segments begin, and the end of the last."""

@@ -1,10 +1,13 @@
 """Inner solvers that also look at the outer loss."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from bilevel_cli import trees
 from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import OracleWrapper, SolverState, Wrapper
+from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper, counter
 from bilevel_cli.trees import Params, Scalar
 
 
@@ -12,8 +15,7 @@ from bilevel_cli.trees import Params, Scalar
 class Aggregated(Wrapper):
     """Any solver, run on inner_weight * f + outer_weight * F.
 
-    Bilevel descent aggregation (Liu et al., 2020, arXiv:2006.04045) blends to choose among
-    several inner minimisers; penalty methods blend to follow f + F / multiplier.
+    Penalty methods blend to follow f + F / multiplier.
 
     Args:
         base: The solver to run.
@@ -26,6 +28,49 @@ class Aggregated(Wrapper):
 
     def step(self, oracle: Oracle, state: SolverState) -> SolverState:
         return self.base.step(_Blend(oracle, self.inner_weight, self.outer_weight), state)
+
+
+class AggregationState(SolverState):
+    blends: Tensor
+
+
+@dataclass(frozen=True)
+class DescentAggregation(InnerSolver[AggregationState]):
+    """Any solver, run on (1 - a_t) * f + a_t * F with a_t = outer_weight * decay^t.
+
+    Bilevel descent aggregation (Liu et al., 2020, arXiv:2006.04045): of several inner minimisers,
+    the inner loop tends to one that the outer loss prefers. As a_t falls to zero the inner problem
+    is solved all the same. Steps are counted over the life of the state, so that `start=warm` would
+    let a_t fall over the whole run.
+
+    Args:
+        base: The solver to run.
+        outer_weight: Weight of F in the first step, in [0, 1].
+        decay: Ratio of the weights of two steps, in [0, 1].
+    """
+
+    base: InnerSolver[Any]
+    outer_weight: float
+    decay: float
+
+    def __post_init__(self) -> None:
+        for name, number in (("outer_weight", self.outer_weight), ("decay", self.decay)):
+            if not 0 <= number <= 1:
+                raise ValueError(
+                    f"DescentAggregation needs {name} in [0, 1], got {name}={number}. "
+                    f"Set solver.{name}."
+                )
+
+    def init(self, inner: Params) -> AggregationState:
+        memory: Any = self.base.init(inner)
+        return {"inner": inner, **memory, "blends": counter(inner, 0.0)}
+
+    def step(self, oracle: Oracle, state: AggregationState) -> AggregationState:
+        count = state["blends"]
+        weight = self.outer_weight * self.decay**count
+        memory: Any = {name: part for name, part in state.items() if name != "blends"}
+        after: Any = self.base.step(_Blend(oracle, 1 - weight, weight), memory)
+        return {"inner": after["inner"], **after, "blends": count + 1}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Gradient descent on the squared residual."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.linear_solvers.base import (
+    LinearSolver,
+    Matvec,
+    check_step_size,
+    check_steps,
+    filtered,
+)
+
+
+@dataclass(frozen=True)
+class LeastSquares(LinearSolver):
+    """v_{j+1} = v_j - step_size^2 * H (H v_j - rhs): gradient descent on |H v - rhs|^2 / 2.
+
+    Needs no curvature of one sign, and no inverse: begun at zero it tends to the pseudo-inverse
+    solution, the least-squares one of smallest norm. Converges when step_size < sqrt(2) / |H|, and
+    as slowly as the square of the condition number says (Landweber, 1951; the implicit step of
+    GALET, Xiao, Lu & Chen, 2023, arXiv:2306.02422, whose rho is step_size^2).
+
+    Args:
+        max_steps: Number of steps, of two products each.
+        step_size: Usually the step size of the inner solver.
+    """
+
+    max_steps: int
+    step_size: float
+
+    def __post_init__(self) -> None:
+        check_steps("LeastSquares", self.max_steps)
+        check_step_size("LeastSquares", self.step_size)
+
+    def products(self, size: int) -> int:
+        return 2 * self.max_steps
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        powers = torch.arange(rounds * self.max_steps, device=rhs.device)[:, None]
+
+        def response(values: Tensor) -> Tensor:
+            left = 1 - (self.step_size * values) ** 2
+            return self.step_size**2 * values * (left**powers).sum(0)
+
+        return filtered(hessian, response)
+
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+        solution = guess
+        for _ in range(self.max_steps):
+            slope = matvec(matvec(solution) - rhs)
+            solution = solution - self.step_size**2 * slope
+        return solution

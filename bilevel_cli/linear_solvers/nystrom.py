@@ -1,0 +1,95 @@
+"""The Nystrom approximation of the Hessian."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Nystrom(LinearSolver):
+    """(C M^+ C' + damping * I)^-1, from randomly chosen columns C of H, where M = C[chosen].
+
+    Hataya & Yamada (2023, arXiv:2302.09726). By Woodbury's identity, without an iteration,
+
+        v = (rhs - C (damping * M + C'C)^+ C' rhs) / damping.
+
+    For positive semi-definite H; exact for (H + damping * I)^-1 once the columns span the range of
+    H. On what they leave out, H counts as zero and its inverse as 1 / damping. The columns are
+    chosen anew at every estimate, all subsets with equal probability.
+
+    Args:
+        rank: Number of columns, and of products with H. At most all of them are taken.
+        damping: Added to every eigenvalue, > 0.
+    """
+
+    rank: int
+    damping: float
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(
+                f"Nystrom needs rank >= 1 columns, got rank={self.rank}. "
+                "Use method/linear_solver=identity for none."
+            )
+        if not 0 < self.damping < math.inf:
+            raise ValueError(
+                f"Nystrom needs a finite damping > 0, got damping={self.damping}. Try 0.1, or "
+                "method=pseudo_inverse for none."
+            )
+
+    def products(self, size: int) -> int:
+        return min(self.rank, size)
+
+    def draw(self, generator: torch.Generator) -> Params:
+        return {"columns": torch.rand(self.rank, generator=generator, device=generator.device)}
+
+    def given(self, noise: Params) -> LinearSolver:
+        return _OnColumns(self.rank, self.damping, noise["columns"]) if noise else self
+
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+        """As a solver given random numbers, on the first columns."""
+        del guess
+        chosen = self._chosen(rhs)
+        rows = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device).index_select(0, chosen)
+        columns = torch.stack([matvec(row) for row in rows], dim=1)
+        inside = columns.index_select(0, chosen)
+        # Columns can depend on each other: what rounding leaves of their null space is cut off.
+        gram = self.damping * (inside + inside.T) / 2 + columns.T @ columns
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        eps = torch.finfo(rhs.dtype).eps
+        kept = eigenvalues.abs() > len(chosen) * eps * eigenvalues.abs().amax()
+        weights = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
+        inner = vectors @ (weights * (vectors.T @ (columns.T @ rhs)))
+        return (rhs - columns @ inner) / self.damping
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        chosen = self._chosen(rhs)
+        columns = hessian[:, chosen]
+        low_rank = columns @ torch.linalg.pinv(columns[chosen], hermitian=True) @ columns.T
+        eye = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
+        return torch.linalg.inv(low_rank + self.damping * eye)
+
+    def _chosen(self, rhs: Tensor) -> Tensor:
+        return torch.arange(self.products(len(rhs)), device=rhs.device)
+
+
+@dataclass(frozen=True)
+class _OnColumns(Nystrom):
+    uniform: Tensor
+
+    def _chosen(self, rhs: Tensor) -> Tensor:
+        # The first swaps of a Fisher-Yates shuffle: numbers drawn before n is known are enough.
+        size = len(rhs)
+        count = self.products(size)
+        order = torch.arange(size, device=rhs.device)
+        for place in range(count):
+            left = size - place
+            other = place + (self.uniform[place] * left).long().clamp(max=left - 1)
+            pair = torch.stack([torch.full_like(other, place), other])
+            order = order.index_copy(0, pair, order.index_select(0, pair.flip(0)))
+        return order[:count]

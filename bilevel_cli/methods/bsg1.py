@@ -1,0 +1,70 @@
+"""Implicit differentiation with outer products of gradients for second derivatives."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Bsg1(Hypergradient[Carry]):
+    """BSG-1 (Giovannelli, Kent & Vicente, 2021, arXiv:2110.00604): rank-one second derivatives.
+
+    With d_z f d_z f^T for the Hessian of f, and d_z f d_lambda f^T for its cross derivative,
+
+        dF/dlambda = d_lambda F - (d_z F . d_z f / |d_z f|^2) d_lambda f,    all at z_K,
+
+    on the last inner minibatch. An empirical Fisher matrix of one sample: a descent direction under
+    assumptions that fail as d_z f goes to zero, where only the ratio's limit remains. Where
+    d_z f = 0 the second term is left out. Costs K + 1 inner gradients; no second derivative.
+    """
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("Bsg1", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 1, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        problem = loop.problem
+        state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
+        (direct_inner, direct), loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(
+            state["inner"], outer, data.outer
+        )
+        slope, cross = autodiff.grad(problem.inner_loss, (0, 1))(
+            state["inner"], outer, data.inner_at(-1)
+        )
+        # Through the unit vector: squares of small gradients underflow.
+        length = trees.norm(slope)
+        safe = torch.where(length > 0, length, 1.0)
+        ratio = trees.dot(direct_inner, trees.scale(1 / safe, slope)) / safe
+        return Estimate(trees.axpy(-ratio, cross, direct), loss, {"inner": state}, {})
+
+    def claim(self) -> Claim:
+        def reference(trial: Trial) -> Params:
+            problem, batch = trial.loop.problem, trial.data.inner_at(-1)
+            outer_slopes, inner_slopes = (
+                [trees.ravel(part) for part in autodiff.grad(loss, (0, 1))(trial.last, *rest)]
+                for loss, rest in (
+                    (problem.outer_loss, (trial.outer, trial.data.outer)),
+                    (problem.inner_loss, (trial.outer, batch)),
+                )
+            )
+            (direct_inner, _), (direct, unravel) = outer_slopes
+            (slope, _), (cross, _) = inner_slopes
+            hessian = torch.linalg.pinv(torch.outer(slope, slope), hermitian=True)
+            return unravel(direct - torch.outer(cross, slope) @ hessian @ direct_inner)
+
+        return Claim("the implicit hypergradient at z_K, with outer products for d^2 f", reference)

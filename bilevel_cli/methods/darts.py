@@ -1,0 +1,75 @@
+"""One differentiated inner step, without second derivatives."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Darts(Hypergradient[Carry]):
+    """The derivative through the last inner step, its second-order part by a finite difference.
+
+    With z' = z - lr * d_z f(z, lambda) and v = d_z F(z', lambda),
+
+        dF/dlambda = d_lambda F - lr * [d_lambda f(z + eps v) - d_lambda f(z - eps v)] / (2 eps),
+
+    eps = radius / |v|. DARTS (Liu, Simonyan & Yang, 2019, arXiv:1806.09055) takes one inner step
+    from the current weights: `inner_steps=1 start=warm`. Of more steps all but the last are
+    constants, as the start is. With other solvers, lr is the derivative of the step in the gradient
+    that it takes. The same as a window of one step but for an error of order radius^2.
+
+    Costs K inner gradients and two gradients of the inner loss in the outer parameters.
+
+    Args:
+        radius: Distance by which the inner parameters are moved to either side, > 0.
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        check_radius("Darts", self.radius)
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("Darts", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 2, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        problem, last = loop.problem, last_step(loop, outer, data, carry["inner"])
+        (direct_inner, direct), loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(
+            last.state["inner"], outer, data.outer
+        )
+        direction, through_solver = last.pullback(direct_inner, (0, 1))
+        batch = data.inner_at(-1)
+        cross = cross_product(problem, last.asked, outer, batch, direction, self.radius)
+        grad = trees.axpy(1.0, trees.axpy(1.0, cross, through_solver), direct)
+        return Estimate(grad, loss, {"inner": last.state}, {})
+
+    def claim(self) -> Claim:
+        def reference(trial: Trial) -> Params:
+            first = trial.data.num_steps - 1
+            before = claims.state_after(trial, first)
+
+            def loss(outer: Params) -> Tensor:
+                state = trial.loop.run(before, outer, trial.data, first)
+                return trial.loop.problem.outer_loss(state["inner"], outer, trial.data.outer)
+
+            return claims.differenced(loss, trial.outer)
+
+        # The finite difference is exact on quadratics, and off by radius^2 / 6 third derivatives.
+        return Claim("dF(z_K)/dlambda, with z_{K-1} fixed", reference, tolerance=1e-4)

@@ -1,0 +1,134 @@
+"""Implicit differentiation of the solver's own fixed point."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params, Tree
+
+ROUNDS = 200  # estimates after which the claim of a warm adjoint looks for its limit
+
+
+class FixedPointCarry(Carry):
+    adjoint: Any  # of the solver's whole state
+
+
+@dataclass(frozen=True)
+class FixedPoint(Hypergradient[FixedPointCarry]):
+    """The implicit function theorem on s = Phi(s, lambda), the step of the inner solver.
+
+        v_{j+1} = (d_s Phi)^T v_j + d_s F,    dF/dlambda = d_lambda F + (d_lambda Phi)^T v_K
+
+    (Grazzi et al., 2020, arXiv:2006.16218), from v_0 = 0, where s is the whole state of the solver
+    with its momentum, and F depends on its inner parameters alone. All at the last state, on the
+    last inner minibatch, from one retained graph of one more step. Converges where the solver does.
+    With gradient descent it is the Neumann series of as many terms and the same step size, and at a
+    fixed point truncated backpropagation through as many steps.
+
+    Costs K + 1 inner gradients, and a product for each term.
+
+    Args:
+        max_steps: Number of terms.
+        warm_adjoint: Begin at the adjoint of the last outer step, not at zero; one more product.
+    """
+
+    max_steps: int
+    warm_adjoint: bool
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError(
+                f"FixedPoint needs max_steps >= 1 terms, got max_steps={self.max_steps}. "
+                "Use method=identity for no iteration."
+            )
+
+    @property
+    def remembers(self) -> bool:
+        return self.warm_adjoint
+
+    def init(self, outer: Params, state: SolverState) -> FixedPointCarry:
+        return {"inner": state, "adjoint": trees.map_leaves(torch.zeros_like, state)}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("FixedPoint", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        # From zero the first term needs no product; the last one is with the cross derivative.
+        return Cost(num_steps + 1, self.max_steps + self.warm_adjoint)
+
+    def estimate(
+        self, loop: InnerLoop, outer: Params, data: StepData, carry: FixedPointCarry
+    ) -> Estimate:
+        state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
+        (direct_inner, direct), loss = autodiff.grad_and_value(loop.problem.outer_loss, (0, 1))(
+            state["inner"], outer, data.outer
+        )
+
+        def one_more(state: SolverState, outer: Params) -> SolverState:
+            return loop.step(state, outer, data, data.num_steps - 1)
+
+        _, pullback = autodiff.vjp(one_more, state, outer)
+        target = {**trees.map_leaves(torch.zeros_like, state), "inner": direct_inner}
+        adjoint = carry["adjoint"] if self.warm_adjoint else target
+        for _ in range(self.max_steps if self.warm_adjoint else self.max_steps - 1):
+            adjoint = _sum(pullback(adjoint, (0,))[0], target)
+        grad = trees.axpy(1.0, pullback(adjoint, (1,))[0], direct)
+        return Estimate(grad, loss, {"inner": state, "adjoint": adjoint}, {})
+
+    def claim(self) -> Claim:
+        if self.warm_adjoint:
+            text = "the implicit hypergradient of the last state, in the limit"
+            return Claim(text, self._reference, tolerance=1e-4, kind="limit", repeats=ROUNDS)
+        text = f"the implicit hypergradient of the last state, by {self.max_steps} terms"
+        return Claim(text, self._reference)
+
+    def _reference(self, trial: Trial) -> Params:
+        loop, data, number = trial.loop, trial.data, trial.data.num_steps - 1
+        state = claims.state_after(trial, data.num_steps)
+        flat, unravel = _ravel(state)
+
+        def step(vector: Tensor) -> Tensor:
+            return _ravel(loop.step(unravel(vector), trial.outer, data, number))[0]
+
+        # In forward mode, where the estimate goes backward: Adam's second moments are smaller than
+        # any step of a central difference.
+        transposed = autodiff.jacfwd(step)(flat).T
+        slope, direct = autodiff.grad(loop.problem.outer_loss, (0, 1))(
+            trial.last, trial.outer, data.outer
+        )
+        zero = trees.map_leaves(torch.zeros_like, state)
+        target = _ravel({**zero, "inner": slope})[0]
+        adjoint = torch.zeros_like(target)
+        for _ in range(self.max_steps * (ROUNDS if self.warm_adjoint else 1)):
+            adjoint = transposed @ adjoint + target
+
+        def along(outer: Params) -> Tensor:
+            return _ravel(loop.step(state, outer, data, number))[0] @ adjoint
+
+        return trees.axpy(1.0, claims.differenced(along, trial.outer), direct)
+
+
+def _sum(left: Tree, right: Tree) -> Tree:
+    if isinstance(left, Tensor):
+        return left + right
+    return {name: _sum(part, right[name]) for name, part in left.items()}
+
+
+def _ravel(state: Tree) -> tuple[Tensor, Any]:
+    """The solver's state as one vector, and the function that undoes it."""
+    leaves = trees.leaves(state)
+
+    def unravel(vector: Tensor) -> Tree:
+        pieces = iter(torch.split(vector, [leaf.numel() for leaf in leaves]))
+        return trees.map_leaves(lambda leaf: next(pieces).reshape(leaf.shape), state)
+
+    return torch.cat([leaf.reshape(-1) for leaf in leaves]), unravel

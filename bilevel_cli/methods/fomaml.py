@@ -1,0 +1,73 @@
+"""MAML without second derivatives."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.starts.base import LEARNED_PREFIX
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class FirstOrderMaml(Hypergradient[Carry]):
+    """First-order MAML (Finn et al., 2017, arXiv:1703.03400): dz_K/dz_0 taken for the identity.
+
+        dF/dlambda = d_lambda F + (dz_0/dlambda)^T d_z F,    both at z_K.
+
+    Learns the start of the inner loop, and what the outer loss itself contains, such as features
+    that all episodes share. Outer parameters that act through the inner loss alone, such as weights
+    of examples, get gradient 0. Costs K inner gradients; no second derivative.
+    """
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        check_start("FirstOrderMaml", outer)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        def start(outer: Params) -> tuple[Params, SolverState]:
+            state = loop.begin(outer, data, carry["inner"])
+            return state["inner"], state
+
+        _, pullback, state = autodiff.vjp(start, outer, has_aux=True)
+        state = loop.run(state, outer, data)
+        value_fn = autodiff.grad_and_value(loop.problem.outer_loss, (0, 1))
+        (direct_inner, direct), loss = value_fn(state["inner"], outer, data.outer)
+        grad = trees.axpy(1.0, pullback(direct_inner)[0], direct)
+        return Estimate(grad, loss, {"inner": state}, {})
+
+    def claim(self) -> Claim:
+        def reference(trial: Trial) -> Params:
+            loop, data, previous = trial.loop, trial.data, trial.carry["inner"]
+            drift = trees.axpy(
+                -1.0, loop.begin(trial.outer, data, previous)["inner"], trial.last
+            )  # the whole inner loop, as a constant
+
+            def loss(outer: Params) -> Tensor:
+                inner = trees.axpy(1.0, drift, loop.begin(outer, data, previous)["inner"])
+                return loop.problem.outer_loss(inner, outer, data.outer)
+
+            return claims.differenced(loss, trial.outer)
+
+        return Claim("dF(z_0 + drift)/dlambda, with the drift of the inner loop fixed", reference)
+
+
+def check_start(who: str, outer: Params) -> None:
+    """Raises ValueError unless the start of the inner loop is learned."""
+    if not any(name.startswith(LEARNED_PREFIX) for name in outer):
+        raise ValueError(
+            f"{who} needs a learned start, got outer parameters without any "
+            f"{LEARNED_PREFIX}*: it does not see what acts through the inner loss. Use "
+            "start=learned, or method=darts for a first-order method that does."
+        )

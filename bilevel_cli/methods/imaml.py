@@ -1,0 +1,89 @@
+"""Implicit differentiation of an inner problem that is tied to its start."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from bilevel_cli import trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Estimate
+from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.problem import Batch, Problem, StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class ImplicitMaml(Implicit):
+    """Implicit MAML (Rajeswaran et al., 2019, arXiv:1909.04630).
+
+    The inner problem, f + strength / 2 * |z - z_0|^2, stays near the start z_0(lambda) of its inner
+    loop, and is differentiated implicitly. So a learned start has a hypergradient that does not
+    depend on the inner steps: strength * (H + strength * I)^-1 d_z F, where H = d_z^2 f. Outer
+    parameters of the losses have that of the proximal problem. A start that does not depend on the
+    outer parameters, such as `start=warm`, is a constant.
+
+    The task's evaluation adapts by the inner loop as it is, without the proximal term.
+
+    Args:
+        linear_solver: Solves for the adjoint v.
+        warm_adjoint: Begin each solve at the adjoint of the last outer step, not at zero.
+        strength: Weight of the proximal term, > 0. The inner loop contracts if its step size is
+            below 2 / (largest eigenvalue of H + strength).
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength < math.inf:
+            raise ValueError(
+                f"ImplicitMaml needs a finite strength > 0, got strength={self.strength}. "
+                "Use method=cg for an inner problem without a proximal term."
+            )
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        tied = self._tied(loop, data, loop.fresh(outer, data))
+        losses_depend_on_outer("ImplicitMaml", tied, outer, data)
+
+    def estimate(
+        self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry
+    ) -> Estimate:
+        return super().estimate(self._tied(loop, data, carry["inner"]), outer, data, carry)
+
+    def claim(self) -> Claim:
+        claim = super().claim()
+        return claim._replace(text=f"{claim.text}, of the proximal inner problem")
+
+    def _reference(self, trial: Trial) -> Params:
+        loop = self._tied(trial.loop, trial.data, trial.carry["inner"])
+        return super()._reference(trial._replace(loop=loop))
+
+    def _tied(self, loop: InnerLoop, data: StepData, previous: SolverState) -> InnerLoop:
+        def start(outer: Params) -> Params:
+            return loop.begin(outer, data, previous)["inner"]
+
+        return replace(loop, problem=_Proximal(loop.problem, self.strength, start))
+
+
+@dataclass(frozen=True)
+class _Proximal:
+    """f + strength / 2 * |z - start(lambda)|^2, and F."""
+
+    base: Problem
+    strength: float
+    start: Callable[[Params], Params]
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return self.base.init_inner(outer, data)
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        drift = trees.axpy(-1.0, self.start(outer), inner)
+        loss = self.base.inner_loss(inner, outer, batch)
+        return loss + 0.5 * self.strength * trees.dot(drift, drift)
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.base.outer_loss(inner, outer, batch)

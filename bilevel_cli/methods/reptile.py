@@ -1,0 +1,59 @@
+"""The start moves towards where the inner loop leads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.fomaml import check_start
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Reptile(Hypergradient[Carry]):
+    """Reptile (Nichol, Achiam & Schulman, 2018, arXiv:1803.02999): z_0 - z_K for the gradient.
+
+    The direction in which the learned start z_0(lambda) approaches the end of the inner loop,
+
+        d/dlambda |z_0(lambda) - z_K|^2 / 2,    with z_K fixed.
+
+    It does not look at the outer loss, which is reported alone. All outer parameters but the
+    learned start get gradient 0. Costs K inner gradients; no second derivative.
+    """
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        check_start("Reptile", outer)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        def start(outer: Params) -> tuple[Params, SolverState]:
+            state = loop.begin(outer, data, carry["inner"])
+            return state["inner"], state
+
+        first, pullback, state = autodiff.vjp(start, outer, has_aux=True)
+        state = loop.run(state, outer, data)
+        grad = pullback(trees.axpy(-1.0, state["inner"], first))[0]
+        loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
+        return Estimate(grad, loss, {"inner": state}, {})
+
+    def claim(self) -> Claim:
+        def reference(trial: Trial) -> Params:
+            def distance(outer: Params) -> Tensor:
+                start = trial.loop.begin(outer, trial.data, trial.carry["inner"])["inner"]
+                gap = trees.axpy(-1.0, trial.last, start)
+                return 0.5 * trees.dot(gap, gap)
+
+            return claims.differenced(distance, trial.outer)
+
+        return Claim("d|z_0 - z_K|^2/dlambda / 2, with z_K fixed", reference)
