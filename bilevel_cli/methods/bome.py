@@ -1,0 +1,126 @@
+"""Bilevel optimization made easy: descent on F that keeps the value gap falling."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.problem import FixedOracle, StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Bome(Hypergradient[Carry]):
+    """BOME (Liu, Ye et al., 2022, arXiv:2209.08709).
+
+    Where q(y, lambda) = f(y, lambda) - f(y_K, lambda), with y_K the end of an inner loop from y
+    and constant, (y, lambda) move together along
+
+        d = grad F + multiplier * grad q,
+        multiplier = max(0, eta - <grad F, grad q> / |grad q|^2):
+
+    of all directions along which q falls at rate <grad q, d> >= eta |grad q|^2, the one nearest to
+    grad F. The estimate is the part of d in lambda; y takes one step of the inner solver along the
+    other part. Where y rests, d is the gradient in lambda of F + multiplier * q, which on strongly
+    convex problems misses the hypergradient by O(1 / multiplier).
+
+    The start is not differentiated: its outer parameters get gradient 0. Reports the gap q and
+    the multiplier, which is 0 where q has no gradient.
+
+    Cost: K + 2 inner gradients, and no second derivative.
+
+    Args:
+        eta: How fast the gap must fall, >= 0. The paper takes 0.5.
+    """
+
+    eta: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(
+                f"Bome needs a finite eta >= 0, got eta={self.eta}. Set method.eta, e.g. 0.5."
+            )
+
+    @property
+    def remembers(self) -> bool:
+        return True  # one step of y per estimate leads nowhere from a fresh start
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("Bome", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 2, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        problem, batch = loop.problem, data.inner_at(-1)
+        state = loop.begin(outer, data, carry["inner"])
+        y = state["inner"]
+        # With a memory of its own: what the solver remembers is of the steps along d.
+        best = loop.run(loop.solver.init(y), outer, data)["inner"]
+
+        def gap(y: Params, outer: Params) -> Tensor:
+            return problem.inner_loss(y, outer, batch) - problem.inner_loss(best, outer, batch)
+
+        upper = autodiff.grad(problem.outer_loss, (0, 1))(y, outer, data.outer)
+        lower, value = autodiff.grad_and_value(gap, (0, 1))(y, outer)
+        norm2 = _dot(lower, lower)
+        some = norm2 > 0
+        slack = self.eta - _dot(upper, lower) / torch.where(some, norm2, 1.0)
+        multiplier = torch.where(some, slack.clamp(min=0.0), 0.0)
+        along, grad = (
+            trees.axpy(multiplier, low, up) for up, low in zip(upper, lower, strict=True)
+        )
+        state = loop.solver.step(FixedOracle(outer, along), state)
+        loss = problem.outer_loss(state["inner"], outer, data.outer)
+        metrics = {"inner_gap": value, "multiplier": multiplier}
+        return Estimate(grad, loss, {"inner": state}, metrics)
+
+    def claim(self) -> Claim:
+        """The part in lambda of the projection of grad F onto the directions that close the gap."""
+
+        def reference(trial: Trial) -> Params:
+            problem, data = trial.loop.problem, trial.data
+            y = trial.carry["inner"]["inner"]
+            best = claims.state_after(trial, data.num_steps)["inner"]
+            _, unravel = trees.ravel(y)
+            size = trees.size(y)
+
+            def split(both: Params) -> tuple[Params, Params]:
+                return unravel(both["point"][:size]), restore(both["point"][size:])
+
+            _, restore = trees.ravel(trial.outer)
+            point = torch.cat([trees.ravel(y)[0], trees.ravel(trial.outer)[0]])
+
+            def upper_loss(both: Params) -> Tensor:
+                return problem.outer_loss(*split(both), data.outer)
+
+            def gap(both: Params) -> Tensor:
+                inner, outer = split(both)
+                batch = data.inner_at(-1)
+                return problem.inner_loss(inner, outer, batch) - problem.inner_loss(
+                    best, outer, batch
+                )
+
+            upper = claims.differenced(upper_loss, {"point": point})["point"]
+            lower = claims.differenced(gap, {"point": point})["point"]
+            short = self.eta * lower @ lower - lower @ upper  # by how much q falls too slowly
+            nearest = upper + short.clamp(min=0.0) / (lower @ lower) * lower
+            return restore(nearest[size:])
+
+        # After some estimates, since at the first no direction need be turned.
+        return Claim("grad F, turned until the value gap falls", reference, repeats=5)
+
+
+def _dot(left: tuple[Params, Params], right: tuple[Params, Params]) -> Tensor:
+    return trees.dot(left[0], right[0]) + trees.dot(left[1], right[1])

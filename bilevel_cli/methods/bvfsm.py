@@ -1,0 +1,154 @@
+"""Sequential minimisation of the value function, regularised and penalised."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, trees
+from bilevel_cli.claims import Claim
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, penalised_gradient
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.problem import MinibatchOracle, StepData
+from bilevel_cli.schedules import PowerLaw
+from bilevel_cli.solvers.base import SolverState, counter
+from bilevel_cli.trees import Params, Scalar
+
+
+@dataclass(frozen=True)
+class Bvfsm(Hypergradient[PenaltyCarry]):
+    """Bi-level value-function-based sequential minimisation (Liu et al., 2021, arXiv:2110.04974).
+
+    Of the paper's penalties and barriers on the constraint f(y) <= f*_mu, the quadratic penalty:
+
+        phi(lambda) = min_y F(y, lambda) + theta/2 |y|^2 + max(0, f(y, lambda) - f*_mu(lambda))^2
+                      / (2 sigma),        f*_mu(lambda) = min_z f(z, lambda) + mu/2 |z|^2.
+
+    The inner loop runs twice, for z and for y; the estimate is the gradient of phi, in which y and
+    z are constants by the envelope theorem:
+
+        d_lambda [ F(y, lambda) + m (f(y, lambda) - f(z, lambda)) ],    m = max(0, ...) / sigma.
+
+    So m is a multiplier that the violation sets itself; it grows as sigma^(-1/3) where f is
+    strongly convex. With the decay r_k = `decay`(k), step k has theta r_k, mu r_k^2 and
+    sigma r_k^3: then m grows as 1 / r_k, and all parts of the bias fall as r_k. That neither f nor
+    F need be convex, and that the minimiser of f need not be unique, is what the terms in theta
+    and mu are for.
+
+    Steps of y divide the gradient by 1 + m + step_size |f_y|^2 / sigma: the curvature of the
+    penalty is m d_y^2 f + f_y f_y^T / sigma, so a step size that serves F and f serves phi too. In
+    lambda nothing does so: an outer step that leaves y far behind meets a penalty of fourth order.
+    Lower optimizer.lr or raise sigma where that diverges.
+
+    The start is not differentiated: its outer parameters get gradient 0. Reports the gap
+    f(y) - f(z) and m.
+
+    Cost: 2 K + 2 inner gradients, and K values of the inner loss, which count as gradients.
+
+    Args:
+        sigma: Of the penalty, > 0.
+        mu: Of the regulariser of z, >= 0. Large, it lets y miss the constraint.
+        theta: Of the regulariser of y, >= 0.
+        decay: r_k at outer step k.
+        step_size: Of the order of 1 / (largest eigenvalue of d_y^2 f). Usually the learning rate of
+            the inner solver.
+    """
+
+    sigma: float
+    mu: float
+    theta: float
+    decay: PowerLaw
+    step_size: float
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("sigma", "> 0"),
+            ("step_size", "> 0"),
+            ("mu", ">= 0"),
+            ("theta", ">= 0"),
+        ):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf or (value == 0 and least == "> 0"):
+                raise ValueError(
+                    f"Bvfsm needs a finite {name} {least}, got {name}={value}. Set method.{name}."
+                )
+
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
+        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("Bvfsm", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(3 * num_steps + 2, 0)
+
+    def estimate(
+        self, loop: InnerLoop, outer: Params, data: StepData, carry: PenaltyCarry
+    ) -> Estimate:
+        rate = self.decay(carry["count"])
+        theta, mu, sigma = self.theta * rate, self.mu * rate**2, self.sigma * rate**3
+        origin = trees.zeros_like(carry["inner"]["inner"])
+        value = loop.begin(outer, data, carry["value"])
+        for t in range(data.num_steps):
+            oracle = MinibatchOracle(loop.problem, outer, data.inner_at(t), data.outer)
+            value = loop.solver.step(Proximal(oracle, mu, origin), value)
+        z = value["inner"]
+        allowed = 0.5 * mu * trees.dot(z, z)  # f*_mu - f(z)
+        state = loop.begin(outer, data, carry["inner"])
+        for t in range(data.num_steps):
+            batch = data.inner_at(t)
+            level = loop.problem.inner_loss(z, outer, batch) + allowed
+            state = loop.solver.step(
+                _Penalised(
+                    loop.problem, outer, batch, data.outer, level, theta, sigma, self.step_size
+                ),
+                state,
+            )
+
+        def multiplier(gap: Tensor) -> Tensor:
+            return (gap - allowed).clamp(min=0.0) / sigma
+
+        grad, loss, gap = penalised_gradient(
+            loop, outer, data, state["inner"], z, lambda gap: 0.5 * sigma * multiplier(gap) ** 2
+        )
+        following: PenaltyCarry = {"inner": state, "value": value, "count": carry["count"] + 1}
+        return Estimate(grad, loss, following, {"inner_gap": gap, "multiplier": multiplier(gap)})
+
+    def claim(self) -> Claim:
+        """The bias is O(decay): at a constant one, a tenth as large, a tenth."""
+        at = replace(self, sigma=1e-6, mu=1e-8, theta=1e-4, decay=PowerLaw(1.0, 0.0))
+        return Claim(
+            "the hypergradient, but for O(decay)",
+            claims.solution,
+            kind="rate",
+            repeats=100,
+            base=at,
+            variant=replace(at, decay=PowerLaw(0.1, 0.0)),
+            ratio=(0.07, 0.14),
+        )
+
+
+@dataclass(frozen=True)
+class _Penalised(MinibatchOracle):
+    """The objective of y, its gradient divided by what makes it steeper than F + f."""
+
+    level: Tensor
+    theta: Scalar
+    sigma: Scalar
+    step_size: float
+
+    def inner_grad(self, inner: Params) -> Params:
+        value_fn = autodiff.grad_and_value(self.problem.inner_loss)
+        slope, loss = value_fn(inner, self.outer, self.inner_batch)
+        multiplier = (loss - self.level).clamp(min=0.0) / self.sigma
+        direction = trees.axpy(self.theta, inner, self.outer_grad(inner))
+        direction = trees.axpy(multiplier, slope, direction)
+        steepness = 1 + multiplier + self.step_size * trees.dot(slope, slope) / self.sigma
+        return trees.scale(1 / steepness, direction)

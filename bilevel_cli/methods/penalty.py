@@ -1,0 +1,63 @@
+"""What penalties on the value function of the inner problem have in common."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import OracleWrapper, SolverState
+from bilevel_cli.trees import Params, Scalar
+
+
+class PenaltyCarry(Carry):
+    value: SolverState  # of z, whose loss is the value f(z) ~ min f
+    count: Tensor  # outer steps taken
+
+
+def penalised_gradient(
+    loop: InnerLoop,
+    outer: Params,
+    data: StepData,
+    y: Params,
+    z: Params,
+    penalty: Callable[[Tensor], Tensor],
+) -> tuple[Params, Tensor, Tensor]:
+    """The gradient in `outer` of F(y, outer) + penalty(f(y, outer) - f(z, outer)).
+
+    Both y and z are constants. At minimisers in y and z this is the total derivative, by the
+    envelope theorem: no second derivative is left. Takes two gradients of f.
+
+    Returns:
+        The gradient, F(y, outer), and the gap f(y, outer) - f(z, outer).
+    """
+    problem, batch = loop.problem, data.inner_at(-1)
+
+    def penalised(outer: Params) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        loss = problem.outer_loss(y, outer, data.outer)
+        gap = problem.inner_loss(y, outer, batch) - problem.inner_loss(z, outer, batch)
+        return loss + penalty(gap), (loss, gap)
+
+    grad, (_, (loss, gap)) = autodiff.grad_and_value(penalised, has_aux=True)(outer)
+    return grad, loss, gap
+
+
+@dataclass(frozen=True)
+class Proximal(OracleWrapper):
+    """f + weight / 2 * |z - center|^2 in place of f.
+
+    Args:
+        base: The oracle of f.
+        weight: Negative to be driven away from the center.
+        center: A constant.
+    """
+
+    weight: Scalar
+    center: Params
+
+    def inner_grad(self, inner: Params) -> Params:
+        drift = trees.axpy(-1.0, self.center, inner)
+        return trees.axpy(self.weight, drift, self.base.inner_grad(inner))
