@@ -4,12 +4,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 from configs import composed, options
 from hydra.utils import instantiate
 from problems import Plane, Quadratic
 from torch import Tensor
 from torch.autograd import Function
 
+from bilevel_cli import autodiff
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
@@ -32,6 +34,11 @@ from bilevel_cli.trees import Params
 
 GD = GradientDescent(0.1)
 COUNTS: Counter[str] = Counter()
+
+
+def mapped_size(x: Tensor) -> int:
+    """How many tensors a mapping holds in `x`: 1 outside of it."""
+    return torch.func.debug_unwrap(x).numel() // x.numel()
 
 
 class Passed(Function):
@@ -63,7 +70,7 @@ class Slope(Passed):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        COUNTS["hvps"] += 1
+        COUNTS["hvps"] += mapped_size(grads[0])
         return grads[0]
 
     @staticmethod
@@ -95,7 +102,9 @@ class Counted:
         return self.problem.init_inner(outer, data)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        COUNTS["inner_grads"] += 1  # nobody asks for the value alone
+        # Nobody asks for the value alone. A mapped loss is one for each of what it is mapped over,
+        # even where the inner parameters are still the same for all.
+        COUNTS["inner_grads"] += max(map(mapped_size, (*inner.values(), *outer.values())))
         ((name, value),) = inner.items()
         passed = Passed.apply(value)  # type: ignore[no-untyped-call]
         return self.problem.inner_loss({name: passed}, outer, batch)
@@ -121,6 +130,7 @@ def counted_and_declared(
     method: Hypergradient[Any], loop: InnerLoop, outer: Params, data: StepData
 ) -> tuple[Cost, Cost]:
     carry = method.init(outer, loop.fresh(outer, data))
+    data = data._replace(noise=method.draw(outer, torch.Generator().manual_seed(0)))
     COUNTS.clear()
     found = method.estimate(loop, outer, data, carry)
     counted = Cost(COUNTS["inner_grads"], COUNTS["hvps"])
@@ -184,6 +194,18 @@ def test_implicit_takes_a_gradient_a_residual_and_a_cross_product_besides_the_so
 ) -> None:
     expected = Cost(3 + 1, products + 2)
     assert costs(Implicit(solver, warm_adjoint), 3) == (expected, expected)
+
+
+def test_a_mapping_takes_what_each_of_its_estimates_takes() -> None:
+    problem, method = Quadratic(), Reverse(window=None, segment=3)
+    data, loop = problem.data(7), InnerLoop(Counted(problem), GD, Cold())
+
+    def grad(outer: Params) -> Params:
+        return method.estimate(loop, outer, data, {"inner": loop.fresh(outer, data)}).grad
+
+    COUNTS.clear()
+    autodiff.vmap(grad)({"lam": torch.randn(5, 3)})
+    assert (COUNTS["inner_grads"], COUNTS["hvps"]) == (5 * (7 + 6), 5 * 7)
 
 
 def test_forward_takes_a_product_for_each_step_and_outer_parameter() -> None:

@@ -75,7 +75,8 @@ def test_threads_and_mapping_equal_a_loop(option: str, two_threads: None) -> Non
     method = instantiate(composed("task=quadratic", f"method={option}").method)
     # A solver and a start with memory, so that the second step sees the carry of the first.
     loop = InnerLoop(problem, Momentum(0.05, 0.5), Warm())
-    first, second = (problem.data(STEPS) for _ in range(2))
+    noise = method.draw(outer, torch.Generator().manual_seed(0))
+    first, second = (problem.data(STEPS)._replace(noise=noise) for _ in range(2))
     state = stack([loop.fresh(outer, one(first, e)) for e in range(3)])
     begun = episodes.begin(method, loop, outer, first, state)
 

@@ -1,0 +1,93 @@
+"""What the methods that perturb the outer parameters at random share."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import trees
+from bilevel_cli.claims import Claim, NoSolution, Reference, Trial
+from bilevel_cli.trees import Params, Tree
+
+# The mean of `REPEATS` estimates with `ENOUGH` directions each has a relative standard error of
+# sqrt((d + 1) / 4000) in d dimensions: less than a half for d <= `FEW`.
+REPEATS, ENOUGH, FEW = 100, 40, 900
+
+
+def check_settings(who: str, std: float | None = None, **counts: int) -> None:
+    """Raises ValueError unless all counts are at least 1 and `std` is a usable deviation."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{who} needs {name} >= 1, got {name}={count}. Set method.{name}.")
+    if std is not None and not 0 < std < math.inf:
+        raise ValueError(f"{who} needs a finite std > 0, got std={std}. Set method.std, e.g. 0.01.")
+
+
+def normal(outer: Params, count: int, std: float, generator: torch.Generator) -> Params:
+    """`count` independent perturbations: a new leading dimension, entries from N(0, std^2)."""
+    return {
+        name: std
+        * torch.randn(
+            count, *value.shape, generator=generator, dtype=value.dtype, device=value.device
+        )
+        for name, value in outer.items()
+    }
+
+
+def mirrored(perturbations: Params) -> Params:
+    """The perturbations, and then their antithetic partners."""
+    return {name: torch.cat([value, -value]) for name, value in perturbations.items()}
+
+
+def around(outer: Params, perturbations: Params) -> Params:
+    """`outer` as it is, and then with each perturbation added: one more leading dimension."""
+    return {
+        name: torch.cat([value[None], value + perturbations[name]]) for name, value in outer.items()
+    }
+
+
+def combine(weights: Tensor, directions: Params) -> Params:
+    """sum_i weights_i * directions_i."""
+    return {name: torch.tensordot(weights, value, dims=1) for name, value in directions.items()}
+
+
+def row(tree: Tree, index: Tensor) -> Tree:
+    """Row `index`, a 0-dim tensor, of every tensor of nested dicts."""
+    if isinstance(tree, Tensor):
+        return tree.index_select(0, index[None]).squeeze(0)
+    return {name: row(value, index) for name, value in tree.items()}
+
+
+def unperturbed(particles: Tree) -> Tree:
+    """The state of the first particle, without holding on to the others."""
+    if isinstance(particles, Tensor):
+        return particles[0].clone()
+    return {name: unperturbed(value) for name, value in particles.items()}
+
+
+def choose(condition: Tensor, these: Tree, others: Tree) -> Tree:
+    """`these` where the 0-dim condition holds, else `others`: nested dicts alike."""
+    if isinstance(these, Tensor):
+        return torch.where(condition, these, others)
+    return {name: choose(condition, value, others[name]) for name, value in these.items()}
+
+
+def mean_claim(text: str, reference: Reference, base: Any) -> Claim:
+    """That the expectation of an estimate over its perturbations is the reference.
+
+    Args:
+        text: What the estimate is.
+        reference: Computes that.
+        base: The method with at least `ENOUGH` directions. Its estimate is a mean over them, so
+            that their number changes the noise and nothing else.
+    """
+
+    def in_few_dimensions(trial: Trial) -> Params:
+        count = trees.size(trial.outer)
+        if count > FEW:
+            raise NoSolution(f"a mean over random directions is noise in {count} dimensions")
+        return reference(trial)
+
+    # 4.5 standard errors are passed by chance once in 10^5 entries.
+    return Claim(text, in_few_dimensions, tolerance=4.5, kind="mean", repeats=REPEATS, base=base)
