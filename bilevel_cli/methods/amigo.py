@@ -1,0 +1,85 @@
+"""Implicit differentiation with a warm adjoint that SGD follows."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bilevel_cli import claims, trees
+from bilevel_cli.claims import Claim
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.implicit import ImplicitCarry
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Amigo(Hypergradient[ImplicitCarry]):
+    """AmIGO (Arbel & Mairal, 2022, arXiv:2111.14580): both linear and inner solves begin warm.
+
+    After K inner steps, from the adjoint v of the last outer step,
+
+        v <- v - adjoint_lr * (H_i v - d_z F),    i = 1..adjoint_steps,
+        dF/dlambda = d_lambda F - (d_lambda d_z f)^T v,
+
+    all at the last inner iterate: each H_i on an inner minibatch of its own, the cross derivative
+    on one more, the outer derivatives on the outer minibatch. Assumes a strongly convex inner loss.
+    Cost: K + adjoint_steps + 1 inner gradients, adjoint_steps + 1 products.
+
+    Args:
+        adjoint_steps: SGD steps on the adjoint, >= 1.
+        adjoint_lr: Their step size, < 2 / (largest eigenvalue of H).
+    """
+
+    adjoint_steps: int
+    adjoint_lr: float
+
+    remembers = True
+
+    def __post_init__(self) -> None:
+        if self.adjoint_steps < 1:
+            raise ValueError(
+                f"Amigo needs adjoint_steps >= 1, got adjoint_steps={self.adjoint_steps}. "
+                "Set method.adjoint_steps."
+            )
+        if not 0 < self.adjoint_lr < math.inf:
+            raise ValueError(
+                f"Amigo needs a finite adjoint_lr > 0, got adjoint_lr={self.adjoint_lr}. "
+                "Set method.adjoint_lr, e.g. to the step size of the inner solver."
+            )
+
+    @property
+    def extra_batches(self) -> int:
+        return self.adjoint_steps + 1
+
+    def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
+        return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("Amigo", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + self.adjoint_steps + 1, self.adjoint_steps + 1)
+
+    def claim(self) -> Claim:
+        return Claim("dF(z*)/dlambda", claims.solution, kind="limit", repeats=500)
+
+    def estimate(
+        self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry
+    ) -> Estimate:
+        problem, adjoint = loop.problem, carry["adjoint"]
+        state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
+        inner = state["inner"]
+        rhs, direct, loss = outer_slope(problem, inner, outer, data.outer)
+        for number in range(self.adjoint_steps):
+            product = hessian_product(problem, inner, outer, data.extra_at(number), adjoint)
+            residual = trees.axpy(-1.0, rhs, product)
+            adjoint = trees.axpy(-self.adjoint_lr, residual, adjoint)
+        batch = data.extra_at(self.adjoint_steps)
+        implicit = cross_product(problem, inner, outer, batch, adjoint)
+        return Estimate(
+            trees.axpy(-1.0, implicit, direct), loss, {"inner": state, "adjoint": adjoint}, {}
+        )

@@ -1,0 +1,172 @@
+"""Recursive momentum: hypergradients on minibatches whose noise fades as a run goes on."""
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import claims, trees
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.series import Series
+from bilevel_cli.methods.stochastic import hessian_product, inner_slope, outer_slope
+from bilevel_cli.problem import FixedOracle, StepData
+from bilevel_cli.schedules import PowerLaw
+from bilevel_cli.solvers.base import SolverState, counter
+from bilevel_cli.trees import Params
+
+
+def old_weight(momentum: PowerLaw, count: Tensor) -> Tensor:
+    """1 - momentum(k), and 0 at k = 0, where nothing is remembered yet. 0-dim."""
+    return torch.where(count > 0, 1.0 - momentum(count), 0.0)
+
+
+def check_weight(who: str, momentum: PowerLaw) -> None:
+    """Raises ValueError where the weight of a new gradient exceeds one."""
+    if momentum.initial > 1:
+        raise ValueError(
+            f"{who} needs a momentum weight <= 1, got momentum.initial={momentum.initial}. "
+            "Set method.momentum.initial, e.g. 0.5."
+        )
+
+
+def recursive(here: Params, there: Params, direction: Params, weight: Tensor) -> Params:
+    """here + weight * (direction - there): STORM (Cutkosky & Orabona, 2019, arXiv:1905.10018).
+
+    Args:
+        here: A gradient at the present point.
+        there: That at the previous point, on the same minibatch.
+        direction: What was returned there.
+        weight: Of what is remembered, 0-dim.
+    """
+    return {n: value + weight * (direction[n] - there[n]) for n, value in here.items()}
+
+
+class Pair(TypedDict):
+    inner: Params
+    outer: Params
+
+
+class MomentumCarry(Carry):
+    previous: Pair
+    direction: Pair
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class RecursiveMomentum(Hypergradient[MomentumCarry]):
+    """Single loop with recursive momentum on the inner gradient and on the hypergradient.
+
+    From the same (z, lambda), one step of the inner solver along m_z and the hypergradient m_x,
+
+        m_z <- g(z, lambda) + (1 - momentum(k)) * (m_z - g(z_previous, lambda_previous)),
+        m_x <- h(z, lambda) + (1 - momentum(k)) * (m_x - h(z_previous, lambda_previous)),
+
+    where both g = d_z f, and both h = d_lambda F - (d_lambda d_z f)^T v with v = series d_z F, are
+    taken on the same minibatches; the first m are g and h themselves. With the whole series, MRBO
+    (Yang et al., 2021, arXiv:2106.04692); with one random term, SUSTAIN (Khanduri et al., 2021,
+    arXiv:2102.07367). Assumes a strongly convex inner loss.
+
+    Each product with H has an inner minibatch of its own; g and the cross derivative share one.
+    With more than one inner step, all but the last are ordinary ones and come first. The solver
+    steps along one given direction, so one that asks for gradients elsewhere (Nesterov), or of F
+    too, is not itself here.
+
+    Cost: K - 1 + 2 terms inner gradients, 2 (terms - 1) products with H and two cross products.
+
+    Args:
+        series: The Neumann series.
+        momentum: Weight of the new gradient as a function of the outer step k, in (0, 1].
+    """
+
+    series: Series
+    momentum: PowerLaw
+
+    remembers = True
+
+    def __post_init__(self) -> None:
+        check_weight("RecursiveMomentum", self.momentum)
+
+    @property
+    def extra_batches(self) -> int:
+        return self.series.products
+
+    def init(self, outer: Params, state: SolverState) -> MomentumCarry:
+        inner = state["inner"]
+        return {
+            "inner": state,
+            "previous": _copied(inner, outer),
+            "direction": {"inner": trees.zeros_like(inner), "outer": trees.zeros_like(outer)},
+            "count": counter(inner, 0.0),
+        }
+
+    def draw(self, outer: Params, generator: torch.Generator) -> Params:
+        return self.series.draw(generator)
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("RecursiveMomentum", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps - 1 + 2 * self.series.terms, 2 * self.series.terms)
+
+    def claim(self) -> Claim:
+        def at_solution(trial: Trial) -> Params:
+            return claims.implicit_at(trial, claims.minimiser(trial), self.series.matrix)
+
+        def at_present(trial: Trial) -> Params:
+            inner = claims.state_after(trial, trial.data.num_steps - 1)["inner"]
+            return claims.implicit_at(trial, inner, self.series.matrix)
+
+        if self.series.random:
+            # m_x averages over the last 1 / momentum(k) draws, 200 of them at k = 1000.
+            text = f"implicit at z*, {self.series.terms} terms"
+            return Claim(text, at_solution, tolerance=0.3, kind="limit", repeats=1000)
+        # Without noise the momentum cancels: what is left is exact at every step.
+        text = f"implicit at z_K-1, {self.series.terms} terms"
+        return Claim(text, at_present, kind="limit", repeats=20)
+
+    def estimate(
+        self, loop: InnerLoop, outer: Params, data: StepData, carry: MomentumCarry
+    ) -> Estimate:
+        state = loop.begin(outer, data, carry["inner"])
+        state = loop.run(state, outer, data, last=data.num_steps - 1)
+        here = self._pair(loop, state["inner"], outer, data)
+        there = self._pair(loop, carry["previous"]["inner"], carry["previous"]["outer"], data)
+        before, weight = carry["direction"], old_weight(self.momentum, carry["count"])
+        direction: Pair = {
+            "inner": recursive(here["inner"], there["inner"], before["inner"], weight),
+            "outer": recursive(here["outer"], there["outer"], before["outer"], weight),
+        }
+        moved = loop.solver.step(FixedOracle(outer, direction["inner"]), state)
+        return Estimate(
+            grad=direction["outer"],
+            loss=loop.problem.outer_loss(moved["inner"], outer, data.outer),
+            carry={
+                "inner": moved,
+                "previous": _copied(state["inner"], outer),
+                "direction": direction,
+                "count": carry["count"] + 1,
+            },
+            metrics={},
+        )
+
+    def _pair(self, loop: InnerLoop, inner: Params, outer: Params, data: StepData) -> Pair:
+        """The inner gradient and the hypergradient at (z, lambda)."""
+        problem = loop.problem
+
+        def product(number: int, vector: Params) -> Params:
+            return hessian_product(problem, inner, outer, data.extra_at(number), vector)
+
+        gradient, pullback = inner_slope(problem, inner, outer, data.inner_at(-1))
+        rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
+        adjoint = self.series.sum(product, rhs, data.noise)
+        _, implicit = pullback(adjoint)
+        return {"inner": gradient, "outer": trees.axpy(-1.0, implicit, direct)}
+
+
+def _copied(inner: Params, outer: Params) -> Pair:
+    """The point, safe from an optimizer that moves the outer parameters in place."""
+    return {"inner": inner, "outer": trees.map_leaves(torch.clone, outer)}

@@ -1,0 +1,107 @@
+"""Neumann series of the inverse Hessian with a minibatch for each product."""
+
+import abc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import trees
+from bilevel_cli.trees import Params
+
+Product = Callable[[int, Params], Params]  # (i, v) -> H_i v, on minibatch i
+
+
+@dataclass(frozen=True)
+class Series(abc.ABC):
+    """step_size * sum_{j < terms} (I - step_size * H)^j rhs, or an estimate: about H^-1 rhs.
+
+    Converges for step_size < 2 / (largest eigenvalue of H). The number of terms, not of products,
+    names its length: it takes `terms` - 1 products, each on a minibatch of its own.
+
+    Args:
+        terms: Terms of the series, >= 1.
+        step_size: Usually the learning rate of the inner solver, > 0.
+    """
+
+    terms: int
+    step_size: float
+
+    random = False  # whether `sum` estimates the series, by numbers that `draw` draws
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.terms < 1:
+            raise ValueError(
+                f"{name} needs terms >= 1, got terms={self.terms}. Set method.series.terms."
+            )
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(
+                f"{name} needs a finite step_size > 0, got step_size={self.step_size}. "
+                "Set method.series.step_size, e.g. to the step size of the inner solver."
+            )
+
+    @property
+    def products(self) -> int:
+        """Products with a Hessian that one sum takes."""
+        return self.terms - 1
+
+    def draw(self, generator: torch.Generator) -> Params:
+        """The random numbers that one sum consumes."""
+        del generator
+        return {}
+
+    @abc.abstractmethod
+    def sum(self, product: Product, rhs: Params, noise: Params) -> Params:
+        """The sum, or an estimate of it.
+
+        Args:
+            product: H_i v for the i-th minibatch, i < `products`.
+            rhs: What the series is applied to.
+            noise: As drawn.
+        """
+
+    def matrix(self, hessian: Tensor) -> Tensor:
+        """The sum for a dense Hessian [n, n]: what the estimates are of, in expectation."""
+        identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+        found = torch.zeros_like(hessian)
+        for power in range(self.terms):
+            found += torch.linalg.matrix_power(identity - self.step_size * hessian, power)
+        return self.step_size * found
+
+
+@dataclass(frozen=True)
+class WholeSeries(Series):
+    """All terms, by r_{j+1} = r_j - step_size * H_j r_j from r_0 = rhs: step_size * sum_j r_j."""
+
+    def sum(self, product: Product, rhs: Params, noise: Params) -> Params:
+        term = total = rhs
+        for number in range(self.products):
+            term = trees.axpy(-self.step_size, product(number, term), term)
+            total = trees.axpy(1.0, term, total)
+        return trees.scale(self.step_size, total)
+
+
+@dataclass(frozen=True)
+class RandomTerm(Series):
+    """One term in the place of all: terms * step_size * prod_{j < p} (I - step_size * H_j) rhs.
+
+    p is uniform on 0, ..., terms - 1, so the expectation is the whole sum. Products beyond p are
+    taken and dropped: their number must not depend on what was drawn.
+    """
+
+    random = True
+
+    def draw(self, generator: torch.Generator) -> Params:
+        device = generator.device
+        return {"power": torch.randint(self.terms, (), generator=generator, device=device)}
+
+    def sum(self, product: Product, rhs: Params, noise: Params) -> Params:
+        term = rhs
+        for number in range(self.products):
+            # A step of zero from the p-th product on.
+            step = torch.where(number < noise["power"], self.step_size, 0.0)
+            term = trees.axpy(-step, product(number, term), term)
+        return trees.scale(self.terms * self.step_size, term)

@@ -1,0 +1,82 @@
+"""Inner variable, adjoint and outer variable moved at once, each by a stochastic gradient."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import claims, trees
+from bilevel_cli.claims import Claim
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.implicit import ImplicitCarry
+from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.stochastic import inner_slope, outer_slope
+from bilevel_cli.problem import FixedOracle, StepData
+from bilevel_cli.schedules import PowerLaw
+from bilevel_cli.solvers.base import SolverState, counter
+from bilevel_cli.trees import Params
+
+
+class SobaCarry(ImplicitCarry):
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class Soba(Hypergradient[SobaCarry]):
+    """SOBA (Dagreou et al., 2022, arXiv:2201.13409), a single loop: from the same (z, v, lambda)
+
+        z <- one step of the inner solver along d_z f,
+        v <- v - adjoint_lr(k) * (H v - d_z F),
+        dF/dlambda = d_lambda F - (d_lambda d_z f)^T v.
+
+    f is seen on one inner minibatch, F on one outer. With more than one inner step, all but the
+    last are ordinary ones and come first. Assumes a strongly convex inner loss. The solver
+    steps along one given direction, so one that asks for gradients elsewhere (Nesterov), or of F
+    too, is not itself here.
+
+    Cost: K inner gradients, and one product with H and the cross derivative at once.
+
+    Args:
+        adjoint_lr: Step size of the adjoint as a function of the outer step k.
+    """
+
+    adjoint_lr: PowerLaw
+
+    remembers = True
+
+    def init(self, outer: Params, state: SolverState) -> SobaCarry:
+        inner = state["inner"]
+        return {"inner": state, "adjoint": trees.zeros_like(inner), "count": counter(inner, 0.0)}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        losses_depend_on_outer("Soba", loop, outer, data)
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 1)
+
+    def claim(self) -> Claim:
+        return Claim("dF(z*)/dlambda", claims.solution, 1e-3, kind="limit", repeats=3000)
+
+    def estimate(
+        self, loop: InnerLoop, outer: Params, data: StepData, carry: SobaCarry
+    ) -> Estimate:
+        problem, adjoint, count = loop.problem, carry["adjoint"], carry["count"]
+        state = loop.begin(outer, data, carry["inner"])
+        state = loop.run(state, outer, data, last=data.num_steps - 1)
+        inner = state["inner"]
+        gradient, pullback = inner_slope(problem, inner, outer, data.inner_at(-1))
+        product, implicit = pullback(adjoint)
+        rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
+        state = loop.solver.step(FixedOracle(outer, gradient), state)
+        residual = trees.axpy(-1.0, rhs, product)
+        return Estimate(
+            grad=trees.axpy(-1.0, implicit, direct),
+            loss=problem.outer_loss(state["inner"], outer, data.outer),
+            carry={
+                "inner": state,
+                "adjoint": trees.axpy(-self.adjoint_lr(count), residual, adjoint),
+                "count": count + 1,
+            },
+            metrics={},
+        )

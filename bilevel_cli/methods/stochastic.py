@@ -1,0 +1,53 @@
+"""The derivatives that stochastic methods take, each on a minibatch of its own."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from bilevel_cli import autodiff
+from bilevel_cli.problem import Batch, Problem
+from bilevel_cli.trees import Params
+
+
+def inner_slope(
+    problem: Problem, inner: Params, outer: Params, batch: Batch
+) -> tuple[Params, Callable[[Params], tuple[Params, Params]]]:
+    """d_z f, and the function v -> (H v, (d_lambda d_z f)^T v): both from the same graph."""
+
+    def slope(inner: Params, outer: Params) -> Params:
+        return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+
+    gradient, pullback = autodiff.vjp(slope, inner, outer)
+    return gradient, pullback
+
+
+def outer_slope(
+    problem: Problem, inner: Params, outer: Params, batch: Batch
+) -> tuple[Params, Params, Tensor]:
+    """d_z F, d_lambda F and F."""
+    both, loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(inner, outer, batch)
+    return *both, loss
+
+
+def hessian_product(
+    problem: Problem, inner: Params, outer: Params, batch: Batch, vector: Params
+) -> Params:
+    """H v, from a graph in z alone."""
+
+    def slope(inner: Params) -> Params:
+        return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+
+    _, pullback = autodiff.vjp(slope, inner)
+    return pullback(vector)[0]
+
+
+def cross_product(
+    problem: Problem, inner: Params, outer: Params, batch: Batch, vector: Params
+) -> Params:
+    """(d_lambda d_z f)^T v, from a graph in lambda alone."""
+
+    def slope(outer: Params) -> Params:
+        return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+
+    _, pullback = autodiff.vjp(slope, outer)
+    return pullback(vector)[0]
