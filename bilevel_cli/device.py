@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ class Device:
         deterministic: Whether to use only kernels whose results repeat bit for bit.
         threads: CPU threads; null for all cores.
         episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
+        capture: "compile" to compile the outer step as a whole, or null.
     """
 
     name: str
@@ -29,17 +31,18 @@ class Device:
     deterministic: bool
     threads: int | None
     episodes_chunk: int | None
+    capture: str | None
 
     def __post_init__(self) -> None:
         for setting, options in (
             ("dtype", ("float32", "float64")),
             ("matmul_precision", ("highest", "high", "medium")),
+            ("capture", (None, "compile")),
         ):
             got = getattr(self, setting)
             if got not in options:
-                raise ValueError(
-                    f"A device needs {setting} to be one of {', '.join(options)}, got {got}."
-                )
+                known = ", ".join(option or "null" for option in options)
+                raise ValueError(f"A device needs {setting} to be one of {known}, got {got}.")
         for name in ("threads", "episodes_chunk"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -50,6 +53,11 @@ class Device:
         if self.deterministic:
             # cuBLAS reads it when it starts; without it torch refuses every matrix product.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if self.capture and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+            raise ValueError(
+                "A device needs a C++ compiler for capture=compile, got none on the PATH. Install "
+                "one, or set device.capture=null."
+            )
         name = self.name
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"

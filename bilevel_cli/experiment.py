@@ -140,6 +140,7 @@ def build(
             where,
             metrics,
             device.episodes_chunk,
+            device.capture == "compile",
             settings,
         )
     except ValueError as error:

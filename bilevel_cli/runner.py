@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli import checkpoint, episodes, trees
+from bilevel_cli import autodiff, checkpoint, episodes, trees
 from bilevel_cli.data.blocks import Stream
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
 from bilevel_cli.interrupts import Interrupted, stop_requests
@@ -79,6 +79,7 @@ class Runner:
         device: Where the task's data live.
         metrics: Probes, by the names of their yaml options.
         episodes_chunk: Episodes that a GPU holds in memory at once.
+        compiled: Whether to compile the outer step.
         settings: The resolved configuration; a checkpoint of another one is refused.
     """
 
@@ -95,6 +96,7 @@ class Runner:
         device: torch.device,
         metrics: dict[str, Metric],
         episodes_chunk: int | None = None,
+        compiled: bool = False,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.task, self.loop, self.method = task, loop, method
@@ -108,7 +110,8 @@ class Runner:
         with torch.no_grad():
             self._begin(seed, optimizer)
         self.scheduler = scheduler(self.optimizer)
-        self.estimate = episodes.outer_step(method, loop, episodes_chunk)
+        step = episodes.outer_step(method, loop, episodes_chunk)
+        self.estimate = autodiff.compiled(step) if compiled else step
         self.step, self.seconds = 0, 0.0
         self.inner_grads: Scalar = 0
         self.hvps: Scalar = 0
@@ -312,7 +315,7 @@ def check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> Non
     # The method first: one that remembers often brings a start that does, and is the reason.
     for part, way_out in (
         (method, "a method without memory, such as method=reverse or method=iaptt"),
-        (loop.start, "start=cold or start=learned"),
+        (loop.start, "start=cold or start=learned, or a method without start=warm: method=reverse"),
     ):
         if part.remembers:
             raise ValueError(

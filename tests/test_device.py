@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "deterministic": False,
     "threads": None,
     "episodes_chunk": None,
+    "capture": None,
 }
 
 
@@ -122,6 +123,12 @@ def test_an_unknown_device_is_refused_before_anything_changes(
     assert settings_of_torch() == before
 
 
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler for capture=compile, got none"):
+        device(capture="compile").prepare()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,6 +137,7 @@ def test_an_unknown_device_is_refused_before_anything_changes(
             {"matmul_precision": "low"},
             "A device needs matmul_precision to be one of highest, high, medium, got low.",
         ),
+        ({"capture": "graph"}, "A device needs capture to be one of null, compile, got graph."),
         ({"threads": 0}, "A device needs threads >= 1 or null, got threads=0."),
         ({"episodes_chunk": -1}, "A device needs episodes_chunk >= 1 or null, got episodes_chunk="),
     ],

@@ -260,3 +260,13 @@ def test_a_resolved_configuration_is_plain(tmp_path: Path) -> None:
     OmegaConf.update(config, "solver.lr", "${nowhere}")
     with pytest.raises(UsageError, match=r"solver.lr: Interpolation key 'nowhere' not found"):
         experiment.resolved(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["reverse", "soba", "iaptt", "es"])
+def test_a_compiled_run_has_the_numbers_of_an_eager_one(method: str, tmp_path: Path) -> None:
+    overrides = [f"method={method}", "inner_steps=3", "device.dtype=float64", "log_every=1"]
+    build(tmp_path / "eager", *overrides).run()
+    build(tmp_path / "compiled", *overrides, "device.capture=compile").run()
+    eager, compiled = (table(tmp_path / name, "train.csv") for name in ("eager", "compiled"))
+    pd.testing.assert_frame_equal(eager, compiled, rtol=1e-10, atol=1e-12)
