@@ -71,7 +71,7 @@ def main() -> None:
     for reason in _errors:
         if debug:
             raise reason
-        _exit(1 if isinstance(reason, Failed) else 2, _explain(reason))
+        _exit(1 if isinstance(reason, Failed) else 2, explain(reason))
     if sweep.failures:
         lines = [f"  {folder}: {reason}" for folder, reason in sweep.failures.items()]
         _exit(1, "\n".join([f"{len(lines)} of the jobs failed:", *lines]))
@@ -88,7 +88,7 @@ def _config_dirs(arguments: list[str]) -> list[Path]:
     return [Path(folder) for folder in found]
 
 
-def _explain(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """One to three lines: what is wrong, and the nearest thing that would be right."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
@@ -104,7 +104,7 @@ def _explain(error: BaseException) -> str:
             near = options.hint(found[1], [*options.groups(), *options.keys(_settings())])
             return f"there is no setting {found[1]!r}{near}\nSee bilevel-run --help."
         if error.__cause__ is not None:
-            return _explain(error.__cause__)
+            return explain(error.__cause__)
     return "\n".join([line for line in str(error).splitlines() if line][:3])
 
 

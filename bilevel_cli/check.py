@@ -1,0 +1,166 @@
+"""The bilevel-check command: every method's hypergradient against what it says it is."""
+
+import argparse
+import csv
+import itertools
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from bilevel_cli import __version__
+from bilevel_cli.cli import explain
+from bilevel_cli.errors import UsageError
+from bilevel_cli.options import CONF
+
+if TYPE_CHECKING:
+    from bilevel_cli.checking import Finding
+
+# What a check is of unless the command line says otherwise: small, with a closed form, in float64.
+DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.dtype": "float64"}
+
+DESCRIPTION = """\
+Holds each method to what it claims to estimate: closed forms and central differences in float64,
+the mean over many draws for random methods, the documented rate for biased ones.
+
+  bilevel-check                                            every method, on a quadratic
+  bilevel-check method=cg,neumann task=ridge               some, on ridge regression
+  bilevel-check method=iaptt task=reweight data=digits     one, on a task of yours
+  bilevel-check --config-dir my/conf method=mine           your own
+
+Exit codes: 0 all hold, or refuse; 1 one is outside its tolerance; 2 a wrong option or value.
+"""
+
+
+def main() -> None:
+    """Runs the command. Exit codes as in its description."""
+    parser = argparse.ArgumentParser(
+        prog="bilevel-check",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for bilevel-run")
+    parser.add_argument("--config-dir", help="a folder of your own options, besides conf/")
+    parser.add_argument("--csv", type=Path, help="also write the table to this file")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    parser.add_argument("--version", action="version", version=f"bilevel-check {__version__}")
+    arguments = parser.parse_args()
+    try:
+        rows = _rows(arguments.overrides, arguments.config_dir)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # besides its own, Hydra raises all kinds
+        print(f"bilevel-check: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    print(_markdown(rows) if arguments.markdown else _text(rows))
+    if arguments.csv:
+        _write(arguments.csv, rows)
+    wrong = [name for name, finding in rows if finding.verdict in ("WRONG", "unsettled")]
+    if wrong:
+        print(f"bilevel-check: outside of its tolerance: {', '.join(wrong)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Finding]]":
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    first = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    if config_dir and not Path(config_dir).is_dir():
+        raise UsageError(f"--config-dir needs a folder, got {config_dir}.")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        if config_dir:
+            hydra.compose("config", search)  # so that a glob sees the folder's options too
+        choices = _expanded([*first, *overrides], search)
+        composed = [
+            (choice, hydra.compose("config", [*search, *choice], return_hydra_config=True))
+            for choice in choices
+        ]
+        return [(_name(choice, choices), _checked(config)) for choice, config in composed]
+
+
+def _expanded(overrides: list[str], search: list[str]) -> list[list[str]]:
+    """One list of overrides for each combination of the values that they sweep over."""
+    loader = GlobalHydra.instance().config_loader()
+    if search:
+        loader.load_configuration("config", overrides=search, run_mode=RunMode.RUN)
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    values = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [one.input_line or ""]
+        for one in parsed
+    ]
+    return [list(choice) for choice in itertools.product(*values)]
+
+
+def _name(choice: list[str], choices: list[list[str]]) -> str:
+    """The values of the overrides in which the checks differ; the method's where there is one."""
+    differing = [
+        value for value, *others in zip(choice, *choices, strict=True) if len(set(others)) > 1
+    ]
+    shown = differing or [value for value in choice if value.startswith("method=")]
+    return " ".join(value.removeprefix("method=") for value in shown)
+
+
+def _checked(config: DictConfig) -> "Finding":
+    from bilevel_cli import checking, experiment  # here: --help does not wait for torch
+
+    options = dict(config.hydra.runtime.choices)
+    try:
+        _, _, task, loop, method = experiment.parts(config, options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return checking.check(method, loop, task, config.inner_steps, config.seed)
+
+
+COLUMNS = ("method", "claim", "measured", "allowed", "to exact", "grads", "products", "verdict")
+
+
+def _cells(name: str, finding: "Finding") -> tuple[str, ...]:
+    exact = "-"
+    if math.isfinite(finding.exact_error):
+        exact = f"{finding.exact_error:.1e}, cos {finding.exact_cosine:.3f}"
+    counts = [
+        "-" if math.isnan(count) else f"{count:g}" for count in (finding.inner_grads, finding.hvps)
+    ]
+    return (
+        name,
+        finding.claim,
+        finding.measured or "-",
+        finding.allowed or "-",
+        exact,
+        *counts,
+        finding.verdict,
+    )
+
+
+def _text(rows: "list[tuple[str, Finding]]") -> str:
+    table = [COLUMNS, *(_cells(name, finding) for name, finding in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table
+    ]
+    reasons = [f"{name}: {finding.reason}" for name, finding in rows if finding.reason]
+    return "\n".join([*lines, *([""] if reasons else []), *reasons])
+
+
+def _markdown(rows: "list[tuple[str, Finding]]") -> str:
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(name, finding) for name, finding in rows)]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in lines)
+
+
+def _write(path: Path, rows: "list[tuple[str, Finding]]") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", *rows[0][1]._fields])
+        writer.writerows([name, *finding] for name, finding in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Holds a hypergradient method to what it claims, on one inner problem in float64."""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims, episodes, trees
+from bilevel_cli.claims import Claim, NoSolution, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Estimate, Hypergradient
+from bilevel_cli.problem import StepData
+from bilevel_cli.runner import check_memory
+from bilevel_cli.tasks.base import Task
+from bilevel_cli.trees import Params
+
+AT_ONCE = 20_000  # inner parameters of all estimates that are mapped at once
+AWAY = 0.1  # standard deviation of the outer parameters around their start, where symmetries hide
+
+
+class Finding(NamedTuple):
+    """One row of the table of `bilevel-check`.
+
+    Attributes:
+        claim: What the method says its estimate is.
+        measured: The error, z-score or ratio that was found, as text.
+        allowed: What it may be, as text.
+        relative_error: |g - reference| / |reference| to what is claimed; NaN where there is none.
+        cosine: Of g and that reference.
+        exact_error: Relative error to the hypergradient at the inner solution; NaN where there is
+            no isolated solution, or none small enough to be found densely.
+        exact_cosine: Of g and that.
+        inner_grads: Gradients of the inner loss that one estimate takes.
+        hvps: Second-order products that it takes.
+        seconds: Of one estimate.
+        verdict: "ok"; "WRONG"; "unsettled", where repeated estimates still move and may be right
+            one day; "refused", by the method; "no reference", where the claim needs a solution
+            that the problem has not.
+        reason: For all but "ok", in one line.
+    """
+
+    claim: str
+    verdict: str
+    measured: str = ""
+    allowed: str = ""
+    relative_error: float = math.nan
+    cosine: float = math.nan
+    exact_error: float = math.nan
+    exact_cosine: float = math.nan
+    inner_grads: float = math.nan
+    hvps: float = math.nan
+    seconds: float = math.nan
+    reason: str = ""
+
+
+@torch.no_grad()
+def check(
+    method: Hypergradient[Any], loop: InnerLoop, task: Task, num_steps: int, seed: int
+) -> Finding:
+    """Checks the claim of `method` on one inner problem of `task`, all of whose batches are alike.
+
+    Args:
+        method: The method.
+        loop: The inner loop on the task.
+        task: The task; torch's default precision should be float64.
+        num_steps: Inner steps.
+        seed: Of the outer parameters, the sample and the method's own noise.
+    """
+    claim = method.claim()
+    try:
+        check_memory(task, loop, method)
+        outer, data = _setting(task, loop, method, num_steps, seed)
+        method.check(loop, outer, data)
+        return _hold(method, claim, loop, outer, data, seed)
+    except ValueError as error:
+        return Finding(claim.text, "refused", reason=str(error))
+    except NoSolution as error:
+        return Finding(claim.text, "no reference", reason=str(error))
+    except RuntimeError as error:
+        if "method=" not in str(error):
+            raise
+        return Finding(claim.text, "refused", reason=str(error))
+
+
+def _setting(
+    task: Task, loop: InnerLoop, method: Hypergradient[Any], num_steps: int, seed: int
+) -> tuple[Params, StepData]:
+    cpu = torch.Generator().manual_seed(seed)
+    outer = task.init_outer(cpu)
+    device = next(iter(outer.values())).device if outer else torch.device("cpu")
+    data = task.sample(1, torch.Generator(device).manual_seed(seed))
+    if task.episodes is not None:
+        data = episodes.first(data)
+    outer = {**loop.outer_init(data), **outer}
+    outer = {
+        name: value + AWAY * torch.randn(value.shape, generator=cpu).to(value)
+        for name, value in outer.items()
+    }
+
+    # Of no block: a memory of blocks of which one alone is ever seen would not fill.
+    inner, last = (
+        {name: value for name, value in batch.items() if name != "block"}
+        for batch in (data.inner, data.outer)
+    )
+
+    def repeated(count: int) -> dict[str, Tensor]:
+        return {name: value.expand(count, *value.shape[1:]) for name, value in inner.items()}
+
+    extra = repeated(method.extra_batches) if method.extra_batches else {}
+    return task.project_outer(outer), data._replace(
+        inner=repeated(num_steps), outer=last, extra=extra
+    )
+
+
+def _hold(
+    method: Hypergradient[Any],
+    claim: Claim,
+    loop: InnerLoop,
+    outer: Params,
+    data: StepData,
+    seed: int,
+) -> Finding:
+    device = next(iter(outer.values())).device
+    noise = torch.Generator(device).manual_seed(seed + 1)
+
+    def first(method: Hypergradient[Any]) -> Any:
+        return method.begin(loop, outer, data, loop.fresh(outer, data))
+
+    def estimate(method: Hypergradient[Any], carry: Any) -> tuple[Estimate, Trial]:
+        drawn = data._replace(noise=method.draw(outer, noise))
+        found = method.estimate(loop, outer, drawn, carry)
+        return found, Trial(loop, outer, drawn, carry, found.carry["inner"]["inner"])
+
+    def repeated(method: Hypergradient[Any]) -> tuple[Estimate, Trial, float]:
+        """The last of `claim.repeats` estimates, each with the carry of the one before.
+
+        And the relative distance that the second half of them moved.
+        """
+        found, trial = estimate(method, first(method))
+        half = found
+        for count in range(1, claim.repeats):
+            if count == claim.repeats // 2:
+                half = found
+            found, trial = estimate(method, found.carry)
+        return found, trial, _error(half.grad, found.grad)
+
+    since = time.perf_counter()
+    single, _ = estimate(method, first(method))
+    seconds = time.perf_counter() - since
+    base = method if claim.base is None else claim.base
+    unsettled = False
+    if claim.kind == "mean":
+        found, trial = estimate(base, first(base))
+        drawn = _drawn(base, claim.repeats, trial, noise)
+        grad, measured, allowed, holds = _mean(claim, drawn, claim.reference(trial))
+        found = found._replace(grad=grad)
+    else:
+        found, trial, moved = repeated(base)
+        error = _error(found.grad, claim.reference(trial))
+        limit = claim.tolerance(trial) if callable(claim.tolerance) else claim.tolerance
+        measured, allowed, holds = f"{error:.1e}", f"<= {limit:.1e}", error <= limit
+        if claim.kind == "rate":
+            other, trial_of_other, _ = repeated(claim.variant)
+            ratio = _error(other.grad, claim.reference(trial_of_other)) / error
+            low, high = claim.ratio
+            measured, allowed = f"ratio {ratio:.3f}", f"{low:g} .. {high:g}"
+            holds = low <= ratio <= high
+        unsettled = claim.kind in ("limit", "rate") and not holds and moved > limit
+    verdict, reason = "ok", ""
+    if unsettled:
+        verdict = "unsettled"
+        reason = (
+            f"says {claim.text} in the limit, and after {claim.repeats} estimates still moves. "
+            "Raise inner_steps or the step sizes."
+        )
+    elif not holds:
+        verdict = "WRONG"
+        reason = f"says {claim.text}, and misses it: {measured}, not {allowed}"
+    reference = claim.reference(trial)
+    cost = method.cost(data.num_steps, outer, trial.last, single.metrics)
+    finding = Finding(
+        claim=claim.text,
+        verdict=verdict,
+        measured=measured,
+        allowed=allowed,
+        relative_error=_error(found.grad, reference),
+        cosine=_cosine(found.grad, reference),
+        inner_grads=float(cost.inner_grads),
+        hvps=float(cost.hvps),
+        seconds=seconds,
+        reason=reason,
+    )
+    try:
+        exact = claims.solution(trial)
+    except NoSolution:
+        return finding
+    return finding._replace(
+        exact_error=_error(found.grad, exact), exact_cosine=_cosine(found.grad, exact)
+    )
+
+
+def _drawn(method: Hypergradient[Any], count: int, trial: Trial, noise: torch.Generator) -> Tensor:
+    """`count` estimates that differ in their noise alone, [count, outer parameters]."""
+    loop, outer, data, carry, last = trial
+
+    def vector(drawn: Params) -> Tensor:
+        found = method.estimate(loop, outer, data._replace(noise=drawn), carry)
+        return trees.ravel(found.grad)[0]
+
+    draws = [method.draw(outer, noise) for _ in range(count)]
+    at_once = max(1, AT_ONCE // trees.size(last))  # mapped: one by one takes a hundred times longer
+    return torch.cat(
+        [
+            autodiff.vmap(vector)(
+                {
+                    name: torch.stack([draw[name] for draw in draws[first : first + at_once]])
+                    for name in draws[0]
+                }
+            )
+            for first in range(0, count, at_once)
+        ]
+    )
+
+
+def _mean(claim: Claim, drawn: Tensor, reference: Params) -> tuple[Params, str, str, bool]:
+    """Holds the mean of estimates to its reference, by a z-test of every entry."""
+    vector, unravel = trees.ravel(reference)
+    mean, error = drawn.mean(0), drawn.std(0) / math.sqrt(len(drawn))
+    # An entry without noise, such as one that the loss does not depend on, must be right itself.
+    floor = 1e-9 * (1 + vector.norm())
+    score = float(((mean - vector).abs() / (error + floor)).max())
+    noise = float(error.norm() / vector.norm())
+    limit = claim.tolerance
+    assert not callable(limit), "The tolerance of a mean is a z-score"
+    return (
+        unravel(mean),
+        f"z {score:.1f}, noise {noise:.2f}",
+        f"z <= {limit:g}, noise <= 0.5",
+        score <= limit and noise <= 0.5,
+    )
+
+
+def _error(found: Params, reference: Params) -> float:
+    """The relative error; the absolute one where the reference is zero."""
+    gap, norm = trees.norm(trees.axpy(-1.0, reference, found)), float(trees.norm(reference))
+    return float(gap) / (norm or 1.0)
+
+
+def _cosine(found: Params, reference: Params) -> float:
+    norms = float(trees.norm(found) * trees.norm(reference))
+    return float(trees.dot(found, reference)) / norms if norms > 0 else math.nan

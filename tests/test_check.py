@@ -1,0 +1,218 @@
+"""bilevel-check: what holds is ok, what does not is named, and the exit code says so."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from configs import composed, options
+from problems import Quadratic
+from test_plugin import FILES
+
+from bilevel_cli import check, claims, experiment
+from bilevel_cli.checking import Finding
+from bilevel_cli.checking import check as hold
+from bilevel_cli.claims import Claim, NoSolution, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Estimate
+from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.starts.cold import Cold
+from bilevel_cli.tasks import quadratic
+from bilevel_cli.trees import Params
+
+Captured = pytest.CaptureFixture[str]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bilevel-check", *arguments])
+    try:
+        check.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def held(method: Reverse) -> Finding:
+    generator = torch.Generator().manual_seed(0)
+    task = quadratic.Quadratic(6, 3, 0.1, torch.device("cpu"), generator)
+    return hold(method, InnerLoop(task, GradientDescent(0.1), Cold()), task, 10, seed=0)
+
+
+class Wrong(Reverse):
+    """One entry of the hypergradient is off by a thousandth."""
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        found = super().estimate(loop, outer, data, carry)
+        spoiled = found.grad["lam"].clone()
+        spoiled[0] *= 1.001
+        return found._replace(grad={"lam": spoiled})
+
+
+class Noisy(Reverse):
+    """The right mean, or one that is off by `bias`, under noise of the size of the gradient."""
+
+    bias = 0.0
+
+    def draw(self, outer: Params, generator: torch.Generator) -> Params:
+        return {n: torch.randn(v.shape, generator=generator) for n, v in outer.items()}
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        found = super().estimate(loop, outer, data, carry)
+        grad = found.grad["lam"] * (1 + self.bias + data.noise["lam"])
+        return found._replace(grad={"lam": grad})
+
+    def claim(self) -> Claim:
+        return Claim("its mean", claims.unrolled, 4.5, "mean", repeats=1000)
+
+
+class Biased(Noisy):
+    bias = 0.3
+
+
+class Hopeless(Noisy):
+    def claim(self) -> Claim:
+        return Noisy.claim(self)._replace(repeats=2)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "quadratic",
+        pytest.param("ridge", marks=pytest.mark.slow),
+        pytest.param("logistic", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("method", options("method"))
+def test_every_method_is_what_it_claims_to_be(task: str, method: str) -> None:
+    config = composed(f"task={task}", f"method={method}", "device=cpu", "device.dtype=float64")
+    _, _, built, loop, estimator = experiment.parts(config, {})
+    found = hold(estimator, loop, built, config.inner_steps, config.seed)
+    # Refused: Reptile and its like need a learned start, which these tasks have not.
+    assert found.verdict == "ok" or (found.verdict == "refused" and "method=" in found.reason)
+
+
+def test_an_exact_method_is_exact_and_costs_what_it_declares() -> None:
+    found = held(Reverse(None, None))
+    assert (found.verdict, found.inner_grads, found.hvps) == ("ok", 10, 10)
+    assert found.relative_error < 1e-9
+    assert found.cosine == pytest.approx(1)
+    # Ten steps of GD contract by 0.9 at most: near the exact hypergradient, but not at it.
+    assert 1e-3 < found.exact_error < 1
+
+
+def test_an_error_of_a_thousandth_in_one_entry_is_wrong() -> None:
+    found = held(Wrong(None, None))
+    assert found.verdict == "WRONG"
+    assert "dF(z_K)/dlambda, and misses it" in found.reason
+
+
+def test_a_mean_is_tested_against_its_noise() -> None:
+    assert held(Noisy(None, None)).verdict == "ok"
+    assert held(Biased(None, None)).verdict == "WRONG"  # ten standard errors
+    assert held(Hopeless(None, None)).verdict == "WRONG"  # two draws prove nothing
+
+
+def trial(problem: Any, last: Params | None = None) -> Trial:
+    data = problem.data(5)
+    loop = InnerLoop(problem, GradientDescent(0.1), Cold())
+    carry = {"inner": loop.fresh(problem.outer_init(), data)}
+    return Trial(loop, problem.outer_init(), data, carry, last or data.init)
+
+
+def test_the_reference_of_all_is_the_closed_form() -> None:
+    problem = Quadratic()
+    found = claims.solution(trial(problem))
+    torch.testing.assert_close(
+        found, problem.hypergradient(problem.outer_init()), rtol=1e-8, atol=0
+    )
+
+
+def test_a_flat_inner_problem_has_no_reference() -> None:
+    problem = Quadratic()
+    problem.hessian = torch.zeros(6, 6)
+    with pytest.raises(NoSolution):
+        claims.solution(trial(problem))
+
+
+def test_many_entries_are_differenced_by_reverse_mode_and_checked() -> None:
+    few, many = torch.randn(5), torch.randn(claims.FEW + 1)
+    for point in (few, many):
+        found = claims.differenced(lambda p: (p["x"] ** 3).sum(), {"x": point})["x"]
+        torch.testing.assert_close(found, 3 * point**2, rtol=1e-8, atol=1e-8)
+    with pytest.raises(AssertionError, match="disagree"):
+        claims.differenced(lambda p: (p["x"].detach() * p["x"]).sum(), {"x": many})
+
+
+def test_the_table_and_the_csv(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, tmp_path: Path
+) -> None:
+    path = tmp_path / "check.csv"
+    assert run(monkeypatch, "method=reverse,forward", "--csv", str(path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["method", "reverse", "forward"]
+    assert all(line.endswith("ok") for line in lines[1:])
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["reverse", "forward"]
+    assert all(float(row["relative_error"]) < 1e-6 for row in rows)
+    assert run(monkeypatch, "method=reverse", "--markdown") == 0
+    assert capsys.readouterr().out.startswith("| method | claim |")
+
+
+def test_rows_are_named_by_what_differs(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert run(monkeypatch, "method=reverse", "inner_steps=3,4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["inner_steps=3", "inner_steps=4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=revers"], "Did you mean 'reverse'?"),
+        (["solver.lrr=1"], "there is no setting 'solver.lrr'"),
+        (["method=reverse", "solver.lr=-1"], "needs a finite step size lr > 0"),
+        (["--config-dir", "nowhere"], "--config-dir needs a folder, got nowhere"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_code_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") <= 3
+
+
+def test_a_method_that_cannot_serve_refuses_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert run(monkeypatch, "method=cg", "task=meta", "model=linear") == 0
+    out = capsys.readouterr().out
+    assert "refused" in out
+    assert "cg: Implicit needs losses that depend on the outer parameters" in out
+
+
+def test_a_strangers_wrong_method_is_found_out(tmp_path: Path) -> None:
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    command = [sys.executable, "-m", "bilevel_cli.check", "--config-dir", "conf"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}", "PATH": ""}
+    found = subprocess.run(
+        [*command, "task=follow", "method=sign,reverse"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert found.returncode == 1, found.stderr
+    # The sign is not the derivative that it does not say it is not.
+    assert "outside of its tolerance: sign\n" in found.stderr
+    assert found.stdout.count("ok") == 1
