@@ -47,6 +47,18 @@ test-gpu: $(READY)  ## the tests that need a CUDA device
 golden: $(READY)  ## write the golden trajectories anew, after a change that should move them
 	$(BIN)/python tests/test_golden.py
 
+CHECKED := quadratic ridge logistic
+
+.PHONY: docs
+docs: $(READY)  ## write the tables of README.md and docs/methods.md anew, in about half an hour
+	mkdir -p outputs/docs
+	for task in $(CHECKED); do $(BIN)/bilevel-check task=$$task --csv outputs/docs/$$task.csv || exit 1; done
+	$(BIN)/python docs/generate.py check $(foreach task,$(CHECKED),$(task)=outputs/docs/$(task).csv)
+	$(BIN)/bilevel-run -m 'method=glob(*)' task=reweight data=digits device=cpu budget=15000 \
+		outer_steps=100000 log_every=100 eval_every=100 save_every=100000 \
+		hydra.sweep.dir=outputs/docs/methods || true  # methods that refuse are part of the table
+	$(BIN)/python docs/generate.py budget outputs/docs/methods
+
 .PHONY: format
 format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

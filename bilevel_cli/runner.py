@@ -285,6 +285,11 @@ class Runner:
 
     def _restore(self, state: dict[str, Any]) -> dict[str, int]:
         """Continues from a checkpoint. Returns the sizes of the tables at that step."""
+        if "extras" not in state:
+            raise ValueError(
+                f"{self.directory} holds a run of version 0.1.0, which this one cannot continue. "
+                "Use another hydra.run.dir."
+            )
         _check_settings(self.directory, state["settings"], self.settings)
         if state["step"] > self.schedule.outer_steps:
             raise ValueError(

@@ -1,0 +1,95 @@
+"""Writes the tables of README.md and docs/methods.md from what the commands report: `make docs`.
+
+python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
+python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+
+
+def check_table(files: dict[str, Path]) -> str:
+    """One row for each method, one column of what was measured for each task."""
+    tables = {task: pd.read_csv(path).set_index("method") for task, path in files.items()}
+    first = next(iter(tables.values()))
+    lines = [["method", "is held to", *tables, "gradients", "products"]]
+    for method in first.index:
+        cells = [_measured(table.loc[method]) for table in tables.values()]
+        counts = [_count(first.loc[method, name]) for name in ("inner_grads", "hvps")]
+        lines.append([f"`{method}`", str(first.loc[method, "claim"]), *cells, *counts])
+    return _markdown(lines)
+
+
+def budget_table(sweep: Path) -> str:
+    """The last scores of every job of a sweep over methods, with what they cost."""
+    rows = []
+    for path in sorted(sweep.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text())
+        method = _method(path.parent.name)
+        if manifest["status"] != "completed":
+            rows.append((math.inf, [f"`{method}`", *["-"] * 6, _reason(manifest)]))
+            continue
+        train, scores = (
+            pd.read_csv(path.parent / name).iloc[-1] for name in ("train.csv", "eval.csv")
+        )
+        cells = [
+            f"{100 * scores['test_accuracy']:.1f}",
+            f"{100 * scores['f1']:.1f}",
+            f"{train['step']:.0f}",
+            f"{train['inner_grads']:.0f}",
+            f"{train['hvps']:.0f}",
+            f"{train['seconds']:.1f}",
+        ]
+        rows.append((-scores["test_accuracy"], [f"`{method}`", *cells, ""]))
+    head = ["method", "test accuracy %", "F1 %", "outer steps", "inner gradients", "products"]
+    return _markdown([[*head, "seconds", "remark"], *(row for _, row in sorted(rows))])
+
+
+def replace_between(path: Path, name: str, table: str) -> None:
+    """Puts `table` between the two comments called `name` in a Markdown file."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        sys.exit(f"{path} needs the lines {begin} and {end}, between which the table goes.")
+    path.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def _measured(row: "pd.Series[str]") -> str:
+    mark = {"ok": "", "WRONG": " **wrong**"}.get(str(row["verdict"]))
+    return str(row["verdict"]) if mark is None else f"{row['measured']}{mark}"
+
+
+def _count(value: object) -> str:
+    return "-" if pd.isna(value) else f"{float(str(value)):g}"
+
+
+def _method(folder: str) -> str:
+    return next(part for part in folder.split(",") if part.startswith("method=")).removeprefix(
+        "method="
+    )
+
+
+def _reason(manifest: dict[str, str]) -> str:
+    return f"{manifest['status']}: {manifest['error']}".replace("|", "\\|")
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    )
+
+
+if __name__ == "__main__":
+    kind, *arguments = sys.argv[1:]
+    if kind == "check":
+        files = {task: Path(path) for task, path in (argument.split("=") for argument in arguments)}
+        replace_between(ROOT / "README.md", "checked", check_table(files))
+    else:
+        replace_between(ROOT / "docs" / "methods.md", "budget", budget_table(Path(arguments[0])))
