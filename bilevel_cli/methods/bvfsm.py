@@ -9,17 +9,15 @@ from torch import Tensor
 from bilevel_cli import autodiff, claims, trees
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, penalised_gradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, ValuePenalty, penalised_gradient
 from bilevel_cli.problem import MinibatchOracle, StepData
 from bilevel_cli.schedules import PowerLaw
-from bilevel_cli.solvers.base import SolverState, counter
 from bilevel_cli.trees import Params, Scalar
 
 
 @dataclass(frozen=True)
-class Bvfsm(Hypergradient[PenaltyCarry]):
+class Bvfsm(ValuePenalty):
     """Bi-level value-function-based sequential minimisation (Liu et al., 2021, arXiv:2110.04974).
 
     Of the paper's penalties and barriers on the constraint f(y) <= f*_mu, the quadratic penalty:
@@ -75,16 +73,6 @@ class Bvfsm(Hypergradient[PenaltyCarry]):
                 raise ValueError(
                     f"Bvfsm needs a finite {name} {least}, got {name}={value}. Set method.{name}."
                 )
-
-    @property
-    def remembers(self) -> bool:
-        return True
-
-    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
-        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Bvfsm", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(3 * num_steps + 2, 0)

@@ -7,17 +7,15 @@ from typing import Any
 from bilevel_cli import claims
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.penalty import PenaltyCarry, penalised_gradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.methods.penalty import PenaltyCarry, ValuePenalty, penalised_gradient
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.solvers.base import SolverState, counter
 from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
-class F2sa(Hypergradient[PenaltyCarry]):
+class F2sa(ValuePenalty):
     """Fully first-order stochastic approximation (Kwon et al., 2023, arXiv:2301.10945).
 
     Runs the inner loop twice, for z on f and for y on f + F / multiplier, and returns
@@ -52,16 +50,6 @@ class F2sa(Hypergradient[PenaltyCarry]):
                 f"F2sa needs a finite growth >= 0, got growth={self.growth}. "
                 "Use method.growth=0 for a constant multiplier."
             )
-
-    @property
-    def remembers(self) -> bool:
-        return True
-
-    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
-        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("F2sa", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(2 * num_steps + 2, 0)

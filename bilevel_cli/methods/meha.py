@@ -9,18 +9,16 @@ from torch import Tensor
 from bilevel_cli import claims
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, penalised_gradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, ValuePenalty, penalised_gradient
 from bilevel_cli.problem import MinibatchOracle, StepData
 from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.solvers.base import SolverState, counter
 from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
-class Meha(Hypergradient[PenaltyCarry]):
+class Meha(ValuePenalty):
     """Moreau-envelope-based Hessian-free algorithm (Liu et al., 2024, arXiv:2405.09927).
 
     The value function min f of other penalties is replaced by the Moreau envelope
@@ -58,16 +56,6 @@ class Meha(Hypergradient[PenaltyCarry]):
             raise ValueError(
                 f"Meha needs a finite gamma > 0, got gamma={self.gamma}. Set method.gamma, e.g. 10."
             )
-
-    @property
-    def remembers(self) -> bool:
-        return True
-
-    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
-        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Meha", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(2 * num_steps + 2, 0)

@@ -10,12 +10,10 @@ from torch import Tensor
 from bilevel_cli import claims
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.penalty import PenaltyCarry, penalised_gradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.methods.penalty import PenaltyCarry, ValuePenalty, penalised_gradient
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.solvers.base import SolverState, counter
 from bilevel_cli.trees import Params
 
 
@@ -48,7 +46,7 @@ class Ramp:
 
 
 @dataclass(frozen=True)
-class Pbgd(Hypergradient[PenaltyCarry]):
+class Pbgd(ValuePenalty):
     """V-PBGD: descent on F + gamma (f - min f) (Shen & Chen, 2023, arXiv:2302.05185).
 
     The inner loop takes z towards min f; then y takes `penalised_steps` steps on f + F / gamma,
@@ -81,16 +79,6 @@ class Pbgd(Hypergradient[PenaltyCarry]):
                 f"Pbgd needs penalised_steps >= 1, got penalised_steps={self.penalised_steps}. "
                 "Set method.penalised_steps, e.g. 1."
             )
-
-    @property
-    def remembers(self) -> bool:
-        return True
-
-    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
-        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Pbgd", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + self.penalised_steps + 2, 0)
