@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"bilevel-check {__version__}")
     arguments = parser.parse_args()
     try:
+        if arguments.csv and not arguments.csv.absolute().parent.is_dir():
+            raise UsageError(f"--csv needs a file in a folder that is there, got {arguments.csv}.")
         rows = _rows(arguments.overrides, arguments.config_dir)
     except KeyboardInterrupt:
         sys.exit(130)

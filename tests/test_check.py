@@ -177,6 +177,7 @@ def test_rows_are_named_by_what_differs(monkeypatch: pytest.MonkeyPatch, capsys:
         (["solver.lrr=1"], "there is no setting 'solver.lrr'"),
         (["method=reverse", "solver.lr=-1"], "needs a finite step size lr > 0"),
         (["--config-dir", "nowhere"], "--config-dir needs a folder, got nowhere"),
+        (["--csv", "nowhere/x.csv"], "--csv needs a file in a folder that is there, got nowhere"),
     ],
 )
 def test_a_mistake_gets_one_message_and_exit_code_2(
