@@ -2,16 +2,25 @@
 
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
 python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
+python docs/generate.py ijcnn1 METHOD=RUN ...  the bilevel benchmark, from its runs
 """
 
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
+MOMENTS = (30, 60, 120, 240, 480)  # seconds of training
+LAST = 10  # evaluations
+SCORES: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
+    "ijcnn1": lambda table: table["hypergradient_norm2"],
+    "mnist": lambda table: 1 - table["test_accuracy"],
+    "simulated": lambda table: table["hypergradient_norm2"],
+}
 
 
 def check_table(files: dict[str, Path]) -> str:
@@ -51,6 +60,30 @@ def budget_table(sweep: Path) -> str:
     return _markdown([[*head, "seconds", "remark"], *(row for _, row in sorted(rows))])
 
 
+def curve_table(runs: dict[str, Path], score: Callable[[pd.DataFrame], "pd.Series[float]"]) -> str:
+    """A score along each run, best last value first: after some seconds, at the end, its median."""
+    rows = []
+    for method, directory in runs.items():
+        table = pd.read_csv(directory / "eval.csv")
+        values, seconds = score(table), table["seconds"]
+        along = [
+            f"{values[seconds <= moment].iloc[-1]:.2g}" if seconds.iloc[-1] >= moment else "-"
+            for moment in MOMENTS
+        ]
+        median = float(values.iloc[-LAST:].median())
+        cells = [
+            *along,
+            f"{values.iloc[-1]:.3g}",
+            f"{median:.3g}",
+            f"{table['step'].iloc[-1]:,}".replace(",", " "),
+            f"{seconds.iloc[-1]:.0f}",
+        ]
+        rows.append((median, [f"`{method}`", *cells]))
+    moments = [f"{moment} s" for moment in MOMENTS]
+    head = ["method", *moments, "last", f"median of the last {LAST}", "outer steps", "seconds"]
+    return _markdown([head, *(row for _, row in sorted(rows))])
+
+
 def replace_between(path: Path, name: str, table: str) -> None:
     """Puts `table` between the two comments called `name` in a Markdown file."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -71,25 +104,28 @@ def _count(value: object) -> str:
 
 
 def _method(folder: str) -> str:
-    return next(part for part in folder.split(",") if part.startswith("method=")).removeprefix(
-        "method="
-    )
+    chosen = dict(part.partition("=")[::2] for part in folder.split(","))
+    return chosen["method"]
 
 
 def _reason(manifest: dict[str, str]) -> str:
-    return f"{manifest['status']}: {manifest['error']}".replace("|", "\\|")
+    return f"{manifest['status']}: {manifest['error']}"
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join(
-        f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    )
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
+    pairs = [argument.split("=", 1) for argument in arguments if "=" in argument]
+    files = {name: Path(path) for name, path in pairs}
     if kind == "check":
-        files = {task: Path(path) for task, path in (argument.split("=") for argument in arguments)}
         replace_between(ROOT / "README.md", "checked", check_table(files))
-    else:
+    elif kind == "budget":
         replace_between(ROOT / "docs" / "methods.md", "budget", budget_table(Path(arguments[0])))
+    else:
+        table = curve_table(files, SCORES[kind])
+        replace_between(ROOT / "docs" / "benchmark.md", kind, table)

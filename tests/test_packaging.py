@@ -71,7 +71,15 @@ def test_the_wheel_runs_from_anywhere(installed: Path, kind: str, tmp_path: Path
 @pytest.mark.slow
 def test_the_wheel_sweeps_and_lists_its_options(installed: Path, tmp_path: Path) -> None:
     assert "reweight" in run(installed, "task=?", cwd=tmp_path).stdout
-    assert "method: cg," in run(installed, "--help", cwd=tmp_path).stdout
+    assert "method: amigo," in run(installed, "--help", cwd=tmp_path).stdout
     done = run(installed, "-m", *QUICK, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "sweep").glob("*/eval.csv"))) == 2
+
+
+@pytest.mark.slow
+def test_the_wheel_checks_methods(installed: Path, tmp_path: Path) -> None:
+    found = run(installed.with_name("bilevel-check"), "method=reverse,cg", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count(" ok") == 2
+    assert not list(tmp_path.iterdir())
