@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -153,7 +154,10 @@ def _hold(
     unsettled = False
     if claim.kind == "mean":
         found, trial = estimate(base, first(base))
-        drawn = _drawn(base, claim.repeats, trial, noise)
+        with warnings.catch_warnings():
+            # torch 2.13 says so of its own output, in log_sigmoid's derivative by both modes.
+            warnings.filterwarnings("ignore", "An output with one or more elements was resized")
+            drawn = _drawn(base, claim.repeats, trial, noise)
         grad, measured, allowed, holds = _mean(claim, drawn, claim.reference(trial))
         found = found._replace(grad=grad)
     else:
