@@ -270,3 +270,28 @@ def test_the_sensitivity_of_ridge_regression(method: Hypergradient[Any]) -> None
     torch.testing.assert_close(weights, expected, rtol=1e-8, atol=0)
     expected = torch.tensor([-2.50171644, -1.26718286, -3.54263662])
     torch.testing.assert_close(slopes, expected, rtol=1e-8, atol=0)
+
+
+class OnlineReweighting:
+    """f = sum_i eps_i (x_i . w - y_i)^2 / 2 on two examples, and F the same loss of a clean one."""
+
+    x = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
+    y = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    clean, target = torch.tensor([1.0, 1.0], dtype=torch.float64), 2.0
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return data.init
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.5 * (outer["eps"] * (self.x @ inner["w"] - self.y).square()).sum()
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.5 * (self.clean @ inner["w"] - self.target).square()
+
+
+@pytest.mark.parametrize("method", [FULL, Forward(), Reverse(1, None)], ids=str)
+def test_the_weights_that_learning_to_reweight_takes(method: Hypergradient[Any]) -> None:
+    # One step of 0.1 from w with eps = 0: dF/deps_i = -0.1 <grad F, grad loss_i>.
+    data = StepData({"w": torch.tensor([1.0, 0.0])}, {"unused": torch.zeros(1)}, {})
+    outer = {"eps": torch.zeros(2)}
+    assert_equal(estimate(method, OnlineReweighting(), data, outer).grad["eps"], (0.0, 0.6))
