@@ -161,17 +161,24 @@ class Linear(nn.Module):
     """One affine layer on the flattened input, begun at zero: softmax regression.
 
     Args:
-        bias: Whether outputs have a constant term besides the linear one.
         input_shape: Shape of one input.
         num_outputs: Number of outputs.
     """
 
-    def __init__(self, bias: bool, input_shape: Shape, num_outputs: int) -> None:
+    bias = True
+
+    def __init__(self, input_shape: Shape, num_outputs: int) -> None:
         super().__init__()
-        self.head = _ZeroLinear(math.prod(input_shape), num_outputs, bias)
+        self.head = _ZeroLinear(math.prod(input_shape), num_outputs, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))
+
+
+class LinearNoBias(Linear):
+    """As `Linear`, without a constant term."""
+
+    bias = False
 
 
 class _ZeroLinear(nn.Linear):

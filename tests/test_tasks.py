@@ -150,7 +150,7 @@ def cleaning(seed: int = 0, **changes: Any) -> HyperCleaning:
         "initial_logit": 0.0,
         **changes,
     }
-    data, model = Blobs(100, 100, 100), partial(Linear, True)
+    data, model = Blobs(100, 100, 100), Linear
     return HyperCleaning(**settings, data=data, model=model, device=CPU, generator=generator(seed))
 
 
@@ -290,7 +290,7 @@ def test_an_impossible_cleaning_is_refused(changes: dict[str, Any], message: str
 def test_cleaning_needs_test_examples() -> None:
     with pytest.raises(ValueError, match="HyperCleaning needs test examples, got none"):
         HyperCleaning(
-            *(0.5, "symmetric", None, None, 0.0, 0.0, Untested(9, 9, 9), partial(Linear, True)),
+            *(0.5, "symmetric", None, None, 0.0, 0.0, Untested(9, 9, 9), Linear),
             *(CPU, generator()),
         )
 
