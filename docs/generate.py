@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-MOMENTS = (30, 60, 120, 240, 480)  # seconds of training
+MOMENTS = (30, 60, 120, 240, 400)  # seconds of training
 LAST = 10  # evaluations
 SCORES: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
     "ijcnn1": lambda table: table["hypergradient_norm2"],
@@ -72,21 +72,22 @@ def curve_table(kind: str, runs: dict[str, Path]) -> str:
     rows = []
     for method, directory in runs.items():
         table = pd.read_csv(directory / "eval.csv")
+        digits = ".4f" if kind == "mnist" else ".1e"
         values, seconds = SCORES[kind](table), table["seconds"]
         along = [
-            f"{values[seconds <= moment].iloc[-1]:.2g}" if seconds.iloc[-1] >= moment else "-"
+            f"{values[seconds <= moment].iloc[-1]:{digits}}" if seconds.iloc[-1] >= moment else "-"
             for moment in MOMENTS
         ]
         median = float(values.iloc[-LAST:].median())
         cells = [
             *along,
-            f"{values.iloc[-1]:.3g}",
-            f"{median:.3g}",
+            f"{values.iloc[-1]:{digits}}",
+            f"{median:{digits}}",
             f"{table['step'].iloc[-1]:,}".replace(",", " "),
             f"{seconds.iloc[-1]:.0f}",
         ]
         published = PUBLISHED.get(kind, {}).get(method)
-        cells.append("-" if published is None else f"{published:.3g}")
+        cells.append("-" if published is None else f"{published:{digits}}")
         rows.append((median, [f"`{method}`", *cells]))
     moments = [f"{moment} s" for moment in MOMENTS]
     head = ["method", *moments, "last", f"median of the last {LAST}", "outer steps", "seconds"]
