@@ -5,16 +5,17 @@ import csv
 import itertools
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
+from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig
+from tqdm import tqdm
 
-from bilevel_cli import __version__
+from bilevel_cli import __version__, options
 from bilevel_cli.cli import explain
 from bilevel_cli.errors import UsageError
 from bilevel_cli.options import CONF
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # What a check is of unless the command line says otherwise: small, with a closed form, in float64.
 DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.dtype": "float64"}
+
+NOT_HELD = ("WRONG", "unsettled", "failed")
 
 DESCRIPTION = """\
 Holds each method to what it claims to estimate: closed forms and central differences in float64,
@@ -63,7 +66,7 @@ def main() -> None:
     print(_markdown(rows) if arguments.markdown else _text(rows))
     if arguments.csv:
         _write(arguments.csv, rows)
-    wrong = [name for name, finding in rows if finding.verdict in ("WRONG", "unsettled")]
+    wrong = [name for name, finding in rows if finding.verdict in NOT_HELD]
     if wrong:
         print(f"bilevel-check: outside of its tolerance: {', '.join(wrong)}", file=sys.stderr)
         sys.exit(1)
@@ -72,32 +75,33 @@ def main() -> None:
 def _rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Finding]]":
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     first = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
-    if config_dir and not Path(config_dir).is_dir():
+    folders = [Path(config_dir).resolve()] if config_dir else []
+    if not all(folder.is_dir() for folder in folders):
         raise UsageError(f"--config-dir needs a folder, got {config_dir}.")
+    search = [f"hydra.searchpath=[file://{folder}]" for folder in folders]
+    choices = _expanded([*first, *overrides], folders)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        if config_dir:
-            hydra.compose("config", search)  # so that a glob sees the folder's options too
-        choices = _expanded([*first, *overrides], search)
         composed = [
             (choice, hydra.compose("config", [*search, *choice], return_hydra_config=True))
             for choice in choices
         ]
-        return [(_name(choice, choices), _checked(config)) for choice, config in composed]
+        bar = tqdm(composed, unit="check", leave=False, disable=None)
+        return [(_name(choice, choices), _checked(config)) for choice, config in bar]
 
 
-def _expanded(overrides: list[str], search: list[str]) -> list[list[str]]:
+def _expanded(overrides: list[str], folders: list[Path]) -> list[list[str]]:
     """One list of overrides for each combination of the values that they sweep over."""
-    loader = GlobalHydra.instance().config_loader()
-    if search:
-        loader.load_configuration("config", overrides=search, run_mode=RunMode.RUN)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    values = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
-        if one.is_sweep_override()
-        else [one.input_line or ""]
-        for one in parsed
-    ]
+    values = []
+    for one in OverridesParser.create().parse_overrides(overrides):
+        swept, key = one.value(), one.get_key_element()
+        found: Iterable[str] = []
+        if isinstance(swept, Glob):
+            found = swept.filter(options.names(key, folders))
+            if not found:
+                raise UsageError(f"{key} has no option that matches {one.get_value_string()}.")
+        elif one.is_sweep_override():
+            found = one.sweep_string_iterator()
+        values.append([f"{key}={value}" for value in found] or [one.input_line or ""])
     return [list(choice) for choice in itertools.product(*values)]
 
 
@@ -113,9 +117,9 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 def _checked(config: DictConfig) -> "Finding":
     from bilevel_cli import checking, experiment  # here: --help does not wait for torch
 
-    options = dict(config.hydra.runtime.choices)
+    chosen = dict(config.hydra.runtime.choices)
     try:
-        _, _, task, loop, method = experiment.parts(config, options)
+        _, _, task, loop, method = experiment.parts(config, chosen)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return checking.check(method, loop, task, config.inner_steps, config.seed)

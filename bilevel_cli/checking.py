@@ -1,6 +1,7 @@
 """Holds a hypergradient method to what it claims, on one inner problem in float64."""
 
 import math
+import os
 import time
 import warnings
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from bilevel_cli.runner import check_memory
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params
 
+DEBUG = "HYDRA_FULL_ERROR"  # the variable that asks for a traceback, here as in bilevel-run
 AT_ONCE = 20_000  # inner parameters of all estimates that are mapped at once
 AWAY = 0.1  # standard deviation of the outer parameters around their start, where symmetries hide
 
@@ -37,8 +39,8 @@ class Finding(NamedTuple):
         hvps: Second-order products that it takes.
         seconds: Of one estimate.
         verdict: "ok"; "WRONG"; "unsettled", where repeated estimates still move and may be right
-            one day; "refused", by the method; "no reference", where the claim needs a solution
-            that the problem has not.
+            one day; "failed", with an error; "refused", by the method; "no reference", where the
+            claim needs a solution that the problem has not.
         reason: For all but "ok", in one line.
     """
 
@@ -71,14 +73,31 @@ def check(
     """
     claim = method.claim()
     try:
+        return _checked(method, claim, loop, task, num_steps, seed)
+    except NoSolution as error:
+        return Finding(claim.text, "no reference", reason=str(error))
+    except Exception as error:  # one broken method must not hide the others
+        if DEBUG in os.environ:
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}. {DEBUG}=1 shows where."
+        return Finding(claim.text, "failed", reason=reason)
+
+
+def _checked(
+    method: Hypergradient[Any],
+    claim: Claim,
+    loop: InnerLoop,
+    task: Task,
+    num_steps: int,
+    seed: int,
+) -> Finding:
+    try:
         check_memory(task, loop, method)
         outer, data = _setting(task, loop, method, num_steps, seed)
         method.check(loop, outer, data)
         return _hold(method, claim, loop, outer, data, seed)
     except ValueError as error:
         return Finding(claim.text, "refused", reason=str(error))
-    except NoSolution as error:
-        return Finding(claim.text, "no reference", reason=str(error))
     except RuntimeError as error:
         if "method=" not in str(error):
             raise

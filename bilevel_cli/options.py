@@ -27,7 +27,7 @@ def describe(group: str, folders: list[Path]) -> str:
         group: Such as "task" or "method/linear_solver".
         folders: Where to look besides conf/: what --config-dir names.
     """
-    files = {path.stem: path for folder in [CONF, *folders] for path in _options(folder / group)}
+    files = _files(group, folders)
     if not files:
         known = ", ".join(groups())
         return f"There is no group {group!r}{hint(group, groups())} The groups are {known}."
@@ -36,9 +36,9 @@ def describe(group: str, folders: list[Path]) -> str:
     return "\n".join([f"{group}=", *lines])
 
 
-def names(group: str) -> list[str]:
-    """The options of a group of conf/."""
-    return sorted(path.stem for path in _options(CONF / group))
+def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
+    """The options of a group of conf/, and of the same group in other folders."""
+    return sorted(_files(group, folders))
 
 
 def groups() -> list[str]:
@@ -76,8 +76,8 @@ def keys(tree: object, prefix: str = "") -> list[str]:
     ]
 
 
-def _options(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.yaml"))
+def _files(group: str, folders: Iterable[Path]) -> dict[str, Path]:
+    return {path.stem: path for root in (CONF, *folders) for path in (root / group).glob("*.yaml")}
 
 
 def _first_comment(path: Path) -> str:

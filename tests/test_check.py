@@ -105,6 +105,23 @@ def test_an_exact_method_is_exact_and_costs_what_it_declares() -> None:
     assert 1e-3 < found.exact_error < 1
 
 
+class Broken(Reverse):
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        raise TypeError("no such\nthing")
+
+
+def test_a_broken_method_is_named_and_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    found = held(Broken(None, None))
+    assert (found.verdict, found.reason.partition(". ")[0]) == (
+        "failed",
+        "TypeError: no such thing",
+    )
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(TypeError):
+        held(Broken(None, None))
+
+
 def test_an_error_of_a_thousandth_in_one_entry_is_wrong() -> None:
     found = held(Wrong(None, None))
     assert found.verdict == "WRONG"
@@ -174,6 +191,7 @@ def test_rows_are_named_by_what_differs(monkeypatch: pytest.MonkeyPatch, capsys:
     ("arguments", "message"),
     [
         (["method=revers"], "Did you mean 'reverse'?"),
+        (["method=glob(x*)"], "method has no option that matches glob(x*)"),
         (["solver.lrr=1"], "there is no setting 'solver.lrr'"),
         (["method=reverse", "solver.lr=-1"], "needs a finite step size lr > 0"),
         (["--config-dir", "nowhere"], "--config-dir needs a folder, got nowhere"),
@@ -203,17 +221,22 @@ def test_a_strangers_wrong_method_is_found_out(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    command = [sys.executable, "-m", "bilevel_cli.check", "--config-dir", "conf"]
+    command = [sys.executable, "-m", "bilevel_cli.check", "--config-dir", "conf", "task=follow"]
     environment = {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}", "PATH": ""}
-    found = subprocess.run(
-        [*command, "task=follow", "method=sign,reverse"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        check=False,
-    )
-    assert found.returncode == 1, found.stderr
-    # The sign is not the derivative that it does not say it is not.
-    assert "outside of its tolerance: sign\n" in found.stderr
-    assert found.stdout.count("ok") == 1
+
+    def run(methods: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*command, methods],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+        )
+
+    for methods, right in (("method=sign,reverse", 1), ("method=glob(sig*)", 0)):
+        found = run(methods)
+        assert found.returncode == 1, found.stderr
+        # The sign is not the derivative that it does not say it is not.
+        assert "outside of its tolerance: sign\n" in found.stderr
+        assert found.stdout.count("ok") == right
