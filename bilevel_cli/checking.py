@@ -177,11 +177,13 @@ def _hold(
             # torch 2.13 says so of its own output, in log_sigmoid's derivative by both modes.
             warnings.filterwarnings("ignore", "An output with one or more elements was resized")
             drawn = _drawn(base, claim.repeats, trial, noise)
-        grad, measured, allowed, holds = _mean(claim, drawn, claim.reference(trial))
+        reference = claim.reference(trial)
+        grad, measured, allowed, holds = _mean(claim, drawn, reference)
         found = found._replace(grad=grad)
     else:
         found, trial, moved = repeated(base)
-        error = _error(found.grad, claim.reference(trial))
+        reference = claim.reference(trial)
+        error = _error(found.grad, reference)
         limit = claim.tolerance(trial) if callable(claim.tolerance) else claim.tolerance
         measured, allowed, holds = f"{error:.1e}", f"<= {limit:.1e}", error <= limit
         if claim.kind == "rate":
@@ -201,7 +203,6 @@ def _hold(
     elif not holds:
         verdict = "WRONG"
         reason = f"says {claim.text}, and misses it: {measured}, not {allowed}"
-    reference = claim.reference(trial)
     cost = method.cost(data.num_steps, outer, trial.last, single.metrics)
     finding = Finding(
         claim=claim.text,

@@ -106,16 +106,14 @@ def solution(trial: Trial) -> Params:
 
 def implicit_at(trial: Trial, inner: Params, inverse: Callable[[Tensor], Tensor]) -> Params:
     """The implicit hypergradient at `inner`, with a dense Hessian."""
-    problem, data, outer = trial.loop.problem, trial.data, trial.outer
-    flat, unravel = trees.ravel(inner)
-    direct, cross_by = autodiff.grad(problem.outer_loss, (0, 1))(inner, outer, data.outer)
+    derivatives = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))
+    direct, cross_by = derivatives(inner, trial.outer, trial.data.outer)
     adjoint = inverse(hessian(trial, inner)) @ trees.ravel(direct)[0]
 
     def tilt(outer: Params) -> Tensor:
-        slope = autodiff.grad(problem.inner_loss)(unravel(flat), outer, data.inner_at(-1))
-        return trees.ravel(slope)[0] @ adjoint
+        return _slope(trial, inner, outer) @ adjoint
 
-    return trees.axpy(-1.0, differenced(tilt, outer), cross_by)
+    return trees.axpy(-1.0, differenced(tilt, trial.outer), cross_by)
 
 
 def hessian(trial: Trial, inner: Params) -> Tensor:
@@ -124,15 +122,12 @@ def hessian(trial: Trial, inner: Params) -> Tensor:
     Raises:
         NoSolution: It is too large.
     """
-    problem, batch = trial.loop.problem, trial.data.inner_at(-1)
     flat, unravel = trees.ravel(inner)
     if len(flat) > LARGEST:
         raise NoSolution(f"{len(flat)} inner parameters are too many for a dense Hessian")
 
     def slope(vector: Tensor) -> Tensor:
-        return trees.ravel(autodiff.grad(problem.inner_loss)(unravel(vector), trial.outer, batch))[
-            0
-        ]
+        return _slope(trial, unravel(vector), trial.outer)
 
     rows = [
         (slope(flat + STEP * axis) - slope(flat - STEP * axis)) / (2 * STEP)
@@ -142,19 +137,22 @@ def hessian(trial: Trial, inner: Params) -> Tensor:
     return (matrix + matrix.T) / 2
 
 
+def _slope(trial: Trial, inner: Params, outer: Params) -> Tensor:
+    """d_z f, flat, on the minibatch of the trial."""
+    slope = autodiff.grad(trial.loop.problem.inner_loss)
+    return trees.ravel(slope(inner, outer, trial.data.inner_at(-1)))[0]
+
+
 class NoSolution(Exception):
     """The inner problem has no isolated minimiser, or none small enough, to hold an estimate to."""
 
 
 def minimiser(trial: Trial) -> Params:
     """The inner solution near the last iterate, by damped Newton steps on the dense Hessian."""
-    problem, batch = trial.loop.problem, trial.data.inner_at(-1)
     flat, unravel = trees.ravel(trial.last)
 
     def slope(vector: Tensor) -> Tensor:
-        return trees.ravel(autodiff.grad(problem.inner_loss)(unravel(vector), trial.outer, batch))[
-            0
-        ]
+        return _slope(trial, unravel(vector), trial.outer)
 
     scale = 1 + slope(torch.zeros_like(flat)).norm()
     for _ in range(50):

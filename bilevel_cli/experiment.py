@@ -123,10 +123,8 @@ def build(
     try:
         device, where, task, loop, method = parts(config, options)
         metrics = {name: _make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
-        schedule = Schedule(
-            **{name: _whole(config, name) for name in Schedule.__annotations__ if name != "budget"},
-            budget=None if config.budget is None else _whole(config, "budget"),
-        )
+        steps = Schedule.__annotations__.items()
+        schedule = Schedule(**{name: _whole(config, name, hint) for name, hint in steps})
         optimizer = _make(config, "optimizer")
         return Runner(
             task,
@@ -140,8 +138,8 @@ def build(
             where,
             metrics,
             device.episodes_chunk,
-            device.capture == "compile",
             settings,
+            device.capture == "compile",
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -194,8 +192,8 @@ def _make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -
         raise UsageError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
-def _whole(config: DictConfig, name: str) -> int:
-    if not fits(config[name], int):
+def _whole(config: DictConfig, name: str, hint: Any = int) -> int:
+    if not fits(config[name], hint):
         raise UsageError(f"{name} needs a whole number, got {config[name]!r}.")
     return config[name]
 

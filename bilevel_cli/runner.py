@@ -79,8 +79,8 @@ class Runner:
         device: Where the task's data live.
         metrics: Probes, by the names of their yaml options.
         episodes_chunk: Episodes that a GPU holds in memory at once.
-        compiled: Whether to compile the outer step.
         settings: The resolved configuration; a checkpoint of another one is refused.
+        compiled: Whether to compile the outer step.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Runner:
         device: torch.device,
         metrics: dict[str, Metric],
         episodes_chunk: int | None = None,
-        compiled: bool = False,
         settings: dict[str, Any] | None = None,
+        compiled: bool = False,
     ) -> None:
         self.task, self.loop, self.method = task, loop, method
         self.schedule, self.directory, self.device = schedule, directory, device

@@ -63,13 +63,21 @@ def ravel(x: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
     return torch.cat([value.reshape(-1) for value in x.values()]), unravel
 
 
-def map_leaves(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """`tree` with fn(x) in place of each tensor x. Named tuples become plain ones."""
+def map_leaves(fn: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
+    """`tree` with fn(x, ...) in place of each tensor x, where ... are those of like trees there.
+
+    Named tuples become plain ones.
+    """
     if isinstance(tree, Tensor):
-        return fn(tree)
+        return fn(tree, *others)
     if isinstance(tree, dict):
-        return {key: map_leaves(fn, value) for key, value in tree.items()}
-    return None if tree is None else tuple(map_leaves(fn, value) for value in tree)
+        return {
+            key: map_leaves(fn, value, *(other[key] for other in others))
+            for key, value in tree.items()
+        }
+    if tree is None:
+        return None
+    return tuple(map_leaves(fn, *parts) for parts in zip(tree, *others, strict=True))
 
 
 def leaves(tree: Tree) -> list[Tensor]:

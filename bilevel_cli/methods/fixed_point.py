@@ -80,7 +80,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
         target = {**trees.map_leaves(torch.zeros_like, state), "inner": direct_inner}
         adjoint = carry["adjoint"] if self.warm_adjoint else target
         for _ in range(self.max_steps if self.warm_adjoint else self.max_steps - 1):
-            adjoint = _sum(pullback(adjoint, (0,))[0], target)
+            adjoint = trees.map_leaves(torch.add, pullback(adjoint, (0,))[0], target)
         grad = trees.axpy(1.0, pullback(adjoint, (1,))[0], direct)
         return Estimate(grad, loss, {"inner": state, "adjoint": adjoint}, {})
 
@@ -115,12 +115,6 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
             return _ravel(loop.step(state, outer, data, number))[0] @ adjoint
 
         return trees.axpy(1.0, claims.differenced(along, trial.outer), direct)
-
-
-def _sum(left: Tree, right: Tree) -> Tree:
-    if isinstance(left, Tensor):
-        return left + right
-    return {name: _sum(part, right[name]) for name, part in left.items()}
 
 
 def _ravel(state: Tree) -> tuple[Tensor, Any]:

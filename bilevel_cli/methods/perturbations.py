@@ -54,23 +54,17 @@ def combine(weights: Tensor, directions: Params) -> Params:
 
 def row(tree: Tree, index: Tensor) -> Tree:
     """Row `index`, a 0-dim tensor, of every tensor of nested dicts."""
-    if isinstance(tree, Tensor):
-        return tree.index_select(0, index[None]).squeeze(0)
-    return {name: row(value, index) for name, value in tree.items()}
+    return trees.map_leaves(lambda x: x.index_select(0, index[None]).squeeze(0), tree)
 
 
 def unperturbed(particles: Tree) -> Tree:
     """The state of the first particle, without holding on to the others."""
-    if isinstance(particles, Tensor):
-        return particles[0].clone()
-    return {name: unperturbed(value) for name, value in particles.items()}
+    return trees.map_leaves(lambda x: x[0].clone(), particles)
 
 
 def choose(condition: Tensor, these: Tree, others: Tree) -> Tree:
     """`these` where the 0-dim condition holds, else `others`: nested dicts alike."""
-    if isinstance(these, Tensor):
-        return torch.where(condition, these, others)
-    return {name: choose(condition, value, others[name]) for name, value in these.items()}
+    return trees.map_leaves(lambda x, y: torch.where(condition, x, y), these, others)
 
 
 def mean_claim(text: str, reference: Reference, base: Any) -> Claim:
