@@ -33,7 +33,9 @@ def outer_step(
     """
 
     def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
-        return method.estimate(loop, outer, data, carry)
+        found = method.estimate(loop, outer, data, carry)
+        kept = loop.start.remember(carry["inner"], found.carry["inner"])
+        return found._replace(carry={**found.carry, "inner": kept})
 
     return over_episodes(estimate, chunk_size) if _has_episodes(loop) else estimate
 

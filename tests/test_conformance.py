@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from configs import composed, options
+from configs import composed, options, small
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -22,17 +22,6 @@ from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, MomentumState
 from bilevel_cli.trees import Params
-
-SMALL = {
-    "meta": ["task.eval_episodes=4", "task.episodes=2", "task.queries=1", "model=linear"],
-    "reweight": ["data=breast_cancer", "data.train=20"],
-    "logistic": ["data.train=20"],
-    "ridge": ["data.train=20"],
-    "simulated": [
-        *("task.inner_samples=40", "task.outer_samples=30", "task.inner_dim=6"),
-        *("task.outer_dim=3", "task.batch_size=7", "task.outer_batch_size=8"),
-    ],
-}
 
 
 @pytest.mark.parametrize("option", options("method"))
@@ -59,7 +48,7 @@ def runner(directory: Path, *overrides: str) -> Runner:
 
 @pytest.mark.parametrize("option", options("task"))
 def test_tasks_conform(option: str, tmp_path: Path) -> None:
-    check_task(runner(tmp_path, f"task={option}", *SMALL.get(option, [])).task)
+    check_task(runner(tmp_path, f"task={option}", *small(option)).task)
 
 
 @pytest.mark.parametrize("task", options("task"))
@@ -67,10 +56,10 @@ def test_tasks_conform(option: str, tmp_path: Path) -> None:
 def test_every_method_serves_every_task_or_says_why_not(
     task: str, method: str, tmp_path: Path
 ) -> None:
-    small = ["inner_steps=2", *SMALL.get(task, [])]
+    sizes = ["inner_steps=2", *small(task)]
     reason = ""
     try:
-        runner(tmp_path, f"task={task}", f"method={method}", *small).run()
+        runner(tmp_path, f"task={task}", f"method={method}", *sizes).run()
     except (UsageError, RuntimeError) as error:
         reason = str(error)
     # Served, or refused with the names of methods that can.
@@ -91,9 +80,9 @@ CHOICES = [
 def test_every_choice_serves_every_task_or_says_why_not(
     task: str, group: str, option: str, tmp_path: Path
 ) -> None:
-    small = [part for part in SMALL.get(task, []) if not part.startswith(f"{group}=")]
+    sizes = [part for part in small(task) if not part.startswith(f"{group}=")]
     try:
-        runner(tmp_path, f"task={task}", f"{group}={option}", *small)
+        runner(tmp_path, f"task={task}", f"{group}={option}", *sizes)
         reason = ""
     except UsageError as error:
         reason = str(error)

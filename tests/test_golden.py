@@ -12,17 +12,32 @@ import pytest
 from configs import composed, options
 
 from bilevel_cli import experiment
+from bilevel_cli.errors import UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
-RUN = ("task=quadratic", "device=cpu", "device.dtype=float64", "outer_steps=5", "log_every=1")
+RUN = ("device=cpu", "device.dtype=float64", "outer_steps=5", "log_every=1")
+# The second for methods that refuse the first, whose outer loss does not contain lambda.
+TASKS = (
+    ("task=quadratic",),
+    (
+        *("task=simulated", "task.inner_samples=40", "task.outer_samples=30"),
+        *("task.inner_dim=6", "task.outer_dim=3", "task.batch_size=7", "task.outer_batch_size=8"),
+    ),
+)
 TIMINGS = ["seconds", "peak_memory_mb"]
 
 
 def trajectory(method: str, directory: Path) -> pd.DataFrame:
-    config = composed(*RUN, f"method={method}", "solver=momentum", "solver.momentum=0.5")
-    run = experiment.build(config, experiment.resolved(config), directory, {})
-    run.run()
-    return pd.read_csv(run.train.path).drop(columns=TIMINGS)
+    solver = ("solver=momentum", "solver.momentum=0.5")
+    for task in TASKS:
+        config = composed(*RUN, *task, f"method={method}", *solver)
+        try:
+            run = experiment.build(config, experiment.resolved(config), directory, {})
+        except UsageError:
+            continue
+        run.run()
+        return pd.read_csv(run.train.path).drop(columns=TIMINGS)
+    raise AssertionError(f"{method} serves none of {TASKS}")
 
 
 @pytest.mark.parametrize("method", options("method"))

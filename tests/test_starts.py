@@ -10,6 +10,7 @@ from problems import Plane, Quadratic, central_difference, estimate
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from bilevel_cli.episodes import outer_step
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate
 from bilevel_cli.methods.reverse import Reverse
@@ -22,6 +23,7 @@ from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.partial import Partial
+from bilevel_cli.starts.pool import Pool
 from bilevel_cli.starts.warm import Warm
 from bilevel_cli.trees import Params
 
@@ -183,10 +185,14 @@ def test_a_start_says_whether_it_remembers(option: str) -> None:
     start = instantiate(composed(f"start={option}").start)
     loop = InnerLoop(Plane(), MOMENTUM, start)
     outer = {"x": Plane.x, "init.y": torch.tensor([-1.0, 1.0])}
-    one, other = (
-        loop.begin(outer, Plane().data(1), previous(*y))["inner"]["y"]
-        for y in ((1.0, 2.0), (3.0, 4.0))
-    )
+
+    def begun_after(*y: float) -> Tensor:
+        handed = state = previous(*y)
+        for _ in range(10):  # the members of a pool, each of which hands on to itself
+            handed = start.remember(handed, state)
+        return loop.begin(outer, Plane().data(1), handed)["inner"]["y"]
+
+    one, other = begun_after(1.0, 2.0), begun_after(3.0, 4.0)
     assert torch.equal(one, other) != start.remembers
 
 
@@ -205,3 +211,40 @@ def test_partial_refuses_a_weight_that_is_none(keep: float) -> None:
     message = rf"Partial needs keep in \[0, 1\], got keep={keep}. Set start.keep, e.g. 0.5."
     with pytest.raises(ValueError, match=message):
         Partial(keep)
+
+
+def visits(size: int, renew_every: int, steps: int) -> list[float]:
+    """The start of each outer step, where step n is handed the fresh start n and adds 0.5."""
+    start = Pool(size, renew_every)
+    previous: SolverState = {"inner": {"y": torch.zeros(1)}}
+    starts = []
+    for n in range(steps):
+        state = start({"inner": {"y": torch.full((1,), float(n))}}, {}, previous)
+        starts.append(float(state["inner"]["y"]))
+        finished: SolverState = {"inner": {"y": state["inner"]["y"] + 0.5}}
+        previous = start.remember(previous, finished)
+    return starts
+
+
+def test_a_pool_of_one_continues_until_it_is_renewed() -> None:
+    assert visits(1, 3, 7) == [0.0, 0.5, 1.0, 3.0, 3.5, 4.0, 6.0]
+    assert visits(1, 1, 3) == [0.0, 1.0, 2.0]  # cold
+
+
+def test_members_of_a_pool_take_turns_and_are_renewed_at_different_times() -> None:
+    # Two members, each begun at its first visit; a visit later the second is renewed, then every
+    # other visit.
+    assert visits(2, 2, 8) == [0.0, 1.0, 0.5, 3.0, 4.0, 3.5, 4.5, 7.0]
+
+
+def test_a_pool_keeps_the_memory_of_the_solver_and_one_structure() -> None:
+    loop, data = InnerLoop(LearnsItsStart(), MOMENTUM, Pool(3, 4)), Plane().data(2)
+    step = outer_step(FULL, loop)
+    carry: Any = {"inner": loop.fresh(OUTER, data)}
+    carries = [carry := step(OUTER, data, carry).carry for _ in range(4)]
+    pool = carries[-1]["inner"]["pool"]
+    assert pool["velocity"]["y"].shape == (3, 2)
+    # The fourth step continued the first member: four inner steps of momentum in all.
+    expected = loop.run(carries[0]["inner"], OUTER, data)
+    torch.testing.assert_close(pool["inner"]["y"][0], expected["inner"]["y"])
+    torch.testing.assert_close(pool["velocity"]["y"][0], expected["velocity"]["y"])  # type: ignore[typeddict-item]

@@ -24,6 +24,16 @@ class Start(abc.ABC):
             previous: The state at which the last outer step stopped. Constant in `outer`.
         """
 
+    def remember(self, previous: SolverState, finished: SolverState) -> SolverState:
+        """What the next outer step is handed as `previous`: unless a policy keeps more, `finished`.
+
+        Args:
+            previous: What this outer step was handed.
+            finished: The state at which it stopped.
+        """
+        del previous
+        return finished
+
     def outer_init(self, data: StepData) -> Params:
         """The outer parameters that this policy adds, before the first outer step."""
         del data

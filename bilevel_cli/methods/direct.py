@@ -1,0 +1,63 @@
+"""The hypergradient of no inner steps at all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bilevel_cli import autodiff, claims
+from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+
+@dataclass(frozen=True)
+class Direct(Hypergradient[Carry]):
+    """The derivative of F(z_0(lambda), lambda), at the start of the inner loop.
+
+    What distillation by matching descends (gradient matching, Zhao et al., 2021, arXiv:2006.05929;
+    distribution matching, Zhao & Bilen, 2023, arXiv:2110.04181): the outer loss compares learned
+    and real examples by a network z_0, and the inner loop only makes the next network.
+    `start=pool` or `start=warm` hand it on; with `start=cold` it is a fresh one at each outer step.
+
+    The loss reported is F at z_0. Costs K inner gradients; no second derivative of f.
+    """
+
+    def init(self, outer: Params, state: SolverState) -> Carry:
+        return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        previous = loop.fresh(outer, data)
+        part = autodiff.grad(lambda outer: _loss(loop, outer, data, previous))(outer)
+        if not any(bool(value.any()) for value in part.values()):
+            raise ValueError(
+                "Direct needs an outer loss that contains the outer parameters, got one that sees "
+                "them through the inner problem alone. Use method=reverse or method=cg."
+            )
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        grad, loss = autodiff.grad_and_value(
+            lambda outer: _loss(loop, outer, data, carry["inner"])
+        )(outer)
+        state = loop.begin(outer, data, carry["inner"])
+        return Estimate(grad, loss, {"inner": loop.run(state, outer, data)}, {})
+
+    def claim(self) -> Claim:
+        def reference(trial: Trial) -> Params:
+            return claims.differenced(
+                lambda outer: _loss(trial.loop, outer, trial.data, trial.carry["inner"]),
+                trial.outer,
+            )
+
+        return Claim("dF(z_0)/dlambda", reference)
+
+
+def _loss(loop: InnerLoop, outer: Params, data: StepData, previous: SolverState) -> Tensor:
+    inner = loop.begin(outer, data, previous)["inner"]
+    return loop.problem.outer_loss(inner, outer, data.outer)
