@@ -33,7 +33,7 @@ check: $(READY)  ## format, lint and types
 
 .PHONY: test
 test: check  ## format, lint, types and the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: test-slow
 test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reproductions

@@ -52,7 +52,9 @@ def main() -> None:
     asked = [found[1] for a in arguments if (found := re.fullmatch(r"([\w/]+)=\?", a))]
     if asked:
         folders = _config_dirs(arguments)
-        print("\n".join(options.describe(group, folders) for group in asked))
+        print("\n".join(options.describe(group, folders) for group in asked), flush=True)
+        if "task" in asked:
+            print(options.describe_pairs(folders))
         return
     _errors.clear()
     # argparse takes overrides in one piece: a -m between them would end it.

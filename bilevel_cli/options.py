@@ -1,12 +1,14 @@
 """The options under conf/: what there is, in one line each, and what a typo may have meant.
 
-Imports neither torch nor the classes behind the options: `bilevel-run task=?` answers at once.
+Imports neither torch nor the classes behind the options, but to say which data suit which task:
+`bilevel-run method=?` answers at once.
 """
 
 import difflib
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -47,7 +49,29 @@ def groups() -> list[str]:
     return sorted(name for name in found if name != "." and not name.startswith("hydra"))
 
 
-def options_of_kind(group: str, kind: type) -> list[str]:
+def pairs(folders: Iterable[Path] = ()) -> dict[str, list[str]]:
+    """The data options that each task can be posed on; none for a task that brings its own.
+
+    Args:
+        folders: Where to look besides conf/: what --config-dir names.
+    """
+    data = {name: _class(path, "data") for name, path in _files("data", folders).items()}
+    needs = {name: _class(path, "task").needs for name, path in _files("task", folders).items()}
+    return {
+        task: sorted(name for name, source in data.items() if kind and issubclass(source, kind))
+        for task, kind in sorted(needs.items())
+    }
+
+
+def describe_pairs(folders: list[Path]) -> str:
+    """As `pairs`, a line for each task."""
+    known = pairs(folders)
+    width = max(map(len, known))
+    lines = [f"  {task:<{width}}  {', '.join(data) or '-'}" for task, data in known.items()]
+    return "\n".join(["data= for each task:", *lines])
+
+
+def options_of_kind(group: str, kind: type | tuple[type, ...]) -> list[str]:
     """The options of a group whose `_target_` is a subclass of `kind`, on Hydra's search path."""
     ready = GlobalHydra.instance().is_initialized()
     with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
@@ -78,6 +102,16 @@ def keys(tree: object, prefix: str = "") -> list[str]:
 
 def _files(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     return {path.stem: path for root in (CONF, *folders) for path in (root / group).glob("*.yaml")}
+
+
+def _class(path: Path, group: str) -> Any:
+    """The class behind an option of `group`: its own `_target_`, or that of what it inherits."""
+    node = OmegaConf.load(path)
+    target = OmegaConf.select(node, "_target_") or OmegaConf.select(node, f"{group}._target_")
+    if target is not None:
+        return get_object(target)
+    parent = next(name for name in node.defaults if isinstance(name, str) and name != "_self_")
+    return _class(path.with_stem(parent), group)
 
 
 def _first_comment(path: Path) -> str:

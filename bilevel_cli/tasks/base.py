@@ -22,15 +22,15 @@ class Task(Problem, abc.ABC):
     Attributes:
         episodes: Number of independent inner problems that one outer step shares, and the leading
             dimension of all that `sample` returns but noise; or None for one inner problem.
-        needs: The kind of data that the task is posed on, a class of `bilevel_cli.data.base`; or
-            None for a task that brings its own.
+        needs: The kind of data that the task is posed on, a class of `bilevel_cli.data.base` or
+            several of which any will do; or None for a task that brings its own.
         blocks: Numbers of blocks (`bilevel_cli.data.blocks`) of inner and of outer examples, where
             minibatches are blocks and say so by `block`; or None.
         statement: What a reader of the scores must know of the data, in one line.
     """
 
     episodes: int | None = None
-    needs: type | None = None
+    needs: type | tuple[type, ...] | None = None
     blocks: tuple[int, int] | None = None
     statement: str = ""
 
