@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel_cli import options
 from bilevel_cli.options import CONF
 
-# What experiment.build passes to the constructors that name it.
-GIVEN = {"device", "data", "model", "generator", "input_shape", "num_outputs"}
+# What is passed to the constructors that name it.
+GIVEN = {"device", "data", "model", "generator", "input_shape", "num_outputs", "params"}
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
 OPTIONS = [(path.parent.as_posix(), path.name) for path in FILES if path.parent.parts]
 TARGETS = [
@@ -28,10 +28,20 @@ TARGETS = [
 
 
 def node_of(group: str, option: str) -> DictConfig:
-    parent = {"method/linear_solver": ["method=implicit"]}.get(group, [])
     value = f"[{option}]" if group == "metrics" else option
-    node: Any = OmegaConf.select(composed(*parent, f"{group}={value}"), group.replace("/", "."))
+    config = composed(*parent_of(group), f"{group}={value}")
+    node: Any = OmegaConf.select(config, group.replace("/", "."))
     return node[option] if group == "metrics" else node
+
+
+def parent_of(group: str) -> list[str]:
+    """The choice of an option in whose defaults the nested group stands."""
+    root, *inside = group.split("/")
+    if not inside:
+        return []
+    default = re.compile(rf"^ +- (/?{root}/)?{inside[0]}(@\S+)?: ", re.MULTILINE)
+    files = sorted((CONF / root).glob("*.yaml"))
+    return [f"{root}={next(path.stem for path in files if default.search(path.read_text()))}"]
 
 
 @pytest.mark.parametrize(("group", "option"), TARGETS)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standins
 import torch
 from configs import composed, options, small
 from hydra.utils import instantiate
@@ -17,6 +18,7 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.options import pairs
 from bilevel_cli.problem import Oracle, StepData
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
@@ -64,6 +66,21 @@ def test_every_method_serves_every_task_or_says_why_not(
         reason = str(error)
     # Served, or refused with the names of methods that can.
     assert (tmp_path / "train.csv").exists() != ("method=" in reason)
+
+
+PAIRS = [(task, data) for task, fitting in pairs().items() for data in fitting]
+
+
+@pytest.mark.parametrize(("task", "data"), PAIRS)
+def test_every_pair_of_task_and_data_that_is_listed_runs(
+    task: str, data: str, tmp_path: Path
+) -> None:
+    own = [part for part in small(task) if not part.startswith(("data=", "data."))]
+    write = getattr(standins, data, None)  # data that need no files have no stand-in
+    files = write(tmp_path) if write else []
+    run = runner(tmp_path, f"task={task}", f"data={data}", "inner_steps=2", *own, *files)
+    assert run.run()
+    assert all(path.exists() for path in run.result())
 
 
 WITHOUT_MODEL = {task for task in options("task") if "model" not in composed(f"task={task}")}

@@ -1,6 +1,7 @@
 """What a data set offers to a task: examples with targets, or images by class for episodes."""
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -36,20 +37,27 @@ class Splits(NamedTuple):
 class Source(abc.ABC):
     """A data set that can be cut into training, validation and test examples.
 
+    Parts of null examples share what the other parts leave, as 60 : 20 : 20.
+
     Args:
-        train: Number of training examples.
-        validation: Number of validation examples.
-        test: Number of test examples.
+        train: Number of training examples, or null.
+        validation: Number of validation examples, or null.
+        test: Number of test examples, or null; of an official test set null takes all.
     """
 
-    def __init__(self, train: int, validation: int, test: int) -> None:
+    def __init__(self, train: int | None, validation: int | None, test: int | None) -> None:
         for name, size in (("train", train), ("validation", validation), ("test", test)):
-            if size < 1:
+            if size is not None and size < 1:
                 raise ValueError(
                     f"{type(self).__name__} needs {name} >= 1 examples, got {name}={size}. "
                     f"Set data.{name}."
                 )
         self.train, self.validation, self.test = train, validation, test
+
+    @property
+    def statement(self) -> str:
+        """How the data were read, in one line; empty where there was nothing to decide."""
+        return ""
 
     @abc.abstractmethod
     def read(self) -> tuple[Labelled, Labelled | None]:
@@ -61,19 +69,22 @@ class Source(abc.ABC):
         Args:
             generator: On the CPU, so that one seed gives one split on every device.
         """
-        pool, official = self.read()
-        sizes = [self.train, self.validation]
-        if official is None:
-            sizes.append(self.test)
+        return self.cut(*self.read(), generator)
+
+    def cut(self, pool: Labelled, official: Labelled | None, generator: torch.Generator) -> Splits:
+        """As `splits`, from what `read` returned."""
+        wanted = [self.train, self.validation] + [self.test] * (official is None)
+        sizes = shared_out(wanted, len(pool.y), SHARES)
         self._require(
             sum(sizes), len(pool.y), "train + validation" + " + test" * (official is None)
         )
         order = torch.randperm(len(pool.y), generator=generator)
         parts = [pool.take(rows) for rows in torch.split(order[: sum(sizes)], sizes)]
         if official is not None:
-            self._require(self.test, len(official.y), "test")
+            (test,) = shared_out([self.test], len(official.y), SHARES)
+            self._require(test, len(official.y), "test")
             order = torch.randperm(len(official.y), generator=generator)
-            parts.append(official.take(order[: self.test]))
+            parts.append(official.take(order[:test]))
         return Splits(*parts)
 
     def _require(self, wanted: int, available: int, what: str) -> None:
@@ -84,10 +95,61 @@ class Source(abc.ABC):
             )
 
 
+SHARES = (60, 20, 20)  # of training, validation and test examples
+
+
+def shared_out(sizes: Sequence[int | None], available: int, shares: Sequence[int]) -> list[int]:
+    """The sizes, with nulls replaced by their shares of what the others leave; at least 1 each."""
+    left = available - sum(size or 0 for size in sizes)
+    weights = [share * (size is None) for size, share in zip(sizes, shares, strict=False)]
+    # Rounded where one part ends and the next begins, so that nothing is lost.
+    ends = [round(left * sum(weights[:i]) / max(1, sum(weights))) for i in range(len(sizes) + 1)]
+    return [max(1, ends[i + 1] - ends[i]) if size is None else size for i, size in enumerate(sizes)]
+
+
 class Examples(Source):
     """Examples of `num_classes` classes. Args: as `Source`."""
 
     num_classes: int
+
+    @property
+    def class_names(self) -> list[str]:
+        """What people call the classes: their numbers, unless the source has names."""
+        return [str(number) for number in range(self.num_classes)]
+
+
+class Pixels(Examples):
+    """Examples that are bytes until they are drawn, which takes a quarter of the memory.
+
+    Args: as `Source`, and
+        standardize: Whether every channel of images, or every entry of other inputs, has mean 0 and
+            variance 1 over the training examples; one that is constant there is shifted alone.
+    """
+
+    def __init__(
+        self, train: int | None, validation: int | None, test: int | None, standardize: bool
+    ) -> None:
+        super().__init__(train, validation, test)
+        self.standardize = standardize
+
+    @abc.abstractmethod
+    def pixels(self) -> tuple[Labelled, Labelled | None]:
+        """As `read`, but `x` may be uint8, from 0 to 255."""
+
+    def read(self) -> tuple[Labelled, Labelled | None]:
+        pool, official = self.pixels()
+        return _scaled(pool), None if official is None else _scaled(official)
+
+    def splits(self, generator: torch.Generator) -> Splits:
+        parts = Splits(*map(_scaled, self.cut(*self.pixels(), generator)))
+        if not self.standardize:
+            return parts
+        return standardized(parts, (0, 2, 3) if parts.train.x.dim() == 4 else (0,))
+
+
+def _scaled(part: Labelled) -> Labelled:
+    x = part.x.to(torch.get_default_dtype())
+    return replace(part, x=x.div_(255) if part.x.dtype == torch.uint8 else x)
 
 
 class TwoClasses(Examples):
@@ -100,9 +162,14 @@ class Regression(Source):
     """Rows of a table, of shape [n, features], with real targets. Args: as `Source`."""
 
 
-def standardized(parts: Splits) -> Splits:
-    """All parts with the inputs at mean 0 and variance 1 of the training part, entry by entry."""
-    std, mean = torch.std_mean(parts.train.x, dim=0, correction=0)
+def standardized(parts: Splits, over: tuple[int, ...] = (0,)) -> Splits:
+    """All parts with the inputs at mean 0 and variance 1 of the training part.
+
+    Args:
+        parts: To standardise.
+        over: Dimensions over which means are taken: that of examples alone, for every entry.
+    """
+    std, mean = torch.std_mean(parts.train.x, dim=over, correction=0, keepdim=True)
     std = torch.where(std > 0, std, 1)  # an entry that is constant in the training part
     return Splits(*(replace(part, x=(part.x - mean) / std) for part in parts))
 

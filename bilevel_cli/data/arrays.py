@@ -1,0 +1,155 @@
+"""The user's own arrays, from an npz file."""
+
+import io
+import math
+import zipfile
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from bilevel_cli.data import files
+from bilevel_cli.data.base import Labelled, Pixels
+from bilevel_cli.data.labels import numbered
+
+
+class _Read(NamedTuple):
+    pool: Labelled
+    class_names: list[str]
+
+
+class Arrays(Pixels):
+    """Two arrays of an npz file: inputs of shape [n, ...], floating or bytes, and labels [n].
+
+    Bytes are divided by 255. Labels are whole numbers or texts, the classes their sorted values.
+    Examples are numbered from 0. Pickled objects are refused unread.
+
+    Args:
+        path: Of the file.
+        x: Name of the inputs, of shape [n, features] or [n, channels, height, width].
+        y: Name of the labels.
+        channels_last: Whether images have shape [n, height, width, channels] instead.
+        train: Number of training examples, or null.
+        validation: Number of validation examples, or null.
+        test: Number of test examples, or null. Nulls share what the others leave, as 60 : 20 : 20.
+        standardize: As `Pixels`.
+        max_megabytes: Largest size of the two arrays, unpacked.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        x: str,
+        y: str,
+        channels_last: bool,
+        train: int | None,
+        validation: int | None,
+        test: int | None,
+        standardize: bool,
+        max_megabytes: float,
+    ) -> None:
+        super().__init__(train, validation, test, standardize)
+        self.path, self.x, self.y, self.channels_last = path, x, y, channels_last
+        self.max_megabytes = max_megabytes
+
+    @cached_property
+    def num_classes(self) -> int:  # type: ignore[override]  # known once the file is read
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._read.class_names
+
+    def pixels(self) -> tuple[Labelled, None]:
+        return self._read.pool, None
+
+    @cached_property
+    def _read(self) -> _Read:
+        members = read_npz(self.path, (self.x, self.y), "Arrays", self.max_megabytes)
+        x, y = members[self.x], members[self.y]
+        if x.dtype != np.uint8 and x.dtype.kind != "f":
+            raise self._bad(self.x, "floating numbers or bytes (uint8)", f"{x.dtype}")
+        if y.dtype.kind not in "biuU":
+            raise self._bad(self.y, "whole numbers or texts", f"{y.dtype}")
+        if x.ndim < 2 or not x.size or y.shape != x.shape[:1]:
+            raise self._bad(
+                self.y, f"shape [n] beside {self.x!r} of shape [n, ...]", f"{y.shape} and {x.shape}"
+            )
+        if self.channels_last:
+            if x.ndim != 4:
+                raise self._bad(
+                    self.x, "shape [n, height, width, channels]", f"{x.shape}", "data.channels_last"
+                )
+            x = x.transpose(0, 3, 1, 2)
+        if x.dtype != np.uint8 and not (finite := np.isfinite(x)).all():
+            place = np.unravel_index(finite.argmin(), x.shape)
+            raise self._bad(self.x, "finite numbers", f"{x[place]} at {[*map(int, place)]}")
+        labels, names = numbered(y, "Arrays", f"{self.y!r} of {self.path}")
+        plain = np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
+        native = x.astype(plain, order="C")  # a copy, which torch may own
+        return _Read(Labelled(torch.from_numpy(native), labels, torch.arange(len(x))), names)
+
+    def _bad(self, name: str, needs: str, got: str, setting: str = "") -> ValueError:
+        return ValueError(
+            f"Arrays needs {needs} in {name!r} of {self.path}, got {got}. "
+            f"{f'Change {setting} or the' if setting else 'Convert the'} array."
+        )
+
+
+def read_npz(
+    path: str | None, names: tuple[str, ...], who: str, max_megabytes: float
+) -> dict[str, NDArray[Any]]:
+    """The arrays of these names, of at most so many megabytes together, and never a pickle."""
+    found = files.own(path, who, "data.path")
+    again = f"Write {found} anew by numpy.savez."
+    try:
+        archive = zipfile.ZipFile(found)
+    except Exception as error:  # zipfile documents no closed list
+        raise ValueError(f"{who} needs {found} to be an npz file: {error}. {again}") from error
+    with archive:
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+        for name in names:
+            if f"{name}.npy" not in sizes:
+                known = ", ".join(key.removesuffix(".npy") for key in list(sizes)[:20])
+                raise ValueError(
+                    f"{who} needs an array {name!r} in {found}, got {known or 'none'}. {again}"
+                )
+        if sum(sizes[f"{name}.npy"] for name in names) > max_megabytes * 1e6:
+            raise files.too_large(who, str(found), max_megabytes)
+        arrays = {}
+        for name in names:
+            try:
+                with archive.open(f"{name}.npy") as stream:
+                    # No more than was promised, which a crafted member may exceed.
+                    content = stream.read(sizes[f"{name}.npy"])
+                arrays[name] = parse_npy(content)
+            except Exception as error:  # nor does it for what a member may hold
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"{who} cannot read {name!r} in {found}: {reason}. {again}"
+                ) from error
+    return arrays
+
+
+def parse_npy(content: bytes) -> NDArray[Any]:
+    """An array from the bytes of an npy file, whose header is checked before memory is taken.
+
+    Raises:
+        ValueError: The bytes are not what the header promises, or a pickle.
+    """
+    stream = io.BytesIO(content)
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format version {version}, only 1.0 and 2.0 are read")
+    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, columns_first, dtype = header(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which could run any code")
+    held, promised = len(content) - stream.tell(), math.prod(shape) * dtype.itemsize
+    if held != promised:
+        raise ValueError(f"shape {shape} of {dtype} promises {promised} bytes, there are {held}")
+    flat = np.frombuffer(content, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if columns_first else "C")
