@@ -113,7 +113,7 @@ def _setting(
     data = task.sample(1, torch.Generator(device).manual_seed(seed))
     if task.episodes is not None:
         data = episodes.first(data)
-    outer = {**loop.outer_init(data), **outer}
+    outer = {**loop.outer_init(data, outer), **outer}
     outer = {
         name: value + AWAY * torch.randn(value.shape, generator=cpu).to(value)
         for name, value in outer.items()

@@ -47,7 +47,8 @@ def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
         return task.sample(STEPS + method.extra_batches, generator).split(STEPS)
 
     data = drawn()
-    outer = {"lam": torch.linspace(-1.0, 1.0, 3), **loop.outer_init(data)}
+    outer = {"lam": torch.linspace(-1.0, 1.0, 3)}
+    outer |= loop.outer_init(data, outer)
     data = data._replace(noise=method.draw(outer, generator))
     carry = method.init(outer, loop.fresh(outer, data))
     method.check(loop, outer, data)
@@ -106,7 +107,7 @@ def check_task(task: Task, num_steps: int = 2) -> None:
         _assert(one.num_steps == num_steps, "Inner data have one minibatch for each inner step")
         for solver_start in (Cold(), Learned()):
             loop = InnerLoop(task, GradientDescent(lr=1e-3), solver_start)
-            everything = {**loop.outer_init(one), **outer}
+            everything = {**loop.outer_init(one, outer), **outer}
             _check_losses(loop, everything, one)
         projected = task.project_outer(outer)
         _assert(
@@ -120,8 +121,8 @@ def check_solver(solver: InnerSolver[Any]) -> None:
     """Checks purity and memory of an inner solver, and that a start may replace its `inner`."""
     with _precision(torch.float64):
         task = _quadratic()
-        outer = {"lam": torch.linspace(-1.0, 1.0, 3)} | solver.outer_init()
         data = task.sample(STEPS, torch.Generator().manual_seed(0))
+        outer = {"lam": torch.linspace(-1.0, 1.0, 3)} | solver.outer_init(data.init)
         oracle = MinibatchOracle(task, outer, data.inner_at(0), data.outer)
         here, there = data.init, {"z": torch.ones_like(data.init["z"])}
         state = solver.step(oracle, solver.init(here))
@@ -171,7 +172,7 @@ def _check_losses(loop: InnerLoop, outer: Params, data: StepData) -> None:
 def _check_scores(
     task: Task, loop: InnerLoop, outer: Params, data: StepData, one: StepData
 ) -> None:
-    everything = {**loop.outer_init(one), **outer}
+    everything = {**loop.outer_init(one, outer), **outer}
     state = episodes.fresh(loop, everything, data)
     once, twice = (task.evaluate(loop, everything, state["inner"]) for _ in range(2))
     _assert(bool(once) and all(s.shape == () for s in once.values()), "Scores are scalars")

@@ -17,9 +17,15 @@ class InnerLoop:
     solver: InnerSolver[Any]
     start: Start
 
-    def outer_init(self, data: StepData) -> Params:
-        """The outer parameters that the start and the solver learn besides the problem's own."""
-        return {**self.start.outer_init(data), **self.solver.outer_init()}
+    def outer_init(self, data: StepData, outer: Params) -> Params:
+        """The outer parameters that the start and the solver learn besides the problem's own.
+
+        Args:
+            data: The data of one inner problem.
+            outer: The problem's own, which may be where inner parameters begin.
+        """
+        inner = self.problem.init_inner(outer, data)
+        return {**self.start.outer_init(data), **self.solver.outer_init(inner)}
 
     def fresh(self, outer: Params, data: StepData) -> SolverState:
         """The state of an inner solve that knows nothing of earlier outer steps."""

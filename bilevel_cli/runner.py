@@ -176,7 +176,7 @@ class Runner:
         data = episodes.sample(self.task, self.method, self.schedule.inner_steps, random, extras)
         one = data if self.task.episodes is None else episodes.first(data)
         # The task's own entries win: one that learns its start keeps it under start=learned.
-        outer = {**self.loop.outer_init(one), **outer}
+        outer = {**self.loop.outer_init(one, outer), **outer}
         if not outer:
             raise ValueError(
                 "A run needs outer parameters, got a task, a start and a solver that learn none. "

@@ -122,7 +122,7 @@ def costs(
     """What an estimate on the quadratic was counted to take, and what the method declares."""
     problem = Quadratic()
     data, loop = problem.data(steps), InnerLoop(Counted(problem), solver, start or Cold())
-    outer = problem.outer_init() | loop.outer_init(data)
+    outer = problem.outer_init() | loop.outer_init(data, {})
     return counted_and_declared(method, loop, outer, data)
 
 

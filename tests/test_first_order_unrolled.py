@@ -79,7 +79,7 @@ def held_to_its_claim(
 ) -> None:
     """Asserts that the second estimate of a run is what the method claims."""
     loop = InnerLoop(problem, solver, start or Cold())
-    outer = outer | solver.outer_init()
+    outer = outer | solver.outer_init({})
     carry = method.init(outer, loop.fresh(outer, data))
     carry = method.estimate(loop, outer, data, carry).carry
     found = method.estimate(loop, outer, data, carry)
@@ -273,7 +273,7 @@ def test_darts_from_current_weights_is_one_unrolled_step_of_each() -> None:
 )
 def test_darts_knows_the_solver_whose_step_it_differentiates(solver: InnerSolver[Any]) -> None:
     data = PLANE.data(4)
-    outer = OUTER | {name: value.double() for name, value in solver.outer_init().items()}
+    outer = OUTER | {name: value.double() for name, value in solver.outer_init({}).items()}
     found = estimate(Darts(0.01), PLANE, data, outer, solver=solver)
     expected = estimate(ONE_STEP, PLANE, data, outer, solver=solver)
     torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-12)

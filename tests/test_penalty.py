@@ -245,7 +245,7 @@ def descend(
     """Outer gradient descent. Returns the outer and inner parameters."""
     generator = torch.Generator()
     data, loop = task.sample(inner_steps, generator), InnerLoop(task, solver, start or Warm())
-    outer = {**loop.outer_init(data), **task.init_outer(generator)}
+    outer = {**loop.outer_init(data, {}), **task.init_outer(generator)}
     carry: Carry = method.init(outer, loop.fresh(outer, data))
     for _ in range(outer_steps):
         found = method.estimate(loop, outer, data, carry)

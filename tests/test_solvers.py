@@ -184,7 +184,7 @@ def test_aggregated_descends_the_blend_of_both_losses() -> None:
 def test_a_learned_step_size_has_the_derivative_of_finite_differences(make: Any) -> None:
     problem, solver = Plane(), make(Learned("log_lr", initial=0.05))
     loop = InnerLoop(problem, WeightDecay(solver, 0.01), Cold())
-    assert loop.outer_init(problem.data(4)) == {"log_lr": torch.tensor(0.05).log()}
+    assert loop.outer_init(problem.data(4), {}) == {"log_lr": torch.tensor(0.05).log()}
     # Not from (0, 1): an entry of the gradient is zero there, where Adam's derivative is lr / eps.
     data, outer = problem.data(4, (0.3, 1.0)), {"x": Plane.x, "log_lr": torch.tensor(0.05).log()}
 

@@ -163,9 +163,9 @@ def test_learned_contributes_the_start_of_the_task_and_nothing_where_the_task_le
 def test_a_loop_learns_what_its_start_and_its_solver_learn() -> None:
     data = Plane().data(4)
     solver = GradientDescent(LearnedSetting("log_lr", initial=0.1))
-    found = InnerLoop(Plane(), solver, Learned()).outer_init(data)
+    found = InnerLoop(Plane(), solver, Learned()).outer_init(data, {})
     assert set(found) == {"init.y", "log_lr"}
-    assert set(InnerLoop(Plane(), solver, Cold()).outer_init(data)) == {"log_lr"}
+    assert set(InnerLoop(Plane(), solver, Cold()).outer_init(data, {})) == {"log_lr"}
 
 
 def test_learned_begins_at_the_entries_that_a_task_keeps_itself() -> None:

@@ -46,10 +46,37 @@ class Learned:
                 f"A learned setting needs initial > 0, got {self.name}: initial={self.initial}."
             )
 
+    def __call__(self, outer: Params) -> Tensor:
+        return outer[self.name].exp()
+
+    def inverse(self, setting: float) -> float:
+        """The outer parameter at which the setting is this."""
+        return math.log(setting)
+
+
+class LearnedFraction(Learned):
+    """A setting in (0, 1) that is an outer parameter: sigmoid(outer[name]).
+
+    Args: as `Learned`.
+    """
+
+    def __post_init__(self) -> None:
+        if self.initial is not None and not 0 < self.initial < 1:
+            raise ValueError(
+                f"A learned fraction needs initial in (0, 1), got {self.name}: "
+                f"initial={self.initial}."
+            )
+
+    def __call__(self, outer: Params) -> Tensor:
+        return outer[self.name].sigmoid()
+
+    def inverse(self, setting: float) -> float:
+        return math.log(setting / (1 - setting))
+
 
 def value(setting: float | Learned, outer: Params) -> Scalar:
     """The number that a setting stands for."""
-    return outer[setting.name].exp() if isinstance(setting, Learned) else setting
+    return setting(outer) if isinstance(setting, Learned) else setting
 
 
 def check_lr(solver: str, lr: float | Learned) -> None:
@@ -75,15 +102,30 @@ class InnerSolver(abc.ABC, Generic[State]):
     def step(self, oracle: Oracle, state: State) -> State:
         """One step. Asks `oracle` for gradients, and no tensor for its value."""
 
-    def outer_init(self) -> Params:
-        """The outer parameters behind the learned settings, of this solver and those it wraps."""
+    def outer_init(self, inner: Params) -> Params:
+        """The outer parameters behind the learned settings, of this solver and those it wraps.
+
+        Args:
+            inner: Inner parameters, for a solver that learns a setting for each of their entries.
+        """
         found: Params = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # solvers are dataclasses
             setting: Any = getattr(self, field.name)
             if isinstance(setting, Learned) and setting.initial is not None:
-                found[setting.name] = torch.tensor(math.log(setting.initial))
+                found[setting.name] = torch.tensor(setting.inverse(setting.initial))
             elif isinstance(setting, InnerSolver):
-                found |= setting.outer_init()
+                found |= setting.outer_init(inner)
+        return found
+
+    def settings(self, outer: Params) -> Params:
+        """The learned settings at `outer`, by their own names, and those of solvers it wraps."""
+        found: Params = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # solvers are dataclasses
+            setting: Any = getattr(self, field.name)
+            if isinstance(setting, Learned):
+                found[field.name] = setting(outer)
+            elif isinstance(setting, InnerSolver):
+                found |= setting.settings(outer)
         return found
 
 

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from bilevel_cli import trees
 from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, Learned, SolverState, check_lr, value
+from bilevel_cli.solvers.base import (
+    InnerSolver,
+    Learned,
+    LearnedFraction,
+    SolverState,
+    check_lr,
+    value,
+)
 from bilevel_cli.trees import Params, Scalar
 
 
@@ -25,11 +32,11 @@ class Momentum(InnerSolver[MomentumState]):
     """
 
     lr: float | Learned
-    momentum: float
+    momentum: float | LearnedFraction
 
     def __post_init__(self) -> None:
         check_lr(type(self).__name__, self.lr)
-        if not 0 <= self.momentum < 1:
+        if not isinstance(self.momentum, LearnedFraction) and not 0 <= self.momentum < 1:
             raise ValueError(
                 f"{type(self).__name__} needs momentum in [0, 1), got momentum={self.momentum}. "
                 "Use solver=gd for plain gradient descent."
@@ -40,13 +47,14 @@ class Momentum(InnerSolver[MomentumState]):
 
     def step(self, oracle: Oracle, state: MomentumState) -> MomentumState:
         z, grad = state["inner"], oracle.inner_grad(state["inner"])
-        velocity = trees.axpy(self.momentum, state["velocity"], grad)
-        step = self._direction(grad, velocity)
+        momentum = value(self.momentum, oracle.outer)
+        velocity = trees.axpy(momentum, state["velocity"], grad)
+        step = self._direction(grad, velocity, momentum)
         lr: Scalar = value(self.lr, oracle.outer)
         return {"inner": trees.axpy(-lr, step, z), "velocity": velocity}
 
-    def _direction(self, grad: Params, velocity: Params) -> Params:
-        del grad
+    def _direction(self, grad: Params, velocity: Params, momentum: Scalar) -> Params:
+        del grad, momentum
         return velocity
 
 
@@ -62,5 +70,5 @@ class NesterovMomentum(Momentum):
         momentum: Decay of the velocity, in [0, 1).
     """
 
-    def _direction(self, grad: Params, velocity: Params) -> Params:
-        return trees.axpy(self.momentum, velocity, grad)
+    def _direction(self, grad: Params, velocity: Params, momentum: Scalar) -> Params:
+        return trees.axpy(momentum, velocity, grad)
