@@ -60,6 +60,11 @@ class FeaturePenalties(Task):
                 f"{who} needs start to be one of {', '.join(STARTS)}, got start={start}."
             )
         parts = data.splits(generator)
+        if parts.train.x.dim() != 2:
+            raise ValueError(
+                f"{who} needs rows of a table, got inputs of shape {list(parts.train.x.shape[1:])}."
+                " Use task=hpo."
+            )
         check_batch_size(who, "batch_size", batch_size, len(parts.train.y))
         check_batch_size(who, "outer_batch_size", outer_batch_size, len(parts.validation.y))
         self.examples = {
@@ -195,6 +200,11 @@ class LogisticRegression(FeaturePenalties):
     needs = TwoClasses
 
     def as_batch(self, part: Labelled, device: torch.device) -> Batch:
+        if len(part.y) and part.y.max() > 1:
+            raise ValueError(
+                "LogisticRegression needs two classes, labels 0 and 1, got "
+                f"{int(part.y.max())}. Use task=hpo."
+            )
         batch = super().as_batch(part, device)
         return {**batch, "y": 2 * batch["y"] - 1}
 

@@ -1,0 +1,178 @@
+"""Hyperparameters of a classifier: penalties, label smoothing, augmentation."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bilevel_cli import trees
+from bilevel_cli.augmentations import Augmentation
+from bilevel_cli.data.base import Examples
+from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.label_smoothing import LabelSmoothing
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.models import build
+from bilevel_cli.penalties import Penalty
+from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.tasks.base import Task
+from bilevel_cli.trees import Params
+
+MOST_COLUMNS = 50
+
+
+class Hyperparameters(Task):
+    """Settings of the training of a classifier, learned on validation examples.
+
+        f(z, lambda) = mean_i CE(model_z(a(x_i, lambda)), s(y_i, lambda)) + R(z, lambda)
+        F(z)         = mean_i CE(model_z(x_i), y_i)
+
+    with an augmentation a and smoothed labels s of the training examples in f, and a penalty R.
+    Validation examples, in F, are as they are. Each of the three may be left out; learned settings
+    of the inner solver come on top (solver=momentum_learned). The start of the inner parameters is
+    the same at every outer step. Franceschi et al. (2017, arXiv:1703.01785) and Lorraine et al.
+    (2020, arXiv:1911.02590) learn hyperparameters so, a million of them.
+
+    A run of method=none trains with the initial hyperparameters, as a sweeper needs it.
+
+    Scores: mean loss and accuracy of the last inner iterate on validation and, if there are some,
+    test examples; the hyperparameters, learned ones of the solver too, or the least, the median and
+    the largest of each kind where they are more than 50. A gradient method has moved them once
+    since it trained that iterate.
+
+    Minibatches are blocks (`bilevel_cli.data.blocks`): cut once, each drawn once in an epoch. The
+    random numbers of an augmentation are drawn anew for each inner step.
+
+    Args:
+        penalty: R, or null.
+        smoothing: s, or null.
+        augmentation: Makes a, given the shape of an example and the device; or null.
+        batch_size: Training examples of an inner step; null for all of them.
+        outer_batch_size: Validation examples of an outer step; null for all of them.
+        data: Labelled examples.
+        model: The classifier, as conf/model builds it.
+        device: Where the examples live.
+        generator: Draws the split and the start of the classifier.
+    """
+
+    needs = Examples
+
+    def __init__(
+        self,
+        penalty: Penalty | None,
+        smoothing: LabelSmoothing | None,
+        augmentation: Callable[..., Augmentation] | None,
+        batch_size: int | None,
+        outer_batch_size: int | None,
+        data: Examples,
+        model: Callable[..., nn.Module],
+        device: torch.device,
+        generator: torch.Generator,
+    ) -> None:
+        parts = data.splits(generator)._asdict()
+        dtype, sizes = torch.get_default_dtype(), {n: len(part.y) for n, part in parts.items()}
+        check_batch_size("Hyperparameters", "batch_size", batch_size, sizes["train"])
+        check_batch_size(
+            "Hyperparameters", "outer_batch_size", outer_batch_size, sizes["validation"]
+        )
+        self.examples = {
+            name: {"x": part.x.to(device, dtype), "y": part.y.to(device)}
+            for name, part in parts.items()
+        }
+        self.train_blocks = Blocks(self.examples["train"], batch_size)
+        self.validation_blocks = Blocks(self.examples["validation"], outer_batch_size)
+        self.blocks: tuple[int, int] = self.train_blocks.count, self.validation_blocks.count
+        self.statement = f"Examples: {', '.join(f'{size} for {n}' for n, size in sizes.items())}."
+        shape = tuple(parts["train"].x.shape[1:])
+        self.model = build(model, shape, data.num_classes, device)
+        self._start = self.model.init(generator)
+        self.penalty, self.smoothing = penalty, smoothing
+        self.augmentation = augmentation and augmentation(input_shape=shape, device=device)
+
+    def init_outer(self, generator: torch.Generator) -> Params:
+        outer: Params = {}
+        if self.penalty:
+            outer |= self.penalty.init(self._start)
+        if self.smoothing:
+            outer |= self.smoothing.init()
+        if self.augmentation:
+            outer |= self.augmentation.init(generator)
+        return {name: value.to(self.examples["train"]["x"]) for name, value in outer.items()}
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return data.init
+
+    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
+        inner = self.train_blocks.draw("inner", num_steps, generator)
+        if self.augmentation:
+            shape = (*inner["y"].shape, *self.augmentation.noise_shape)
+            device = inner["y"].device
+            inner["noise"] = torch.randn(shape, generator=generator, device=device)
+        return StepData(self._start, inner, self.validation_blocks.one("outer", generator))
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        x, y = batch["x"], batch["y"]
+        if self.augmentation:
+            x = self.augmentation(x, outer, batch["noise"])
+        logits = self.model.apply(inner, x)
+        if self.smoothing:
+            loss = mean(self.smoothing.losses(logits, y, outer), batch)
+        else:
+            loss = mean(cross_entropy(logits, y, reduction="none"), batch)
+        return loss + self.penalty(inner, outer) if self.penalty else loss
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        logits = self.model.apply(inner, batch["x"])
+        return mean(cross_entropy(logits, batch["y"], reduction="none"), batch)
+
+    def project_outer(self, outer: Params) -> Params:
+        return self.penalty.project(outer) if self.penalty else outer
+
+    def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
+        scores = {}
+        for part in ("validation", "test"):
+            x, y = self.examples[part]["x"], self.examples[part]["y"]
+            if len(y):
+                logits = self.model.apply(inner, x)
+                scores[f"{part}_loss"] = cross_entropy(logits, y)
+                scores[f"{part}_accuracy"] = (logits.argmax(1) == y).to(x.dtype).mean()
+        learned = trees.prefixed("solver.", loop.solver.settings(outer))
+        for kind in (self.penalty, self.smoothing, self.augmentation):
+            learned |= kind.values(outer) if kind else {}
+        return scores | _columns(learned)
+
+    def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
+        """Writes `outer.pt`, and `hyperparameters.csv`: eval.csv with the best row marked.
+
+        Its column `best` is 1 at the first evaluation of least validation loss, 0 elsewhere.
+        """
+        files = super().save_result(directory, outer, inner)
+        evaluations = directory / "eval.csv"
+        if evaluations.exists():
+            table = pd.read_csv(evaluations)
+            losses = table["validation_loss"].fillna(math.inf)
+            table["best"] = (losses.index == losses.idxmin()).astype(int)
+            path = directory / "hyperparameters.csv"
+            table.to_csv(path, index=False)
+            files.append(path)
+        return files
+
+
+def _columns(values: Params) -> dict[str, Tensor]:
+    """Numbers by name: all entries, or a summary of each tensor where there are too many."""
+    columns = {}
+    for name, value in values.items():
+        if not value.dim():
+            columns[name] = value
+        elif trees.size(values) <= MOST_COLUMNS:
+            columns |= {f"{name}.{number}": entry for number, entry in enumerate(value.flatten())}
+        else:
+            columns |= {
+                f"{name}.min": value.min(),
+                f"{name}.median": value.median(),
+                f"{name}.max": value.max(),
+            }
+    return columns
