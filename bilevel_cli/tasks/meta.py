@@ -27,8 +27,9 @@ class FewShot(Task):
     inner problem fits the support images, the outer loss is that of the query images. With
     adapt=all every parameter of the model is inner and the outer ones are its start: MAML (Finn et
     al., 2017, arXiv:1703.03400). With a prefix, those parameters are inner, with a learned start
-    `init.*`, and all others outer and shared, `shared.*`: adapt=head is the split of IAPTT-GM (Liu
-    et al., 2021, arXiv:2110.00455) and the inner loop of ANIL.
+    `init.*`, and all others outer and shared, `shared.*`: adapt=head is ANIL (Raghu et al., 2020,
+    arXiv:1909.09157) and, with method=iaptt, the split of IAPTT-GM (Liu et al., 2021,
+    arXiv:2110.00455). For a head that begins at a fixed point see `HyperRepresentation`.
 
     Scores: mean query accuracy after `eval_steps` inner steps over `eval_episodes` episodes of
     validation and of test classes, each with the half-width of its 95 % confidence interval, 1.96
@@ -90,6 +91,7 @@ class FewShot(Task):
         self.ways, self.shots, self.queries = ways, shots, queries
         self.episodes: int = episodes
         self.eval_episodes, self.eval_steps = eval_episodes, eval_steps
+        self.fixed_start: Params = {}  # of the inner parameters, for a class that learns none
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.statement = f"Classes: {data.split_statement}."
         self.model = build(model, tuple(splits.train.shape[2:]), ways, device)
@@ -107,7 +109,7 @@ class FewShot(Task):
         return trees.prefixed(FEATURES_PREFIX, params) | trees.prefixed(LEARNED_PREFIX, inner)
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
-        return trees.under(LEARNED_PREFIX, outer)
+        return data.init or trees.under(LEARNED_PREFIX, outer)
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         return self.draw("train", self.episodes, num_steps, generator)
@@ -138,13 +140,14 @@ class FewShot(Task):
             name: value[:, None].expand(count, num_steps, *value.shape[1:])
             for name, value in inner.items()
         }
-        return StepData({}, repeated, outer)
+        start = {n: value.expand(count, *value.shape) for n, value in self.fixed_start.items()}
+        return StepData(start, repeated, outer)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return cross_entropy(self._logits(inner, outer, batch["x"]), batch["y"])
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return self.inner_loss(inner, outer, batch)
+        return cross_entropy(self._logits(inner, outer, batch["x"]), batch["y"])
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}
@@ -165,11 +168,16 @@ class FewShot(Task):
         return scores
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
-        """Writes `initialisation.pt`, a state_dict of the model: the learned start and features."""
+        """Writes `initialisation.pt`, a state_dict of the model: the start and the features.
+
+        And `outer.pt` where more was learned than these, such as step sizes.
+        """
         path = directory / "initialisation.pt"
-        named = trees.under(FEATURES_PREFIX, outer) | trees.under(LEARNED_PREFIX, outer)
+        learned = trees.under(FEATURES_PREFIX, outer) | trees.under(LEARNED_PREFIX, outer)
+        named = self.fixed_start | learned
         torch.save({name: named[name].cpu() for name, _ in self.model.named_parameters()}, path)
-        return [path]
+        more = len(outer) > len(learned)
+        return [path, *super().save_result(directory, outer, inner)] if more else [path]
 
     def _logits(self, inner: Params, outer: Params, x: Tensor) -> Tensor:
         return self.model.apply(trees.under(FEATURES_PREFIX, outer) | inner, x)
