@@ -19,6 +19,7 @@ from bilevel_cli.claims import Trial
 from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Splits
 from bilevel_cli.data.blocks import Stream
 from bilevel_cli.errors import UsageError
+from bilevel_cli.label_noise import Symmetric, Uniform
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.models import Conv4, Linear
@@ -28,10 +29,11 @@ from bilevel_cli.solvers.projected import Box, Projected
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.tasks.meta import FewShot
-from bilevel_cli.tasks.reweight import HyperCleaning, cleaning_scores, corrupt_labels, redraw_labels
+from bilevel_cli.tasks.reweight import HyperCleaning, cleaning_scores
 from bilevel_cli.tasks.simulated import SimulatedQuadratics
 from bilevel_cli.tasks.toy import SOLUTION, Toy
 from bilevel_cli.trees import Params
+from bilevel_cli.weights import Sigmoid
 
 CPU = torch.device("cpu")
 
@@ -142,12 +144,12 @@ class Blobs(Examples):
 
 def cleaning(seed: int = 0, **changes: Any) -> HyperCleaning:
     settings: dict[str, Any] = {
-        "noise": 0.5,
-        "corruption": "symmetric",
+        "noise": Symmetric(0.5),
+        "weights": Sigmoid(0.0),
+        "folds": None,
         "batch_size": None,
         "outer_batch_size": None,
         "l2": 0.0,
-        "initial_logit": 0.0,
         **changes,
     }
     data, model = Blobs(100, 100, 100), Linear
@@ -160,16 +162,17 @@ def test_symmetric_noise_changes_exactly_its_share_and_leaves_no_flagged_label_r
 ) -> None:
     # Defect elsewhere: drawn among all ten classes, 10.3 % of the "dirty" labels are right.
     clean = torch.randint(10, (5000,), generator=generator(1))
-    noisy, flag = corrupt_labels(clean, 10, noise, generator())
+    noisy, flag = Symmetric(noise).corrupt(clean, 10, generator())
     assert int(flag.sum()) == round(noise * 5000)
     assert torch.equal(noisy != clean, flag)
-    again, same_flag = corrupt_labels(clean, 10, noise, generator())
+    again, same_flag = Symmetric(noise).corrupt(clean, 10, generator())
     assert torch.equal(noisy, again)
     assert torch.equal(flag, same_flag)
 
 
 def test_symmetric_noise_reaches_every_other_class_alike() -> None:
-    noisy, flag = corrupt_labels(torch.zeros(90_000, dtype=torch.long), 10, 0.999, generator())
+    zeros = torch.zeros(90_000, dtype=torch.long)
+    noisy, flag = Symmetric(0.999).corrupt(zeros, 10, generator())
     counts = torch.bincount(noisy[flag], minlength=10).double()
     assert counts[0] == 0
     # Binomial: standard deviation 94 around 9990.
@@ -178,7 +181,7 @@ def test_symmetric_noise_reaches_every_other_class_alike() -> None:
 
 def test_uniform_noise_draws_among_all_classes_and_flags_what_is_wrong() -> None:
     clean = torch.randint(10, (100_000,), generator=generator(1))
-    noisy, flag = redraw_labels(clean, 10, 0.9, generator())
+    noisy, flag = Uniform(0.9).corrupt(clean, 10, generator())
     assert torch.equal(flag, noisy != clean)
     # A tenth of the 90 % drawn anew is right by chance: 81 % are wrong; standard deviation 124.
     assert abs(int(flag.sum()) - 81_000) < 5 * 124
@@ -186,8 +189,9 @@ def test_uniform_noise_draws_among_all_classes_and_flags_what_is_wrong() -> None
     shifts = ((noisy - clean) % 10)[flag].bincount(minlength=10)
     assert shifts[0] == 0
     assert (shifts[1:] - 9000).abs().max() < 5 * 91
-    assert torch.equal(redraw_labels(clean, 10, 0.0, generator())[0], clean)
-    task = cleaning(corruption="uniform", noise=0.9)
+    assert torch.equal(Uniform(0.0).corrupt(clean, 10, generator())[0], clean)
+    task = cleaning(noise=Uniform(0.9))
+    assert task.flag is not None
     assert f"{int(task.flag.sum())} of them with a wrong label" in task.statement
 
 
@@ -211,7 +215,7 @@ def test_the_gradient_of_a_weight_is_its_own_loss() -> None:
 
 
 def test_the_penalty_of_the_classifier_is_not_halved_and_weights_begin_where_they_are_set() -> None:
-    plain, task = cleaning(), cleaning(l2=0.2, initial_logit=-2.0)
+    plain, task = cleaning(), cleaning(l2=0.2, weights=Sigmoid(-2.0))
     outer, data = task.init_outer(generator()), task.sample(1, generator())
     assert outer["weight_logits"].tolist() == [-2.0] * 100
     inner = {name: torch.randn(value.shape) for name, value in data.init.items()}
@@ -274,12 +278,10 @@ class Untested(Blobs):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"noise": 1.0}, r"HyperCleaning needs noise in \[0, 1\), got noise=1.0"),
-        ({"corruption": "odd"}, "corruption to be one of symmetric, uniform, got corruption=odd"),
         ({"batch_size": 101}, "HyperCleaning needs batch_size from 1 to 100, all its examples"),
         ({"outer_batch_size": 0}, "needs outer_batch_size from 1 to 100, .*outer_batch_size=null"),
         ({"l2": -0.1}, "HyperCleaning needs a finite l2 >= 0, got l2=-0.1"),
-        ({"initial_logit": math.inf}, "needs a finite initial_logit, got initial_logit=inf"),
+        ({"folds": 1}, "needs folds from 2 to 300, all its examples, got folds=1"),
     ],
 )
 def test_an_impossible_cleaning_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -290,7 +292,7 @@ def test_an_impossible_cleaning_is_refused(changes: dict[str, Any], message: str
 def test_cleaning_needs_test_examples() -> None:
     with pytest.raises(ValueError, match="HyperCleaning needs test examples, got none"):
         HyperCleaning(
-            *(0.5, "symmetric", None, None, 0.0, 0.0, Untested(9, 9, 9), Linear),
+            *(Symmetric(0.5), Sigmoid(0.0), None, None, None, 0.0, Untested(9, 9, 9), Linear),
             *(CPU, generator()),
         )
 
@@ -325,7 +327,7 @@ def test_cleaning_finds_the_flipped_digits(tmp_path: Path) -> None:
     assert scores["f1"].iloc[-1] > 0.9
     (path,) = run.result()
     weights = pd.read_csv(path)
-    assert weights.columns.tolist() == ["index", "weight", "label", "flag"]
+    assert weights.columns.tolist() == ["index", "weight", "label", "flag", "suggested"]
     assert weights["weight"].is_monotonic_increasing
     assert weights["flag"].sum() == 300
     assert weights["flag"].iloc[:100].mean() > 0.95  # the most suspicious come first

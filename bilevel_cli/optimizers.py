@@ -1,0 +1,53 @@
+"""Outer optimizers that torch.optim lacks."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bilevel_cli.errors import UsageError
+
+
+class MirrorDescent(Optimizer):
+    """Exponentiated gradient, w <- w exp(-lr g) sum(w) / sum(w exp(-lr g)), for weights >= 0.
+
+    Mirror descent with the entropy (Kivinen & Warmuth, 1997), on weights that keep their sum. A
+    weight that is 0 stays 0. With n weights of sum n, lr is that for their distribution divided
+    by n (Ivanova & Ablin, 2023). Refuses tensors with other entries, at the first step.
+
+    Args:
+        params: Tensors, each of which keeps its sum.
+        lr: Step size.
+    """
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        if not 0 < lr < math.inf:
+            raise ValueError(
+                f"MirrorDescent needs a finite step size lr > 0, got lr={lr}. Set optimizer.lr."
+            )
+        super().__init__(params, {"lr": lr})
+        self.checked = False
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if not self.checked:
+            self._check()
+        for group in self.param_groups:
+            for w in group["params"]:
+                # softmax subtracts the largest exponent, so that none overflows.
+                share = torch.softmax(w.log() - group["lr"] * w.grad, 0)
+                w.copy_(w.sum() * share)
+        return None if closure is None else closure()
+
+    def _check(self) -> None:
+        for w in (w for group in self.param_groups for w in group["params"]):
+            if w.dim() != 1 or not bool((w >= 0).all() & (w > 0).any()):
+                raise UsageError(
+                    "MirrorDescent needs weights on a simplex, got outer parameters of shape "
+                    f"{list(w.shape)} that are none. Use task=reweight task/weights=simplex, "
+                    "and no learned start or solver; or optimizer=adam."
+                )
+        self.checked = True

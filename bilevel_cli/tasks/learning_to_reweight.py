@@ -1,0 +1,106 @@
+"""Learning to reweight: weights of a minibatch from how its gradients agree with clean ones."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.data.base import Examples
+from bilevel_cli.data.blocks import mean
+from bilevel_cli.label_noise import Corruption
+from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.tasks.reweight import Reweighting
+from bilevel_cli.trees import Params
+
+META_PREFIX = "meta_"
+
+
+class LearningToReweight(Reweighting):
+    """Learning to reweight examples (Ren et al., 2018, arXiv:1803.09050).
+
+        f(z, lambda) = mean_i (w_i + lambda_i) CE_i(z) + l2 |z|^2   on a minibatch
+        w_i          = max(a_i, 0) / mean_j max(a_j, 0),   a_i = <grad F_meta(z), grad CE_i(z)>
+        F(z)         = mean_i CE_i(z)                               on clean validation examples
+
+    F_meta is the loss of a minibatch of clean validation examples. But for the step size, a_i is
+    minus its derivative in w_i, at weights of 0, after a step of gradient descent: in closed form,
+    and w counts as a constant. lambda begins at 0, so that `method=none start=warm` is the paper's
+    algorithm; other methods learn corrections that last.
+
+    Scores: as `Reweighting`, with weights at the last inner iterate, all training and validation
+    examples being one minibatch.
+
+    Costs two more gradients in an inner step, and twice a product with second derivatives.
+
+    Args:
+        noise: What is done to the training examples.
+        batch_size: Training examples of an inner step; null for all of them.
+        outer_batch_size: Validation examples of an outer step and of F_meta; null for all of them.
+        l2: Weight of the squared norm of the inner parameters, >= 0. Not halved.
+        data: Labelled examples.
+        model: The classifier, as conf/model builds it.
+        device: Where the examples live.
+        generator: Draws the split, the noise and the start of the classifier.
+    """
+
+    def __init__(
+        self,
+        noise: Corruption,
+        batch_size: int | None,
+        outer_batch_size: int | None,
+        l2: float,
+        data: Examples,
+        model: Callable[..., nn.Module],
+        device: torch.device,
+        generator: torch.Generator,
+    ) -> None:
+        parts = data.splits(generator)
+        super().__init__(
+            *(noise, batch_size, outer_batch_size, l2, parts, data, model, device, generator)
+        )
+
+    def init_outer(self, generator: torch.Generator) -> Params:
+        return {"weights": torch.zeros_like(self.train.y, dtype=self.train.x.dtype)}
+
+    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
+        data = super().sample(num_steps, generator)
+        meta = self.validation_blocks.draw("meta", num_steps, generator)
+        return data._replace(inner=data.inner | trees.prefixed(META_PREFIX, meta))
+
+    def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:
+        z = {name: value.detach() for name, value in inner.items()}
+        clean = autodiff.grad(self.outer_loss)(z, outer, trees.under(META_PREFIX, batch))
+        agreement = alignments(partial(self.losses, batch=batch), clean, z).detach()
+        return self._normalised(agreement, batch) + outer["weights"][batch["index"]]
+
+    def example_weights(self, outer: Params, inner: Params) -> Tensor:
+        whole = {"x": self.validation.x, "y": self.validation.y}
+        clean = autodiff.grad(self.outer_loss)(inner, outer, whole)
+        parts = [
+            alignments(partial(self.losses, batch=batch), clean, inner).detach()
+            for batch in self.train_chunks()
+        ]
+        return self._normalised(torch.cat(parts), {}) + outer["weights"]
+
+    def _normalised(self, agreement: Tensor, batch: Batch) -> Tensor:
+        positive = agreement.clamp(min=0)
+        return positive / mean(positive, batch).clamp(min=torch.finfo(positive.dtype).tiny)
+
+
+def alignments(losses: Callable[[Params], Tensor], direction: Params, at: Params) -> Tensor:
+    """<direction, grad losses_i(at)> for each i, of shape [n], without a gradient for each.
+
+    Args:
+        losses: Of all examples, of shape [n].
+        direction: Of the shapes of `at`.
+        at: Where the gradients are taken.
+    """
+
+    def slope(weights: Tensor) -> Tensor:
+        gradient = autodiff.grad(lambda z: (weights * losses(z)).sum())(at)
+        return trees.dot(direction, gradient)
+
+    # Linear in the weights, hence any will do.
+    return autodiff.grad(slope)(torch.zeros_like(losses(at)))

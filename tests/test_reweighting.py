@@ -1,0 +1,400 @@
+"""Label noise, weights, cross-fitting, Meta-Weight-Net and learning to reweight."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from configs import composed
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy, cross_entropy
+
+from bilevel_cli import autodiff, experiment, trees
+from bilevel_cli.conformance import check_task
+from bilevel_cli.data.base import Examples, Labelled
+from bilevel_cli.errors import UsageError
+from bilevel_cli.label_noise import Legacy, LongTail, NoNoise, Pair, Symmetric
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.models import Linear
+from bilevel_cli.optimizers import MirrorDescent
+from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.runner import Runner
+from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.starts.cold import Cold
+from bilevel_cli.tasks.learning_to_reweight import LearningToReweight, alignments
+from bilevel_cli.tasks.meta_weight_net import MetaWeightNet
+from bilevel_cli.tasks.reweight import HyperCleaning, average_precision, cleaning_scores
+from bilevel_cli.trees import Params
+from bilevel_cli.weights import Free, Sigmoid, Simplex
+
+CPU = torch.device("cpu")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(directory: Path, *overrides: str) -> Runner:
+    config = composed("device=cpu", *overrides)
+    directory.mkdir(exist_ok=True)
+    return experiment.build(config, experiment.resolved(config), directory, {})
+
+
+class Blobs(Examples):
+    """Three clusters in the plane."""
+
+    num_classes = 3
+
+    def read(self) -> tuple[Labelled, None]:
+        y = torch.arange(90) % 3
+        centres = 4 * torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]])
+        return Labelled(centres[y] + torch.randn(90, 2, generator=generator()), y, 7 * y), None
+
+
+def made(kind: Any, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "noise": Symmetric(0.3),
+        "batch_size": None,
+        "outer_batch_size": None,
+        "l2": 0.0,
+    }
+    own: dict[Any, dict[str, Any]] = {
+        HyperCleaning: {"weights": Sigmoid(0.0), "folds": None},
+        MetaWeightNet: {"width": 5, "normalize": False},
+        LearningToReweight: {},
+    }
+    given = {"data": Blobs(31, 30, 29), "model": Linear, "device": CPU, "generator": generator()}
+    return kind(**settings | own[kind] | changes, **given)
+
+
+def somewhere(task: Any) -> Params:
+    start = task.sample(1, generator()).init
+    return {name: torch.randn(value.shape) for name, value in start.items()}
+
+
+# --- noise ----------------------------------------------------------------------------------------
+
+
+def test_pair_noise_moves_exactly_its_share_to_the_next_class() -> None:
+    clean = torch.randint(10, (5000,), generator=generator(1))
+    noisy, flag = Pair(0.4).corrupt(clean, 10, generator())
+    assert int(flag.sum()) == 2000
+    assert torch.equal(noisy, torch.where(flag, (clean + 1) % 10, clean))
+
+
+def test_legacy_noise_leaves_a_tenth_of_the_flagged_right_and_f1_a_ceiling_of_95_percent() -> None:
+    clean = torch.randint(10, (100_000,), generator=generator(1))
+    noisy, flag = Legacy(0.5).corrupt(clean, 10, generator())
+    assert int(flag.sum()) == 50_000
+    right = (noisy == clean)[flag].double().mean()
+    assert abs(right - 0.1) < 5 * 0.3 / 50_000**0.5  # binomial
+    perfect = cleaning_scores(noisy == clean, flag)
+    assert perfect["f1"] == pytest.approx(2 * 50 / (55 + 50), abs=0.002)
+
+
+def test_a_long_tail_has_classes_of_exponentially_falling_size() -> None:
+    y = torch.arange(5000) % 10
+    examples = Labelled(torch.arange(5000.0)[:, None], y, torch.arange(5000))
+    kept, flag = LongTail(100.0)(examples, 10, generator())
+    assert flag is None
+    expected = [int(500 * 100 ** (-c / 9) + 1e-9) for c in range(10)]
+    assert kept.y.bincount().tolist() == expected
+    assert (expected[0], expected[-1]) == (500, 5)
+    assert torch.equal(kept.x[:, 0].long(), kept.index)
+    assert torch.equal(y[kept.index], kept.y)
+    assert len(LongTail(1.0)(examples, 10, generator())[0].y) == 5000
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Symmetric(1.0), r"Symmetric needs share in \[0, 1\), got share=1.0. Set task.noi"),
+        (lambda: Pair(-0.1), "Pair needs share"),
+        (lambda: LongTail(0.5), "LongTail needs imbalance >= 1, got imbalance=0.5"),
+        (lambda: Sigmoid(math.inf), "Sigmoid needs a finite initial_logit, got initial_logit=inf"),
+        (lambda: Free(0.0), "Free needs a finite initial > 0, got initial=0.0"),
+        (lambda: MirrorDescent([torch.ones(2)], lr=0.0), "needs a finite step size lr > 0"),
+        (lambda: made(MetaWeightNet, width=0), "MetaWeightNet needs width >= 1, got width=0"),
+        (lambda: made(HyperCleaning, folds=91), "needs folds from 2 to 90, all its examples"),
+        (
+            lambda: made(HyperCleaning, folds=3, noise=LongTail(10.0)),
+            "HyperCleaning cross-fits all examples, got noise that keeps 42 of 90. Use task/noise",
+        ),
+        (
+            lambda: made(HyperCleaning, folds=3, weights=Simplex()),
+            "weights that are probabilities to cross-fit, got Simplex. Use task/weights=sigmoid",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_noise_is_chosen_on_the_command_line_and_none_leaves_no_flags(tmp_path: Path) -> None:
+    assert composed("task=reweight", "task/noise=pair").task.noise._target_.endswith("Pair")
+    small = ["data=breast_cancer", "outer_steps=1", "inner_steps=2"]
+    run = build(tmp_path, *small, "task=reweight", "task/noise=none")
+    assert list(run.run()) == ["test_accuracy"]
+    (path,) = run.result()
+    assert pd.read_csv(path).columns.tolist() == ["index", "weight", "label", "suggested"]
+    assert "wrong" not in run.task.statement
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [Sigmoid(0.3), Free(0.7), Simplex()])
+def test_the_inner_loss_is_the_mean_of_weighted_losses(weights: Any) -> None:
+    task = made(HyperCleaning, weights=weights)
+    outer, inner = {weights.name: torch.rand(31)}, somewhere(task)
+    losses = cross_entropy(task.model.apply(inner, task.train.x), task.train.y, reduction="none")
+    expected = (weights.of(outer[weights.name]) * losses).mean()
+    batch = task.sample(1, generator()).inner_at(0)
+    torch.testing.assert_close(task.inner_loss(inner, outer, batch), expected)
+    assert task.init_outer(generator())[weights.name].shape == (31,)
+    called = task.called_clean(task.example_weights(task.init_outer(generator()), inner))
+    assert called.all()  # at first
+
+
+def test_admissible_weights_are_not_negative_and_those_of_a_simplex_have_mean_one() -> None:
+    point = torch.tensor([-1.0, 0.5, 2.5])
+    assert Free(1.0).project(point).tolist() == [0.0, 0.5, 2.5]
+    assert Simplex().project(point).tolist() == [0.0, 0.5, 2.5]
+    assert Simplex().project(2 * point).mean() == 1
+    assert Sigmoid(0.0).project(point) is point
+
+
+def test_mirror_descent_is_exponentiated_gradient_and_keeps_the_sum() -> None:
+    w, g = torch.tensor([0.5, 1.5, 1.0, 0.0]), torch.tensor([1.0, -2.0, 0.0, -9.0])
+    moved = w.clone()
+    optimizer = MirrorDescent([moved], lr=0.3)
+    moved.grad = g
+    optimizer.step()
+    expected = w * torch.exp(-0.3 * g)
+    torch.testing.assert_close(moved, 3 * expected / expected.sum(), rtol=1e-12, atol=0)
+    moved.grad = 1e6 * g  # no exponent overflows
+    optimizer.step()
+    torch.testing.assert_close(moved, torch.tensor([0.0, 3.0, 0.0, 0.0]))
+
+
+def test_mirror_descent_refuses_parameters_that_are_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="MirrorDescent needs weights on a simplex, got outer"):
+        build(tmp_path, "task=reweight", "optimizer=mirror_descent", "inner_steps=1").run()
+
+
+def test_mirror_descent_on_the_simplex_finds_the_flipped_digits(tmp_path: Path) -> None:
+    simplex = ["task/weights=simplex", "optimizer=mirror_descent", "optimizer.lr=100", "method=cg"]
+    run = build(tmp_path, "task=reweight", *simplex, "outer_steps=25")
+    assert run.run()["average_precision"] > 0.95
+    weights = pd.read_csv(run.result()[0])
+    assert weights["weight"].mean() == pytest.approx(1, abs=1e-5)
+
+
+def test_average_precision_is_that_of_scikit_learn() -> None:
+    suspicion, flag = torch.randn(200), torch.rand(200) < 0.2
+    expected = average_precision_score(flag.numpy(), suspicion.numpy())
+    assert float(average_precision(suspicion, flag)) == pytest.approx(expected, rel=1e-12)
+
+
+# --- cross-fitting --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_each_classifier_of_cross_fitting_sees_its_rows_and_judges_the_others(
+    batch_size: int | None,
+) -> None:
+    task = made(HyperCleaning, folds=4, batch_size=batch_size, outer_batch_size=batch_size)
+    assert task.episodes == 4
+    assert len(task.train.y) == 90  # training, validation and test examples
+    inner, outer = somewhere(task), {"weight_logits": torch.randn(90)}
+    inner = {name: value[0] for name, value in inner.items()}
+    losses = cross_entropy(task.model.apply(inner, task.train.x), task.train.y, reduction="none")
+    w = outer["weight_logits"].sigmoid()
+    entropy = binary_cross_entropy(w, w, reduction="none")
+    total, (f, F) = torch.zeros(()), (torch.zeros(4), torch.zeros(4))
+    blocks = task.train_blocks.count
+    for block in range(blocks):
+        numbers = {n: value[block] for n, value in task.train_blocks.tensors.items()}
+        task.train_blocks.draw = lambda *_, part=numbers: {n: v[None] for n, v in part.items()}
+        task.validation_blocks.one = lambda *_, part=numbers: part
+        data = task.sample(1, generator())
+        for j in range(4):
+            f[j] += task.inner_loss(inner, outer, at(data.inner, j, 0)) / blocks
+            F[j] += task.outer_loss(inner, outer, at(data.outer, j)) / blocks
+    for j in range(4):
+        seen = task.fold != j
+        torch.testing.assert_close(f[j], (w * losses)[seen].mean())
+        total += (w * (losses - math.log(3)) - entropy)[~seen].sum()
+    torch.testing.assert_close(F.mean(), total / 90)
+
+
+def test_folds_can_be_mapped_and_each_keeps_its_own_data() -> None:
+    task = made(HyperCleaning, folds=3)
+    inner, outer = {n: v[0] for n, v in somewhere(task).items()}, {"weight_logits": torch.randn(90)}
+    data = task.sample(1, generator())
+    mapped = autodiff.vmap(lambda batch: autodiff.grad(task.outer_loss, 1)(inner, outer, batch))
+    for j, expected in enumerate(mapped(data.outer)["weight_logits"]):
+        alone = autodiff.grad(task.outer_loss, 1)(inner, outer, at(data.outer, j))
+        torch.testing.assert_close(alone["weight_logits"], expected)
+
+
+def at(batch: Batch, *where: int) -> Batch:
+    return {name: value[where] for name, value in batch.items()}
+
+
+def test_without_influence_a_weight_is_the_posterior_that_its_label_is_no_draw_at_random() -> None:
+    task = made(HyperCleaning, folds=3)
+    inner = {name: value[0] for name, value in somewhere(task).items()}
+    probabilities = task.model.apply(inner, task.train.x).softmax(1)
+    p = probabilities.gather(1, task.train.y[:, None])[:, 0]
+    posterior = p / (p + 1 / 3)
+    outer = {"weight_logits": posterior.logit()}
+    data = task.sample(1, generator())
+    for j in range(3):
+        slope = autodiff.grad(task.outer_loss, 1)(inner, outer, at(data.outer, j))
+        torch.testing.assert_close(slope["weight_logits"], torch.zeros(90), rtol=0, atol=1e-14)
+
+
+def test_held_out_predictions_come_from_the_classifier_that_has_not_seen_the_row() -> None:
+    task = made(HyperCleaning, folds=3)
+    start = task.sample(1, generator()).init
+    assert {value.shape[0] for value in start.values()} == {3}
+    inner = {name: torch.randn(value.shape) for name, value in start.items()}
+    suggested = task.suggested(inner)
+    for row in range(0, 90, 11):
+        model = {name: value[int(task.fold[row])] for name, value in inner.items()}
+        assert suggested[row] == task.model.apply(model, task.train.x[row : row + 1]).argmax()
+
+
+def test_cross_fitting_conforms() -> None:
+    check_task(made(HyperCleaning, folds=3, batch_size=8, outer_batch_size=40))
+
+
+def flipped_table(path: Path) -> set[int]:
+    """Writes 1,000 rows, 100 of them with the other label, and returns their numbers."""
+    random = np.random.default_rng(0)
+    y = random.integers(0, 2, 1000)
+    x = random.normal(size=(1000, 8)) + 1.2 * (2 * y[:, None] - 1) * (np.arange(8) < 4)
+    flipped = random.permutation(1000)[:100]
+    y[flipped] = 1 - y[flipped]
+    table = pd.DataFrame(x, columns=[f"x{i}" for i in range(8)])
+    table["churn"] = np.array(["no", "yes"])[y]
+    table.to_csv(path, index=False)
+    return set(flipped.tolist())
+
+
+def test_flipped_rows_of_a_table_without_clean_ones_have_the_lowest_weights(tmp_path: Path) -> None:
+    flipped = flipped_table(tmp_path / "my.csv")
+    data = ["data=table", f"data.path={tmp_path}/my.csv", "data.target=churn"]
+    run = build(tmp_path / "run", "experiment=label_errors", *data, "outer_steps=6")
+    assert list(run.run()) == ["held_out_accuracy"]  # nobody knows which labels are wrong
+    (path,) = run.result()
+    weights = pd.read_csv(path)
+    assert weights.columns.tolist() == ["index", "weight", "label", "suggested"]
+    assert sorted(weights["index"]) == list(range(1000))
+    assert weights["weight"].is_monotonic_increasing
+    suspicious = weights.iloc[:150]
+    assert len(flipped & set(suspicious["index"])) >= 80
+    assert (suspicious["label"] != suspicious["suggested"]).iloc[:80].all()
+    assert set(weights["label"]) == {"no", "yes"}
+
+
+# --- Meta-Weight-Net ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_weight_net_sees_the_loss_as_a_constant(normalize: bool) -> None:
+    task = made(MetaWeightNet, normalize=normalize)
+    outer, inner = task.init_outer(generator()), somewhere(task)
+    batch = task.sample(1, generator()).inner_at(0)
+    losses = task.losses(inner, batch)
+    net = trees.under("weight_net.", outer)
+    hidden = (losses[:, None] @ net["hidden.0.weight"].T + net["hidden.0.bias"]).relu()
+    w = (hidden @ net["head.weight"].T + net["head.bias"])[:, 0].sigmoid()
+    w = w / w.mean() if normalize else w
+    torch.testing.assert_close(task.inner_loss(inner, outer, batch), (w * losses).mean())
+    slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
+    fixed = autodiff.grad(lambda z: (w * task.losses(z, batch)).mean())(inner)
+    torch.testing.assert_close(slope, fixed)
+
+
+def test_meta_weight_net_gives_flipped_digits_little_weight(tmp_path: Path) -> None:
+    scores = build(tmp_path, "task=meta_weight_net", "outer_steps=400", "eval_every=400").run()
+    assert scores["average_precision"] > 0.9
+    assert scores["test_accuracy"] > 0.85
+
+
+# --- learning to reweight -------------------------------------------------------------------------
+
+
+class TwoExamples:
+    """Squared losses of a linear model, with free weights: case T10 of the known answers."""
+
+    def __init__(self) -> None:
+        self.x, self.y = torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([1.0, 0.0])
+
+    def losses(self, inner: Params) -> Tensor:
+        return 0.5 * (self.x @ inner["w"] - self.y) ** 2
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return data.init
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return (outer["weights"] * self.losses(inner)).sum()
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.5 * (inner["w"].sum() - 2.0) ** 2
+
+
+def test_the_derivative_in_weights_of_zero_after_one_step_is_an_alignment_of_gradients() -> None:
+    problem, w = TwoExamples(), {"w": torch.tensor([1.0, 0.0])}
+    data = StepData(w, {"nothing": torch.zeros(1, 1)}, {})
+    loop = InnerLoop(problem, GradientDescent(0.1), Cold())
+    outer = {"weights": torch.zeros(2)}
+    state = loop.fresh(outer, data)
+    method = Reverse(None, None)
+    found = method.estimate(loop, outer, data, method.init(outer, state)).grad["weights"]
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.6]))
+    clean = autodiff.grad(lambda z: problem.outer_loss(z, {}, {}))(w)
+    closed = -0.1 * alignments(problem.losses, clean, w)
+    torch.testing.assert_close(closed, torch.tensor([0.0, 0.6]))
+
+
+def test_online_weights_are_the_rectified_hypergradient_of_hyper_cleaning_at_zero() -> None:
+    task, cleaning = made(LearningToReweight), made(HyperCleaning, weights=Free(1.0))
+    inner, outer = somewhere(task), {"weights": torch.zeros(31)}
+    data = cleaning.sample(1, generator())._replace(init=inner)
+    loop = InnerLoop(cleaning, GradientDescent(0.1), Cold())
+    method = Reverse(None, None)
+    grad = method.estimate(loop, outer, data, method.init(outer, loop.fresh(outer, data))).grad
+    positive = (-grad["weights"]).clamp(min=0)
+    expected = positive / positive.mean()
+    torch.testing.assert_close(task.example_weights(outer, inner), expected)
+    batch = task.sample(1, generator()).inner_at(0)
+    losses = task.losses(inner, batch)
+    torch.testing.assert_close(task.inner_loss(inner, outer, batch), (expected * losses).mean())
+    slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
+    fixed = autodiff.grad(lambda z: (expected * task.losses(z, batch)).mean())(inner)
+    torch.testing.assert_close(slope, fixed)  # the weights are constants
+
+
+def test_a_minibatch_whose_gradients_all_disagree_has_weights_of_zero() -> None:
+    task = made(LearningToReweight, noise=NoNoise())
+    assert not task._normalised(-torch.ones(31), {}).any()
+
+
+def test_learning_to_reweight_classifies_better_than_equal_weights(tmp_path: Path) -> None:
+    online = ["experiment=learning_to_reweight", "outer_steps=300", "eval_every=300"]
+    scores = build(tmp_path / "online", *online).run()
+    assert scores["average_precision"] > 0.75
+    equal = ["task=reweight", "method=none", "start=warm", "solver.lr=0.2", "inner_steps=1"]
+    sizes = ["task.batch_size=100", "outer_steps=300", "eval_every=300"]  # weights of 1/2
+    assert (
+        scores["test_accuracy"] > build(tmp_path / "equal", *equal, *sizes).run()["test_accuracy"]
+    )
