@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bilevel_cli.arguments import check_arguments, fits
+from bilevel_cli.data.base import Source
 from bilevel_cli.device import Device, generator
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.interrupts import Interrupted
@@ -122,16 +123,16 @@ def build(
     """
     try:
         device, where, task, loop, method = parts(config, options)
-        metrics = {name: _make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
+        metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
         steps = Schedule.__annotations__.items()
         schedule = Schedule(**{name: _whole(config, name, hint) for name, hint in steps})
-        optimizer = _make(config, "optimizer")
+        optimizer = make(config, "optimizer")
         return Runner(
             task,
             loop,
             method,
             optimizer,
-            _make(config, "scheduler"),
+            make(config, "scheduler"),
             schedule,
             directory,
             config.seed,
@@ -152,22 +153,30 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
         UsageError: A setting is wrong.
         ValueError: Likewise.
     """
-    device: Device = _make(config, "device")
+    device: Device = make(config, "device")
     where = device.prepare()
     _check_pair(config, options)
+    sources: list[Source] = []
+
+    def data() -> Any:
+        sources.append(make(config, "data"))
+        return sources[-1]
+
     offered = {
         "device": where,
-        "data": lambda: _make(config, "data"),
-        "model": lambda: _make(config, "model"),
+        "data": data,
+        "model": lambda: make(config, "model"),
         "generator": lambda: generator(_whole(config, "seed"), "data"),
     }
-    task = _make(config, "task", offered)
-    loop = InnerLoop(task, _make(config, "solver"), _make(config, "start"))
-    return Parts(device, where, task, loop, _make(config, "method"))
+    task = make(config, "task", offered)
+    read = [getattr(source, "statement", "") for source in sources]
+    task.statement = " ".join(filter(None, [*read, task.statement]))
+    loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
+    return Parts(device, where, task, loop, make(config, "method"))
 
 
-def _make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -> Any:
-    """Instantiates the node at `key`, whose arguments are checked against the annotations.
+def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -> Any:
+    """The object that the node at `key` configures, its arguments checked against annotations.
 
     Args:
         config: The whole configuration.

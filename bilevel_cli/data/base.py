@@ -152,8 +152,12 @@ def _scaled(part: Labelled) -> Labelled:
     return replace(part, x=x.div_(255) if part.x.dtype == torch.uint8 else x)
 
 
-class TwoClasses(Examples):
-    """Rows of a table, of shape [n, features], of two classes. Args: as `Source`."""
+class Rows(Examples):
+    """Rows of a table, of shape [n, features], of some classes. Args: as `Source`."""
+
+
+class TwoClasses(Rows):
+    """Rows of two classes. Args: as `Source`."""
 
     num_classes = 2
 

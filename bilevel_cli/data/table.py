@@ -4,7 +4,6 @@ import abc
 import csv
 import importlib.util
 import io
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,17 +21,15 @@ from torch import Tensor
 from bilevel_cli.data import files
 from bilevel_cli.data.base import (
     SHARES,
-    Examples,
     Labelled,
     Regression,
+    Rows,
     Source,
     Splits,
     shared_out,
 )
 from bilevel_cli.data.labels import numbered
 from bilevel_cli.options import hint
-
-log = logging.getLogger(__name__)
 
 Column = pd.Series
 
@@ -208,7 +205,6 @@ class OwnTable(Source):
             )
         x = np.concatenate([feature.values for feature in encoded.values()], 1, dtype=np.float64)
         statement = self._stated(len(frame), x.shape[1], encoded, left_out)
-        log.info(statement)
         scaled = [
             # Of a number, the first feature is its value and the second says where it is missing.
             feature.kind in ("number", "date") and position == 0
@@ -451,7 +447,7 @@ def _finished(part: Labelled) -> Labelled:
     return replace(part, x=part.x.to(torch.get_default_dtype()))
 
 
-class Table(OwnTable, Examples):
+class Table(OwnTable, Rows):
     """Rows of two or more classes, whose names may be any texts or numbers. Args: as `OwnTable`."""
 
     @cached_property

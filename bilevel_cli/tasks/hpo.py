@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bilevel_cli import autodiff
-from bilevel_cli.data.base import Labelled, Regression, Source, TwoClasses
+from bilevel_cli.data.base import Labelled, Regression, Rows, Source
 from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import Batch, StepData
@@ -197,7 +197,7 @@ class LogisticRegression(FeaturePenalties):
     Args: as `FeaturePenalties`.
     """
 
-    needs = TwoClasses
+    needs = Rows
 
     def as_batch(self, part: Labelled, device: torch.device) -> Batch:
         if len(part.y) and part.y.max() > 1:
