@@ -27,6 +27,7 @@ class Functional:
 
     module: nn.Module
     _spare: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+    _bodies: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters from the module's own scheme, on the device of its parameters.
@@ -52,16 +53,42 @@ class Functional:
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """The module's output at `x` with parameters `params`, of the names of the module's."""
-        # functional_call puts the parameters into the module for the time of the call, so episodes
-        # on two threads that shared a module would see each other's.
-        try:
-            module = self._spare.pop()
-        except IndexError:
-            module = copy.deepcopy(self.module)
-        try:
-            return torch.func.functional_call(module, params, (x,))
-        finally:
-            self._spare.append(module)
+        return _call(self._spare, lambda: copy.deepcopy(self.module), params, x)
+
+    def features(self, params: Params, x: Tensor) -> Tensor:
+        """What the last layer, `head`, is given at `x`, of shape [batch, features].
+
+        Args:
+            params: As for `apply`; those of the last layer may be absent.
+            x: A batch of inputs.
+        """
+        body = {name: value for name, value in params.items() if not name.startswith("head.")}
+        return _call(self._bodies, self._without_head, body, x)
+
+    def _without_head(self) -> nn.Module:
+        module = copy.deepcopy(self.module)
+        if not isinstance(getattr(module, "head", None), nn.Module):
+            raise ValueError(
+                f"Features are what a model's last layer `head` is given, got "
+                f"{type(module).__name__} without one. Give its last layer that name."
+            )
+        module.head = nn.Identity()
+        return module
+
+
+def _call(
+    spare: list[nn.Module], make: Callable[[], nn.Module], params: Params, x: Tensor
+) -> Tensor:
+    # functional_call puts the parameters into the module for the time of the call, so episodes
+    # on two threads that shared a module would see each other's.
+    try:
+        module = spare.pop()
+    except IndexError:
+        module = make()
+    try:
+        return torch.func.functional_call(module, params, (x,))
+    finally:
+        spare.append(module)
 
 
 def functional(module: nn.Module) -> Functional:

@@ -84,7 +84,10 @@ def test_a_question_mark_lists_the_options(
         ([*QUICK, "solver.lr=nan"], "needs a finite step size lr > 0, got lr=nan"),
         ([*QUICK, "metrics=[gap]"], "metrics has no option 'gap'"),
         ([*QUICK, "method/linear_solver=cg"], "nothing in this configuration takes 'method/linear"),
-        (["task=meta", "data=breast_cancer"], "Use data=digits, data=omniglot."),
+        (
+            ["task=meta", "data=breast_cancer"],
+            "data=digits, data=image_folder, data=mini_imagenet, data=omniglot",
+        ),
         ([*QUICK, "hydra.run.dir=/dev/null/x"], "Not a directory: '/dev/null/x'"),
         (["task"], "Error parsing override 'task'"),
         (["task=null"], "Config group override must be a string or a list"),

@@ -1,0 +1,1 @@
+"""Distilled sets: how they are stored, judged and compared."""

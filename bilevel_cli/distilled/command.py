@@ -1,0 +1,141 @@
+"""The bilevel-distilled command: a distilled set beside real ones of its size."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel_cli import __version__, options
+from bilevel_cli.cli import explain
+from bilevel_cli.errors import UsageError
+from bilevel_cli.options import CONF
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN = "own"  # the model of the run
+NEEDED = ("data", "model", "device", "seed")  # of its settings
+
+DESCRIPTION = """\
+Trains fresh networks on the distilled set of a run and on random, herding's and k-centre's real
+images of the same number, and writes their test accuracies to comparison.csv in its folder.
+
+  bilevel-distilled outputs/RUN                                  the run's model, an MLP, softmax
+  bilevel-distilled outputs/RUN --models own,conv4 --seeds 5     others: bilevel-run model=?
+  bilevel-distilled outputs/RUN --retraining augmented --scores  with DD-Ranking, in ranking.csv
+  bilevel-distilled outputs/RUN data.root=/my/data               a setting of the run, changed
+
+The run's manifest.json names the classes that are built. Give it only runs of your own.
+Exit codes: 0 done; 2 a wrong option, value or file.
+"""
+
+
+def main() -> None:
+    """Runs the command. Exit codes as in its description."""
+    parser = argparse.ArgumentParser(
+        prog="bilevel-distilled",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="folder with distilled.npz and manifest.json")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of that run")
+    parser.add_argument("--models", default=f"{OWN},mlp,linear", help=f"default: {OWN},mlp,linear")
+    parser.add_argument("--retraining", default="default", help="bilevel-run task/retraining=?")
+    parser.add_argument("--seeds", type=int, help="networks for each set and model")
+    parser.add_argument("--steps", type=int, help="training steps of each network")
+    parser.add_argument("--scores", action="store_true", help="DD-Ranking's, of the first model")
+    parser.add_argument("--version", action="version", version=f"bilevel-distilled {__version__}")
+    arguments = parser.parse_intermixed_args()
+    try:
+        tables = _tables(arguments)
+        for name, table in tables.items():
+            table.to_csv(arguments.run / name, index=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # besides its own, Hydra raises all kinds
+        print(f"bilevel-distilled: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    for name, table in tables.items():
+        print(table.to_string(index=False, float_format="{:.4f}".format))
+        print(f"Wrote {arguments.run / name}")
+
+
+def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
+    folder: Path = arguments.run
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"A comparison needs the folder of a run, writable, got {folder}.")
+    settings = _settings(folder / "manifest.json", arguments.overrides)
+    retraining = _option("task/retraining", arguments.retraining)
+    for name, value in {"networks": arguments.seeds, "steps": arguments.steps}.items():
+        if value is not None:
+            retraining[name] = value
+    architectures = {
+        name: settings.model if name == OWN else _option("model", name)
+        for name in arguments.models.split(",")
+    }
+
+    from bilevel_cli.data.base import Examples  # here: --help does not wait for torch
+    from bilevel_cli.device import generator
+    from bilevel_cli.distilled.comparison import compare, prepared, rank
+    from bilevel_cli.distilled.images import load_npz
+    from bilevel_cli.models import build
+
+    device = _built("device", settings.device).prepare()
+    distilled = load_npz(folder / "distilled.npz")
+    data = _built("data", settings.data)
+    if not isinstance(data, Examples):
+        raise UsageError(f"A comparison needs labelled examples, got {type(data).__name__}.")
+    train, _, test = data.splits(generator(settings.seed, "data"))
+    how = _built("retraining", retraining)
+    contest = prepared(distilled, train, test, how, settings.seed, device)
+    shape = tuple(train.x.shape[1:])
+    models = {
+        name: build(_built("model", node), shape, contest.classes, device)
+        for name, node in architectures.items()
+    }
+    tables = {"comparison.csv": compare(contest, models)}
+    if arguments.scores:
+        tables["ranking.csv"] = rank(contest, next(iter(models.values())))
+    return tables
+
+
+def _settings(path: Path, overrides: list[str]) -> DictConfig:
+    """The settings of the run whose manifest is at `path`, with some changed."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        settings = OmegaConf.create({key: manifest["settings"][key] for key in NEEDED})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"A comparison needs {path} with the settings of a run, got {type(error).__name__}: "
+            f"{error}. Name the folder that bilevel-run wrote."
+        ) from error
+    OmegaConf.set_struct(settings, True)  # so that a misspelt override is no new setting
+    settings.merge_with_dotlist(overrides)
+    return settings
+
+
+def _option(group: str, name: str) -> DictConfig:
+    """The node that an option of conf/ configures."""
+    known = options.names(group)
+    if name not in known:
+        near = options.hint(name, known)
+        raise UsageError(f"{group} has no option {name!r}{near} It is one of {', '.join(known)}.")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        node: DictConfig = hydra.compose("config", [f"+{group}@chosen={name}"]).chosen
+    OmegaConf.set_struct(node, False)
+    return node
+
+
+def _built(key: str, node: DictConfig) -> Any:
+    from bilevel_cli.experiment import make
+
+    return make(OmegaConf.create({key: node}), key)
+
+
+if __name__ == "__main__":
+    main()

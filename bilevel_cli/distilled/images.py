@@ -1,0 +1,107 @@
+"""Distilled sets as files: arrays for programs, a picture for people."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bilevel_cli.data.arrays import read_npz
+
+MAX_MEGABYTES = 4000  # fifty images of 64x64 for each of a thousand classes take 2 500
+SIDE, GAP = 56, 2  # pixels: the least side of an image in a picture, and between two of them
+
+
+def save_npz(path: Path, images: Tensor, labels: Tensor, **more: Any) -> None:
+    """Writes images [n, ...], labels [n, classes], and more arrays, numbers or words by name.
+
+    Readable by numpy.load without pickle. A reader sees the whole file or none.
+    """
+    entries = {"images": images, "labels": labels, **more}
+    arrays: dict[str, Any] = {
+        name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        for name, value in entries.items()
+    }
+    for name, array in arrays.items():
+        assert not array.dtype.hasobject, f"{name} would need pickle"
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
+
+
+class Distilled(NamedTuple):
+    """A distilled set as it is stored.
+
+    Attributes:
+        images: Of shape [n, ...], in the units of the data.
+        labels: Of shape [n, classes], >= 0.
+        mean: What is subtracted from images before a network sees them.
+        std: What they are divided by then.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def load_npz(path: Path) -> Distilled:
+    """A distilled set from a file of `save_npz`, or another with the entries images and labels.
+
+    Entries mean and std are optional, and broadcast with the images. Never a pickle, and at most
+    `MAX_MEGABYTES` of memory.
+
+    Raises:
+        ValueError: The file holds no distilled set.
+    """
+    arrays = read_npz(str(path), ("images", "labels"), "A comparison", MAX_MEGABYTES)
+    with zipfile.ZipFile(path) as archive:
+        names = tuple({"mean.npy", "std.npy"} & set(archive.namelist()))
+    names = tuple(name.removesuffix(".npy") for name in names)
+    arrays |= read_npz(str(path), names, "A comparison", MAX_MEGABYTES)
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(
+                f"A comparison needs finite floating numbers in {name!r} of {path}, got "
+                f"{array.dtype}. Write the file anew."
+            )
+    dtype = torch.get_default_dtype()
+    found = {n: torch.from_numpy(a.astype(np.float64)).to(dtype) for n, a in arrays.items()}
+    images, labels = found["images"], found["labels"]
+    paired = images.ndim >= 2 and labels.ndim == 2 and len(labels) == len(images)
+    if not paired or not images.numel() or not (labels >= 0).all():
+        raise ValueError(
+            f"A comparison needs images [n, ...] and labels [n, classes] >= 0 in {path}, got "
+            f"shapes {list(images.shape)} and {list(labels.shape)}, or a label below 0. "
+            "Write the file anew."
+        )
+    neutral = {"mean": torch.zeros(()), "std": torch.ones(())}
+    return Distilled(**neutral | found)
+
+
+def save_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Writes a picture of images [n, channels, height, width], `columns` in a row.
+
+    The least of all values is black and the largest white. With as many columns as images of a
+    class, each row is a class. Small images are magnified, so that their pixels can be told apart.
+    """
+    count, channels, *sides = images.shape
+    if channels not in (1, 3):
+        raise ValueError(f"A picture needs images of 1 or 3 channels, got {channels}.")
+    values = images.detach().cpu().double()
+    low, high = values.min(), values.max()
+    grey = (255 * (values - low) / (high - low).clamp(min=1e-12)).round().to(torch.uint8)
+    factor = max(1, -(-SIDE // max(sides)))
+    large = grey.repeat_interleave(factor, 2).repeat_interleave(factor, 3).permute(0, 2, 3, 1)
+    height, width = large.shape[1] + GAP, large.shape[2] + GAP
+    rows = -(-count // columns)
+    sheet = torch.full((rows * height - GAP, columns * width - GAP, channels), 128).byte()
+    for number, image in enumerate(large):
+        top, left = number // columns * height, number % columns * width
+        sheet[top : top + height - GAP, left : left + width - GAP] = image
+    Image.fromarray(sheet.squeeze(2).numpy() if channels == 1 else sheet.numpy()).save(path)

@@ -1,0 +1,201 @@
+"""What a small set teaches: the accuracy of fresh networks that are trained on it alone."""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.data.blocks import epochs
+from bilevel_cli.models import Functional
+from bilevel_cli.trees import Params
+
+TrainingSet = tuple[Tensor, Tensor]  # images [n, ...] and labels [n, classes]
+Result = TypeVar("Result")
+
+
+class Augmentation(Protocol):
+    """A random transformation of images, whose random numbers are drawn apart from it."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Params:
+        """The random numbers for `count` images."""
+        ...
+
+    def __call__(self, images: Tensor, numbers: Params) -> Tensor:
+        """The images transformed, of the same shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Trains fresh networks on a set of images with soft labels, and tests them.
+
+        z_{t+1} = z_t - lr_t * v_{t+1},  v_{t+1} = momentum * v_t + grad l(z_t) + weight_decay * z_t
+        l(z)    = - mean_i sum_c labels_ic log softmax(z(images_i))_c
+
+    with lr_t = lr in the first half of the steps and decay * lr in the second: the evaluation of
+    gradient matching (Zhao et al., 2021, arXiv:2006.05929) and of the works after it. Ordinary
+    training, of which no derivative is taken. On a CPU each network has a thread of its own; the
+    numbers depend on the generator alone.
+
+    Args:
+        networks: How many networks, each from a start of its own.
+        steps: Steps of each. One step is one epoch where the batch is the whole set.
+        lr: Step size of the first half.
+        decay: Factor of the step size in the second half, > 0.
+        momentum: Decay of the velocity, in [0, 1).
+        weight_decay: Of all parameters, >= 0.
+        batch_size: Images of a step; null, or more than there are, for all of them.
+        test_batch_size: Images that are tested at once, which bounds the memory.
+        augment: What is done to the images of every step, with fresh random numbers; null: nothing.
+    """
+
+    networks: int
+    steps: int
+    lr: float
+    decay: float
+    momentum: float
+    weight_decay: float
+    batch_size: int | None
+    test_batch_size: int
+    augment: Augmentation | None
+
+    def __post_init__(self) -> None:
+        for name in ("networks", "steps", "batch_size", "test_batch_size"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"Retraining needs {name} >= 1, got {name}={count}. Set {name}.")
+        for name in ("lr", "decay"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"Retraining needs a finite {name} > 0, got {name}={value}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"Retraining needs momentum in [0, 1), got momentum={self.momentum}. "
+                "Use 0 for plain gradient descent."
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                "Retraining needs a finite weight_decay >= 0, got "
+                f"weight_decay={self.weight_decay}."
+            )
+
+    def accuracies(
+        self,
+        model: Functional,
+        images: Tensor,
+        labels: Tensor,
+        test_x: Tensor,
+        test_y: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The test accuracy of each network, of shape [networks].
+
+        Args:
+            model: The architecture.
+            images: Of shape [n, ...], on the device of the model.
+            labels: Of shape [n, classes], >= 0; rows need not sum to one.
+            test_x: Test images.
+            test_y: Their labels, of shape [m].
+            generator: On the CPU. Draws the starts, the batches and what augments them.
+        """
+        sets = [(images, labels)] * self.networks
+        return self.accuracies_of(model, sets, test_x, test_y, generator)
+
+    def accuracies_of(
+        self,
+        model: Functional,
+        sets: Sequence[TrainingSet],
+        test_x: Tensor,
+        test_y: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """As `accuracies`, with one network for each (images, labels) in `sets`."""
+
+        def tested(params: Params) -> Tensor:
+            return self.accuracy(model, params, test_x, test_y)
+
+        return torch.stack(self._each(model, sets, generator, tested))
+
+    def networks_of(
+        self, model: Functional, sets: Sequence[TrainingSet], generator: torch.Generator
+    ) -> list[Params]:
+        """The parameters of one trained network for each (images, labels) in `sets`."""
+        return self._each(model, sets, generator, lambda params: params)
+
+    @torch.no_grad()
+    def outputs(self, model: Functional, params: Params, x: Tensor) -> Tensor:
+        """The logits, of shape [len(x), classes]."""
+        return torch.cat(
+            [model.apply(params, part) for part in torch.split(x, self.test_batch_size)]
+        )
+
+    def accuracy(self, model: Functional, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        """The share of right answers, 0-dim."""
+        right = self.outputs(model, params, x).argmax(1) == y
+        return right.to(x.dtype).mean()
+
+    def _each(
+        self,
+        model: Functional,
+        sets: Sequence[TrainingSet],
+        generator: torch.Generator,
+        use: Callable[[Params], Result],
+    ) -> list[Result]:
+        """What `use` makes of a network trained on each of the sets."""
+        seeds = torch.randint(2**62, (len(sets),), generator=generator).tolist()
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        # Before the threads: modules draw their starts from the one global generator.
+        starts = [model.init(source) for source in sources]
+        threads = torch.get_num_threads()
+        on_cpu = all(value.device.type == "cpu" for value in starts[0].values())
+        workers = min(threads, len(sets)) if on_cpu else 1
+
+        def run(start: Params, some: TrainingSet, source: torch.Generator) -> Result:
+            torch.set_num_threads(threads // workers)
+            return use(self._trained(model, start, *some, source))
+
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                return list(pool.map(run, starts, sets, sources))
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.no_grad()
+    def _trained(
+        self,
+        model: Functional,
+        params: Params,
+        images: Tensor,
+        labels: Tensor,
+        source: torch.Generator,
+    ) -> Params:
+        def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(model.apply(params, x), y)
+
+        gradient = autodiff.grad(loss)
+        params = {name: value.clone() for name, value in params.items()}
+        velocity = trees.zeros_like(params)
+        size = min(self.batch_size or len(images), len(images))
+        rows = epochs("rows", len(images), self.steps * size, source).to(images.device)
+        for step, batch in enumerate(torch.split(rows, size)):
+            x, y = images[batch], labels[batch]
+            if self.augment is not None:
+                numbers = self.augment.draw(size, source)
+                x = self.augment(x, {n: value.to(x.device) for n, value in numbers.items()})
+            lr = self.lr if 2 * step < self.steps else self.decay * self.lr
+            for name, grad in gradient(params, x, y).items():
+                direction = grad.add(params[name], alpha=self.weight_decay)
+                velocity[name].mul_(self.momentum).add_(direction)
+                params[name].sub_(velocity[name], alpha=lr)
+        return params
+
+
+def hard(classes: Tensor, num_classes: int) -> Tensor:
+    """One-hot labels, of shape [n, num_classes]."""
+    return one_hot(classes, num_classes).to(torch.get_default_dtype())

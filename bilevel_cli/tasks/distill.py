@@ -1,0 +1,259 @@
+"""Dataset distillation: a few learned images that teach a network what all real ones do."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bilevel_cli import trees
+from bilevel_cli.data.base import Examples, Labelled
+from bilevel_cli.data.blocks import check_batch_size
+from bilevel_cli.distilled.images import save_grid, save_npz
+from bilevel_cli.distilled.retraining import Retraining
+from bilevel_cli.distilled.selection import Selection
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.models import build
+from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.siamese import Siamese
+from bilevel_cli.tasks.base import Task
+from bilevel_cli.tasks.networks import Networks
+from bilevel_cli.tasks.objectives.base import Objective
+from bilevel_cli.trees import Params
+
+NUMBERS = "augment."  # before the names of what an augmentation draws, in a batch
+
+
+class Distillation(Task):
+    """Learns `per_class` images of every class (Wang et al., 2018, arXiv:1811.10959).
+
+        f(z, lambda) = mean_i CE(network z at image_i, label_i) + l2 |z|^2    on learned images
+        F(z, lambda) = the objective                                          on real images
+
+    where lambda are the images and, if they are learned too, their soft labels. z begins at one of
+    the `networks`. Which method suits which objective, its docstring says.
+
+    Images are normalised: mean 0 and variance 1 over the training images, channel by channel. What
+    is saved is in the units of the data again.
+
+    Scores: retrained_accuracy on the test examples, the mean over fresh networks that `retraining`
+    trains on the learned images alone, and the standard deviation over them; joint_test_accuracy,
+    that of the last inner iterate. At step 0 the first is the score of what the images start from.
+
+    Args:
+        per_class: Learned images of each class.
+        real_per_class: Real images of each class in the batch of an outer step, drawn with
+            replacement.
+        batch_size: Learned images of an inner step, drawn without replacement; null for all.
+        learn_labels: Whether labels are outer parameters, kept on the simplex; else one-hot.
+        adapt: "all", or the prefix of the names of the parameters that are trained, such as "head",
+            which makes the inner problem convex (RCIG, Loo et al., 2023, arXiv:2302.06755, in its
+            simplest form); the others stay what the network of the outer step has.
+        l2: Weight of the squared norm of the trained parameters, >= 0. Not halved.
+        objective: The outer loss.
+        networks: Where inner solves begin.
+        siamese: Augmentation of learned images in inner steps, and of both kinds alike in the
+            objective; null for none.
+        selection: The real images to start from; null for noise.
+        retraining: How the learned set is judged.
+        data: Labelled examples; those for validation are not used.
+        model: The network, as conf/model builds it.
+        device: Where the examples live.
+        generator: Draws the split and the networks.
+    """
+
+    needs = Examples
+
+    def __init__(
+        self,
+        per_class: int,
+        real_per_class: int,
+        batch_size: int | None,
+        learn_labels: bool,
+        adapt: str,
+        l2: float,
+        objective: Objective,
+        networks: Networks,
+        siamese: Siamese | None,
+        selection: Selection | None,
+        retraining: Retraining,
+        data: Examples,
+        model: Callable[..., nn.Module],
+        device: torch.device,
+        generator: torch.Generator,
+    ) -> None:
+        for name, count in {"per_class": per_class, "real_per_class": real_per_class}.items():
+            if count < 1:
+                raise ValueError(f"Distillation needs {name} >= 1, got {name}={count}.")
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"Distillation needs a finite l2 >= 0, got l2={l2}.")
+        if objective.needs_target and not networks.targets:
+            raise ValueError(
+                f"{type(objective).__name__} needs networks that know what they should become, "
+                f"got {type(networks).__name__}. Use task/networks=experts."
+            )
+        train, _, test = data.splits(generator)
+        if siamese is not None and train.x.ndim != 4:
+            raise ValueError(
+                f"Siamese needs images, got examples of shape {list(train.x.shape[1:])}. "
+                "Leave out task/siamese."
+            )
+        if not len(test.y):
+            raise ValueError("Distillation needs test examples, got none. Set data.test.")
+        # Classes that do not occur among the training examples are left out.
+        present, group, counts = torch.unique(train.y, return_inverse=True, return_counts=True)
+        if counts.min() < per_class:
+            raise ValueError(
+                f"Distillation needs per_class <= {int(counts.min())}, the training examples of "
+                f"the rarest class, got per_class={per_class}. Raise data.train."
+            )
+        dims = [dim for dim in range(train.x.ndim) if dim != 1]  # features, of rows of a table
+        std, self.mean = torch.std_mean(train.x, dims, correction=0, keepdim=True)
+        self.std = torch.where(std > 0, std, 1)
+        self.train, self.test = (self._normalised(part, device) for part in (train, test))
+        self.mean, self.std = self.mean.to(self.train.x), self.std.to(self.train.x)
+        # The rows of one class after those of another, and where each class begins.
+        self.rows, self.counts = group.argsort(stable=True).to(device), counts.to(device)
+        self.first = self.counts.cumsum(0) - self.counts
+        self.group = group.to(device)
+        self.per_class, self.real_per_class = per_class, real_per_class
+        self.batch_size = batch_size
+        self.learn_labels, self.l2 = learn_labels, l2
+        self.objective, self.networks, self.siamese = objective, networks, siamese
+        self.selection, self.retraining = selection, retraining
+        eye = torch.eye(data.num_classes, device=device)[present.to(device)]
+        self.labels = eye.repeat_interleave(per_class, 0)
+        self.real_labels = eye[:, None].expand(-1, real_per_class, -1)
+        check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
+        self.model = build(model, tuple(train.x.shape[1:]), data.num_classes, device)
+        names = [name for name, _ in self.model.named_parameters()]
+        self.adapted = [n for n in names if adapt == "all" or n.startswith(adapt + ".")]
+        if not self.adapted:
+            raise ValueError(
+                f"Distillation needs adapt=all or the prefix of some parameters of the model, got "
+                f"adapt={adapt}. The model has {', '.join(names)}."
+            )
+        self.bank = networks.bank(self.model, {"x": self.train.x, "y": self.train.y}, generator)
+        self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
+        self.statement = (
+            f"Examples: {len(train.y)} to distil into {len(self.labels)}, {len(test.y)} for test."
+        )
+
+    def init_outer(self, generator: torch.Generator) -> Params:
+        shape = len(self.labels), *self.train.x.shape[1:]
+        if self.selection is None:
+            images = torch.randn(shape, generator=generator).to(self.train.x)
+        else:
+            images = self.train.x[
+                self.selection.select(self.train.x, self.group, self.per_class, generator)
+            ]
+        return {"images": images} | ({"labels": self.labels} if self.learn_labels else {})
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return data.init
+
+    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
+        learned, device = len(self.labels), self.train.x.device
+        index = torch.arange(learned, device=device).expand(num_steps, -1)
+        if self.batch_size is not None:
+            keys = torch.rand(num_steps, learned, generator=generator, device=device)
+            index = keys.topk(self.batch_size).indices
+        shape = len(self.counts), self.real_per_class
+        place = torch.rand(shape, generator=generator, device=device) * self.counts[:, None]
+        real = self.rows[place.long() + self.first[:, None]]
+        begin, become = self.networks.pick(self.bank, generator)
+        outer = {"x": self.train.x[real], "y": self.real_labels}
+        if become:
+            outer |= trees.prefixed("origin.", begin) | trees.prefixed("target.", become)
+        inner = {"index": index}
+        if self.siamese is not None:
+            inner |= {n: v[:, None] for n, v in self._numbers(num_steps, generator).items()}
+            outer |= self._numbers(1, generator)
+        return StepData(begin, inner, outer)
+
+    def project_outer(self, outer: Params) -> Params:
+        return outer | {n: onto_simplex(outer[n]) for n in outer if n == "labels"}
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        x, y = (part[batch["index"]] for part in self._learned(outer))
+        inner = self._held(inner)
+        loss = cross_entropy(self.model.apply(inner, self._augmented(x, batch)), y)
+        if self.l2:
+            loss = loss + self.l2 * sum(inner[name].square().sum() for name in self.adapted)
+        return loss
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        images, labels = self._learned(outer)
+        groups, real = (len(self.counts), self.per_class), batch["x"]
+        learned = {
+            "x": self._augmented(images, batch).reshape(*groups, *images.shape[1:]),
+            "y": labels.reshape(*groups, -1),
+        }
+        x = self._augmented(real.flatten(0, 1), batch).reshape(real.shape)
+        return self.objective(
+            self.model, self._held(inner), learned, {"x": x, "y": batch["y"]}, batch
+        )
+
+    def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(self.eval_seed)
+        accuracies = self.retraining.accuracies(
+            self.model, *self._learned(outer), self.test.x, self.test.y, generator
+        )
+        return {
+            "retrained_accuracy": accuracies.mean(),
+            "retrained_std": accuracies.std(correction=0),
+            "joint_test_accuracy": self.retraining.accuracy(
+                self.model, inner, self.test.x, self.test.y
+            ),
+        }
+
+    def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
+        """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a class.
+
+        Entries: images, in the units of the data; labels, soft; mean and std, with which they are
+        normalised before training; and all else that was learned, such as `log_lr`.
+        """
+        images, labels = self._learned(outer)
+        images = images * self.std + self.mean
+        more = {n: v for n, v in outer.items() if n not in ("images", "labels")}
+        path, picture = directory / "distilled.npz", directory / "distilled.png"
+        save_npz(path, images, labels, mean=self.mean, std=self.std, **more)
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            return [path]
+        save_grid(picture, images, self.per_class)
+        return [path, picture]
+
+    def _learned(self, outer: Params) -> tuple[Tensor, Tensor]:
+        return outer["images"], outer.get("labels", self.labels)
+
+    def _held(self, inner: Params) -> Params:
+        """The same parameters; derivatives in those that are not trained are zero."""
+        return {n: z if n in self.adapted else z.detach() for n, z in inner.items()}
+
+    def _numbers(self, count: int, generator: torch.Generator) -> Batch:
+        assert self.siamese is not None
+        return trees.prefixed(NUMBERS, self.siamese.draw(count, generator))
+
+    def _augmented(self, x: Tensor, batch: Batch) -> Tensor:
+        if self.siamese is None:
+            return x
+        return self.siamese(x, trees.under(NUMBERS, batch))
+
+    def _normalised(self, part: Labelled, device: torch.device) -> Labelled:
+        x = ((part.x - self.mean) / self.std).to(device, torch.get_default_dtype())
+        return Labelled(x, part.y.to(device), part.index.to(device))
+
+
+def onto_simplex(rows: Tensor) -> Tensor:
+    """The nearest probability vectors (Held, Wolfe, Crowder, 1974), by sorting.
+
+    Args:
+        rows: Of shape [n, classes].
+    """
+    ordered = rows.sort(1, descending=True).values
+    counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+    shifts = (ordered.cumsum(1) - 1) / counts
+    kept = (ordered > shifts).sum(1, keepdim=True)  # a prefix: differences fall in between
+    return (rows - shifts.gather(1, kept - 1)).clamp(min=0)

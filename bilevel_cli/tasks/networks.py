@@ -1,0 +1,138 @@
+"""The networks that a distilled set is trained on while it is learned: fresh ones, or experts."""
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bilevel_cli import autodiff, trees
+from bilevel_cli.data.blocks import epochs
+from bilevel_cli.models import Functional
+from bilevel_cli.problem import Batch
+from bilevel_cli.trees import Params
+
+
+class Networks(abc.ABC):
+    """A bank of networks, made once: an outer step picks one of them by its number.
+
+    So no outer step waits for the device to hand over a seed, and one seed gives the same networks
+    on every device.
+
+    Attributes:
+        targets: Whether a network comes with the one that it should become.
+    """
+
+    targets: bool = False
+
+    @abc.abstractmethod
+    def bank(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
+        """Parameters with leading dimensions [networks, ages].
+
+        Args:
+            model: The architecture.
+            train: All real training examples, "x" and "y".
+            generator: On the CPU.
+        """
+
+    @abc.abstractmethod
+    def pick(self, bank: Params, generator: torch.Generator) -> tuple[Params, Params]:
+        """A network to begin at, and the one that it should become, or {}.
+
+        Args:
+            bank: What `bank` returned.
+            generator: On the device of the bank.
+        """
+
+
+@dataclass(frozen=True)
+class Fresh(Networks):
+    """Networks with the model's own random parameters.
+
+    Args:
+        count: How many. As many times the memory of one.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"Fresh needs count >= 1, got count={self.count}.")
+
+    def bank(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
+        drawn = [model.init(generator) for _ in range(self.count)]
+        return {name: torch.stack([one[name] for one in drawn])[:, None] for name in drawn[0]}
+
+    def pick(self, bank: Params, generator: torch.Generator) -> tuple[Params, Params]:
+        return _at(bank, _below(self.count, generator), _below(1, generator)), {}
+
+
+@dataclass(frozen=True)
+class Experts(Networks):
+    """Networks along their training on real data (MTT, Cazenavette et al., 2022, arXiv:2203.11932).
+
+    Each is trained by gradient descent with momentum on minibatches and kept after every epoch: as
+    many times the memory of one as count * (epochs + 1).
+
+    Args:
+        count: How many.
+        epochs: Epochs of each.
+        batch_size: Examples of a step.
+        lr: Step size.
+        momentum: Decay of the velocity, in [0, 1).
+        span: Epochs from where a network begins to what it should become.
+        last_start: Latest epoch at which one begins.
+    """
+
+    count: int
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    span: int
+    last_start: int
+
+    targets = True
+
+    def __post_init__(self) -> None:
+        for name in ("count", "batch_size", "span"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Experts needs {name} >= 1, got {name}={getattr(self, name)}.")
+        if not 0 <= self.last_start <= self.epochs - self.span:
+            raise ValueError(
+                f"Experts needs last_start from 0 to epochs - span, got last_start="
+                f"{self.last_start}, epochs={self.epochs}, span={self.span}. Raise epochs."
+            )
+
+    def bank(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
+        trained = [self._train(model, train, generator) for _ in range(self.count)]
+        return {name: torch.stack([one[name] for one in trained]) for name in trained[0]}
+
+    def pick(self, bank: Params, generator: torch.Generator) -> tuple[Params, Params]:
+        network, age = _below(self.count, generator), _below(self.last_start + 1, generator)
+        return _at(bank, network, age), _at(bank, network, age + self.span)
+
+    @torch.no_grad()
+    def _train(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
+        slope = autodiff.grad(lambda z, x, y: cross_entropy(model.apply(z, x), y))
+        z = model.init(generator)
+        velocity, kept = trees.zeros_like(z), [z]
+        for _ in range(self.epochs):
+            order = epochs("experts", len(train["x"]), len(train["x"]), generator)
+            for rows in torch.split(order.to(train["x"].device), self.batch_size):
+                grad = slope(z, train["x"][rows], train["y"][rows])
+                velocity = trees.axpy(self.momentum, velocity, grad)
+                z = trees.axpy(-self.lr, velocity, z)
+            kept.append(z)
+        return {name: torch.stack([one[name] for one in kept]) for name in z}
+
+
+def _below(bound: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(bound, (1,), generator=generator, device=generator.device)
+
+
+def _at(bank: Params, network: Tensor, age: Tensor) -> Params:
+    return {
+        n: value.index_select(0, network)[0].index_select(0, age)[0] for n, value in bank.items()
+    }

@@ -1,0 +1,1 @@
+"""What a distilled set is judged by while it is learned."""

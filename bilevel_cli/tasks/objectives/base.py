@@ -1,0 +1,37 @@
+"""The interface of the objectives of dataset distillation."""
+
+import abc
+
+from torch import Tensor
+
+from bilevel_cli.models import Functional
+from bilevel_cli.problem import Batch
+from bilevel_cli.trees import Params
+
+
+class Objective(abc.ABC):
+    """The outer loss F(z, lambda): how far learned images are from teaching what real ones do.
+
+    Attributes:
+        needs_target: Whether it compares networks with what they should become, which experts know.
+    """
+
+    needs_target: bool = False
+
+    @abc.abstractmethod
+    def __call__(
+        self, model: Functional, params: Params, learned: Batch, real: Batch, target: Params
+    ) -> Tensor:
+        """F, a scalar.
+
+        Images, [classes, each, ...], and their labels, [classes, each, all classes], are grouped by
+        class. Classes without a training example are absent.
+
+        Args:
+            model: The architecture.
+            params: Its parameters after the inner steps; before them with method=direct.
+            learned: "x", all learned images, and "y", their soft labels.
+            real: "x", a batch of real images, and "y", their labels, one-hot.
+            target: `origin.*` and `target.*`, an expert's parameters at the start and `span` epochs
+                later; {} unless it `needs_target`.
+        """
