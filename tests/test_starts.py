@@ -15,6 +15,7 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.adam import Adam
 from bilevel_cli.solvers.base import Learned as LearnedSetting
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.solvers.gd import GradientDescent
@@ -248,3 +249,15 @@ def test_a_pool_keeps_the_memory_of_the_solver_and_one_structure() -> None:
     expected = loop.run(carries[0]["inner"], OUTER, data)
     torch.testing.assert_close(pool["inner"]["y"][0], expected["inner"]["y"])
     torch.testing.assert_close(pool["velocity"]["y"][0], expected["velocity"]["y"])  # type: ignore[typeddict-item]
+
+
+def test_a_pool_keeps_the_counters_of_a_solver() -> None:
+    loop, data = InnerLoop(Plane(), Adam(0.1, 0.9, 0.999, 1e-8), Pool(2, 3)), Plane().data(2)
+    step, outer = outer_step(FULL, loop), {"x": Plane.x}
+    carry: Any = {"inner": loop.fresh(outer, data)}
+    counts = []
+    for _ in range(7):
+        carry = step(outer, data, carry).carry
+        counts.append(int(carry["inner"]["count"]))
+    # Two inner steps at each visit; the second member is renewed at its third, the first after.
+    assert counts == [2, 2, 4, 4, 6, 2, 2]

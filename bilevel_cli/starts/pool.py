@@ -46,7 +46,7 @@ class Pool(Start):
             return fresh
         member, visit = self._turn(memory["turn"])
         offset = torch.div(member * self.renew_every, self.size, rounding_mode="floor")
-        renewed = (visit == 0) | ((visit + offset) % self.renew_every == 0)
+        renewed = ((visit == 0) | ((visit + offset) % self.renew_every == 0)).squeeze()  # 0-dim
 
         def choose(new: Tensor, kept: Tensor) -> Tensor:
             return torch.where(renewed, new, kept.index_select(0, member)[0])
