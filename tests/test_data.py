@@ -837,12 +837,12 @@ def test_omniglot_works_without_a_cache_that_can_be_written(tmp_path: Path, cach
 def test_a_cache_that_fails_halfway_leaves_no_file(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(path: Path, **arrays: object) -> None:
+    def full_disk(path: Path, array: object, **options: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
     write_omniglot(tmp_path)
-    monkeypatch.setattr(np, "savez", full_disk)
+    monkeypatch.setattr(np, "save", full_disk)
     assert len(reader(tmp_path).classes().train) == 8
     assert list(cache.iterdir()) == []
 

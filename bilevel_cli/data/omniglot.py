@@ -2,13 +2,9 @@
 
 import hashlib
 import io
-import os
 import re
-import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,11 +92,11 @@ class Omniglot(Classes):
         paths = [self._find(name) for name in self.md5]
         # The content names the cached file, so a changed zip is never answered with an old array.
         digest = hashlib.sha256(b"".join(_sha256(path) for path in paths)).hexdigest()
-        cached = files.cache_folder() / f"omniglot-{SIDE}x{SIDE}-{digest}.npz"
-        characters = _load(cached)
-        if characters is None:
+        cached = files.cache_folder() / f"omniglot-{SIDE}x{SIDE}-{digest}.npy"
+        characters = files.load_array(cached)
+        if characters is None or not _whole(characters):
             characters = _decode(paths)
-            _store(cached, characters)
+            files.store_array(cached, characters)
         return characters
 
     def _find(self, name: str) -> Path:
@@ -180,22 +176,6 @@ def _sha256(path: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _load(cached: Path) -> NDArray[np.uint8] | None:
-    """What `_store` wrote, or None where that is absent or damaged."""
-    try:
-        with cached.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            characters: NDArray[np.uint8] = stored["characters"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        return None
-    whole = characters.dtype == np.uint8 and characters.shape[1:] == (DRAWERS, SIDE, SIDE)
-    return characters if whole else None
-
-
-def _store(cached: Path, characters: NDArray[np.uint8]) -> None:
-    """Writes a whole file or none; a folder that cannot be written to only costs the time."""
-    with suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
-            part = Path(scratch, "part.npz")
-            np.savez(part, characters=characters)
-            os.replace(part, cached)
+def _whole(characters: NDArray[np.uint8]) -> bool:
+    """Whether an array has the type and shape of decoded characters."""
+    return characters.dtype == np.uint8 and characters.shape[1:] == (DRAWERS, SIDE, SIDE)
