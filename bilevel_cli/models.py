@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.trees import Params
 
 Shape = tuple[int, ...]
@@ -276,7 +277,7 @@ class Conv4(nn.Module):
                 nn.BatchNorm2d(width, track_running_stats=False),
             ]
             if min(sides) >= 2:
-                blocks.append(nn.MaxPool2d(2))
+                blocks.append(MaxPool2x2())
                 sides = [side // 2 for side in sides]
             blocks.append(nn.ReLU())
             channels = width
@@ -319,7 +320,7 @@ class ConvNet(nn.Module):
                 nn.Conv2d(channels, width, 3, padding=padding),
                 nn.GroupNorm(width, width),  # one group a channel: instance normalisation
                 nn.ReLU(),
-                nn.AvgPool2d(2),
+                AvgPool2x2(),
             ]
             channels, padding, sides = width, 1, [side // 2 for side in sides]
         self.features = nn.Sequential(*blocks)
