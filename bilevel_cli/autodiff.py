@@ -11,6 +11,7 @@ is one, and an inner loop that nobody differentiates stores nothing.
 """
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -146,6 +147,41 @@ def compiled(fn: Callable[..., Tree]) -> Callable[..., Tree]:
         fn: Whose control flow no tensor decides, of arguments whose shapes never change.
     """
     return torch.compile(fn, fullgraph=True, dynamic=False)
+
+
+class HeldBytes:
+    """Meters the graphs made in its context, which may be entered again.
+
+    Not for what is `mapped`, whose tensors have no memory of their own.
+    """
+
+    def __init__(self) -> None:
+        self._held: weakref.WeakSet[_Held] = weakref.WeakSet()
+        self._hooks: Any = None
+
+    def __enter__(self) -> None:
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+        self._hooks.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def total(self) -> int:
+        """The bytes that those graphs which are still there hold now; shared memory counts once."""
+        storages = [kept.tensor.untyped_storage() for kept in self._held]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def _pack(self, x: Tensor) -> "_Held":
+        kept = _Held(x)
+        self._held.add(kept)
+        return kept
+
+
+class _Held:
+    """A tensor for as long as a graph needs it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # a graph that held its own output would never be freed
 
 
 def _under_torch_func(transformed: Callable[..., Tree]) -> Callable[..., Tree]:

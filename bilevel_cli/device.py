@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from bilevel_cli import memory
+
 # On Linux this includes the peak of whatever launched the process; see `peak_memory_mb`.
 _MAXRSS_BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -28,6 +30,8 @@ class Device:
             GPU, and with "medium" bf16 products on a CPU.
         deterministic: Whether to use only kernels whose results repeat bit for bit.
         threads: CPU threads; null for all cores.
+        memory_budget: Bytes of the graphs that one outer step holds at once, such as "2 GB"; "auto"
+            for half of what is free.
         episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
         capture: "compile" to compile the outer step as a whole, or null.
     """
@@ -37,6 +41,7 @@ class Device:
     matmul_precision: str
     deterministic: bool
     threads: int | None
+    memory_budget: int | str
     episodes_chunk: int | None
     capture: str | None
 
@@ -50,6 +55,7 @@ class Device:
             if got not in options:
                 known = ", ".join(option or "null" for option in options)
                 raise ValueError(f"A device needs {setting} to be one of {known}, got {got}.")
+        memory.budget_bytes(self.memory_budget)
         for name in ("threads", "episodes_chunk"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -85,6 +91,7 @@ class Device:
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        memory.set_budget(self.memory_budget, device)
         _keep_freed_memory()
         return device
 

@@ -134,7 +134,10 @@ def test_a_refused_run_leaves_the_one_that_is_there_alone(tmp_path: Path) -> Non
 def test_costs_are_cumulative_columns(tmp_path: Path) -> None:
     build(tmp_path, "method=iaptt", "inner_steps=6", "log_every=1").run()
     rows = table(tmp_path, "train.csv")
-    assert rows["inner_grads"].tolist() == [6 * step for step in rows["step"]]
+    taken = rows["inner_grads"].diff().fillna(rows["inner_grads"])
+    # Where a later step was the worst, steps before it were run again, with a graph.
+    assert (taken[rows["pessimistic_step"] == 1] == 6).all()
+    assert taken.between(6, 12).all()
     assert rows["hvps"].tolist() == rows["pessimistic_step"].cumsum().tolist()
     assert set(TIMINGS) <= set(pd.read_csv(tmp_path / "train.csv"))
 

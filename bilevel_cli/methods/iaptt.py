@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims
+from bilevel_cli import autodiff, claims, trees
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.unroll import Steps, inner_grads
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -27,7 +28,13 @@ class Iaptt(Hypergradient[Carry]):
     through the k steps that led to it. The paper's other half, an auxiliary initialisation of the
     inner problem, is the start policy `start=learned`. Reports k as `pessimistic_step`.
 
-    Cost: K inner gradients, K outer losses, and a backward pass over k steps.
+    On a CPU the graph is that of the steps up to the largest outer loss so far, and of one more:
+    so memory is that of k + 1 steps, or less by the memory budget of the device. Where a larger
+    loss follows smaller ones, the steps in between are run again with a graph. Elsewhere, and under
+    mapping, nobody may ask which step it is: all K graphs are held, and those of later steps are
+    differentiated with weight zero.
+
+    Cost: K inner gradients, and those of steps run again; K outer losses; a backward pass over k.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:
@@ -35,27 +42,14 @@ class Iaptt(Hypergradient[Carry]):
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         step = metrics["pessimistic_step"]
-        return Cost(num_steps, step if step.device.type == "cpu" else num_steps)
+        grads = inner_grads(metrics, num_steps)
+        return Cost(grads, step if step.device.type == "cpu" else num_steps)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
-        def pessimistic_loss(outer: Params) -> tuple[Tensor, tuple[SolverState, Tensor, Tensor]]:
-            state = loop.begin(outer, data, carry["inner"])
-            losses = []
-            for t in range(data.num_steps):
-                state = loop.step(state, outer, data, t)
-                losses.append(loop.problem.outer_loss(state["inner"], outer, data.outer))
-            worst = torch.stack(losses).max(dim=0)
-            # On a CPU the index is at hand, and the graph behind it ends at the pessimistic step.
-            # Elsewhere asking for it would stop the device, and under mapping there is no single
-            # one: then the later steps are differentiated too, with weight zero.
-            at_hand = worst.indices.device.type == "cpu" and not autodiff.mapped()
-            loss = losses[int(worst.indices)] if at_hand else worst.values
-            return loss, (state, losses[-1], worst.indices)
-
-        value_fn = autodiff.grad_and_value(pessimistic_loss, has_aux=True)
-        grad, (worst, (state, loss, index)) = value_fn(outer)
-        metrics = {"pessimistic_loss": worst, "pessimistic_step": index + 1}
-        return Estimate(grad, loss, {"inner": state}, metrics)
+        some = next(iter(outer.values()))
+        if some.device.type == "cpu" and not autodiff.mapped():
+            return _followed(loop, outer, data, carry)
+        return _held(loop, outer, data, carry)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:
@@ -72,3 +66,57 @@ class Iaptt(Hypergradient[Carry]):
             return claims.differenced(largest, trial.outer)
 
         return Claim("d max_k F(z_k)/dlambda", reference)
+
+
+def _followed(loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+    steps, held = Steps(loop, outer, data), True
+
+    def pessimistic_loss(outer: Params) -> tuple[Tensor, tuple[SolverState, Tensor, Tensor]]:
+        nonlocal held
+        state = worst_state = loop.begin(outer, data, carry["inner"])
+        loss = worst = torch.empty(0)
+        worst_step = 0
+        for t in range(data.num_steps):
+            fits = steps.capacity is None or t < steps.capacity
+            if not fits or worst_step < t:  # this step is not known to lead to a larger loss
+                state = _constant(state)
+            state = steps.advance(state, outer, t, t + 1, measure=t < 2)
+            loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
+            if worst_step and (loss <= worst or worst.isnan()):
+                continue
+            if not fits:
+                held, loss, state = False, loss.detach(), _constant(state)
+            elif worst_step < t:
+                state = steps.advance(worst_state, outer, worst_step, t + 1)
+                loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
+            worst, worst_step, worst_state = loss, t + 1, state
+        return worst, (state, loss, torch.tensor(worst_step))
+
+    value_fn = autodiff.grad_and_value(pessimistic_loss, has_aux=True)
+    grad, (worst, (state, loss, step)) = value_fn(outer)
+    if not held:  # the graph is larger than the memory budget
+        start = loop.begin(outer, data, carry["inner"])
+        grad = steps.to_start(carry["inner"], steps.backward(start, 0, int(step)).slopes)
+    metrics = {"pessimistic_loss": worst, "pessimistic_step": step}
+    return Estimate(grad, loss, {"inner": state}, metrics | steps.metrics())
+
+
+def _constant(state: SolverState) -> SolverState:
+    constant: SolverState = trees.map_leaves(Tensor.detach, state)
+    return constant
+
+
+def _held(loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+    def pessimistic_loss(outer: Params) -> tuple[Tensor, tuple[SolverState, Tensor, Tensor]]:
+        state = loop.begin(outer, data, carry["inner"])
+        losses = []
+        for t in range(data.num_steps):
+            state = loop.step(state, outer, data, t)
+            losses.append(loop.problem.outer_loss(state["inner"], outer, data.outer))
+        worst = torch.stack(losses).max(dim=0)
+        return worst.values, (state, losses[-1], worst.indices)
+
+    value_fn = autodiff.grad_and_value(pessimistic_loss, has_aux=True)
+    grad, (worst, (state, loss, index)) = value_fn(outer)
+    metrics = {"pessimistic_loss": worst, "pessimistic_step": index + 1}
+    return Estimate(grad, loss, {"inner": state}, metrics)

@@ -1,16 +1,15 @@
 """Reverse-mode differentiation of the inner loop."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
+from bilevel_cli import claims
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.unroll import Steps, inner_grads
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -24,12 +23,15 @@ class Reverse(Hypergradient[Carry]):
     and the start are taken as constants (truncated backpropagation, Shaban et al., 2019,
     arXiv:1810.10667).
 
-    Memory: one graph of `segment` steps, plus one solver state for each other segment; the
-    graphs of the other segments are rebuilt on the way back, at the cost of a second forward.
+    Memory: the graphs of `segment` steps, and a solver state for each other segment, whose steps
+    are run again on the way back. Where `segment` is None, they are as many as the memory budget of
+    the device holds: all of them, or the last ones, at the price of a second inner loop; every
+    sqrt(K)-th state where the states do not fit either, at the price of a third. The hypergradient
+    is the same bit for bit on a CPU.
 
     Args:
         window: Inner steps to differentiate, counted from the last. None for all.
-        segment: Inner steps to hold in memory at once. None for all.
+        segment: Inner steps to hold in memory at once. None for what the memory budget holds.
     """
 
     window: int | None
@@ -47,40 +49,21 @@ class Reverse(Hypergradient[Carry]):
         return {"inner": state}
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        cuts = self._cuts(num_steps)
-        # Every segment but the last is run again on the way back.
-        return Cost(num_steps + cuts[-2] - cuts[0], num_steps - cuts[0])
+        steps = self._steps(num_steps)
+        if self.segment is not None:
+            return Cost(num_steps + max(0, steps - self.segment), steps)
+        return Cost(inner_grads(metrics, num_steps), steps)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
-        cuts = self._cuts(data.num_steps)
-
-        def enter(outer: Params) -> SolverState:
-            return loop.run(loop.begin(outer, data, carry["inner"]), outer, data, 0, cuts[0])
-
-        entries = [enter(outer)]
-        for start, stop in pairwise(cuts[:-1]):
-            entries.append(loop.run(entries[-1], outer, data, start, stop))
-
-        def finish(state: SolverState, outer: Params) -> tuple[Tensor, SolverState]:
-            state = loop.run(state, outer, data, cuts[-2])
-            return loop.problem.outer_loss(state["inner"], outer, data.outer), state
-
-        loss, pullback, state = autodiff.vjp(finish, entries.pop(), outer, has_aux=True)
-        cotangent, grad = pullback(torch.ones_like(loss))
-        for start, stop in reversed(list(pairwise(cuts[:-1]))):
-
-            def replay(
-                state: SolverState, outer: Params, start: int = start, stop: int = stop
-            ) -> SolverState:
-                return loop.run(state, outer, data, start, stop)
-
-            _, pullback = autodiff.vjp(replay, entries.pop(), outer)
-            cotangent, part = pullback(cotangent)
-            grad = trees.axpy(1.0, part, grad)
-        if cuts[0] == 0:  # the start belongs to the window
-            _, pullback = autodiff.vjp(enter, outer)
-            grad = trees.axpy(1.0, pullback(cotangent)[0], grad)
-        return Estimate(grad, loss, {"inner": state}, {})
+        first = data.num_steps - self._steps(data.num_steps)
+        steps = Steps(loop, outer, data)
+        state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data, last=first)
+        steps.taken += first
+        loss, state, slopes = steps.backward(state, first, data.num_steps, self.segment)
+        # Unless the start belongs to the window, it is a constant, as are the steps before.
+        grad = slopes[1] if first else steps.to_start(carry["inner"], slopes)
+        again = self.segment is None and steps.taken > data.num_steps
+        return Estimate(grad, loss, {"inner": state}, steps.metrics() if again else {})
 
     def claim(self) -> Claim:
         window = self.window
@@ -102,7 +85,6 @@ class Reverse(Hypergradient[Carry]):
 
         return Claim(f"dF(z_K)/dlambda, with z_{{K-{window}}} fixed", reference)
 
-    def _cuts(self, num_steps: int) -> list[int]:
-        """Where the differentiated segments begin, and the end of the last."""
-        first = 0 if self.window is None else max(0, num_steps - self.window)
-        return [*range(first, num_steps, self.segment or num_steps), num_steps]
+    def _steps(self, num_steps: int) -> int:
+        """The steps to differentiate."""
+        return num_steps if self.window is None else min(self.window, num_steps)

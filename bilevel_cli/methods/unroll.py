@@ -1,0 +1,243 @@
+"""Backpropagation through inner steps, in the memory there is."""
+
+import logging
+import math
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import autodiff, memory, trees
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.problem import StepData
+from bilevel_cli.solvers.base import SolverState
+from bilevel_cli.trees import Params
+
+log = logging.getLogger(__name__)
+
+# Derivatives of F in a state and in the outer parameters, and what takes them back through steps.
+# The sum over later steps goes in, and the terms of these steps are added to it one by one, in the
+# order in which a single graph of all steps adds them: where it is cut moves no bit on a CPU.
+Slopes = tuple[Any, Params]
+Pullback = Callable[[Slopes], Slopes]
+
+# Bytes of the graph of one step, by the identity of a loop and the shapes of its arguments.
+_measured: dict[tuple[Any, ...], int] = {}
+
+
+class Unrolled(NamedTuple):
+    """The outer loss behind some inner steps, the state there, and the slopes before them."""
+
+    loss: Tensor
+    state: SolverState
+    slopes: Slopes
+
+
+def inner_grads(metrics: dict[str, Any], num_steps: int) -> int | float:
+    """The inner gradients of an estimate, in the mean over episodes.
+
+    Args:
+        metrics: What it reported.
+        num_steps: Inner steps, taken once each where it reported nothing.
+    """
+    taken = float(metrics.get("inner_grads", num_steps))
+    return int(taken) if taken.is_integer() else taken
+
+
+class Steps:
+    """The inner steps of one estimate: run, run with a graph, and backpropagated through.
+
+    The bytes of the graph of a step are measured at the first estimate of a loop, on steps that it
+    takes anyway. Under mapping they cannot be, and all graphs are held.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer parameters.
+        data: The data of the outer step.
+
+    Attributes:
+        taken: Inner steps run so far; one that was run again counts again.
+    """
+
+    def __init__(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        self.loop, self.outer, self.data, self.taken = loop, outer, data, 0
+        parts = trees.leaves((outer, data.init, data.inner, data.outer))
+        self._key = id(loop), *(part.shape for part in parts), parts[0].dtype
+        self._meter, self._readings = autodiff.HeldBytes(), list[int]()
+
+    @property
+    def capacity(self) -> int | None:
+        """Steps whose graphs the memory budget holds; None while nothing was measured."""
+        size = _measured.get(self._key)
+        return None if size is None else self._budget // size
+
+    def advance(
+        self, state: SolverState, outer: Params, start: int, stop: int, measure: bool = False
+    ) -> SolverState:
+        """The state behind the steps `start` to `stop` (excluded), within a derivative.
+
+        Args:
+            state: Before them.
+            outer: The outer parameters, as the derivative sees them.
+            start: The first step.
+            stop: Behind the last step.
+            measure: Whether this is one of the two steps, both held, that tell what a step takes.
+        """
+        self.taken += stop - start
+        if not measure or self.capacity is not None:
+            return self.loop.run(state, outer, self.data, start, stop)
+        with self._meter:
+            state = self.loop.run(state, outer, self.data, start, stop)
+        self._readings.append(self._meter.total())
+        if len(self._readings) == 2:  # their difference is free of data and of constants
+            self._learn(self._readings[1] - self._readings[0])
+        return state
+
+    def run(self, state: SolverState, start: int, stop: int) -> SolverState:
+        """The state behind the steps `start` to `stop` (excluded), whose graphs are not kept.
+
+        They are made all the same, one at a time: torch computes the gradient of some layers, such
+        as group normalisation, in another order where no derivative will follow, and where there
+        are kinks a state that differs in its last digits may have quite another derivative.
+        """
+        if autodiff.mapped():
+            return self.advance(state, self.outer, start, stop)
+        for t in range(start, stop):
+            state, _ = self.graph(state, t, t + 1)
+        return state
+
+    def graph(
+        self, state: SolverState, start: int, stop: int, measure: bool = False
+    ) -> tuple[SolverState, Pullback]:
+        """The state behind some steps, and the pullback through them; arguments of `advance`."""
+
+        def steps(state: SolverState, outer: Params) -> tuple[SolverState, Params]:
+            return self.advance(state, outer, start, stop, measure), outer
+
+        (after, _), pullback = autodiff.vjp(steps, state, self.outer)
+        return after, pullback
+
+    def backward(
+        self, state: SolverState, first: int, last: int, segment: int | None = None
+    ) -> Unrolled:
+        """F behind the steps `first` to `last` (excluded), and its slopes at `state` before them.
+
+        The last steps keep their graph. Earlier ones are run again from stored states on the way
+        back, a segment at a time.
+
+        Args:
+            state: Before the steps.
+            first: The first step.
+            last: Behind the last step.
+            segment: Steps whose graph is held at once; None for what the memory budget holds.
+        """
+        count = last - first
+        if segment is not None:
+            return self._back(state, first, last, (segment,))
+        if count < 2 or autodiff.mapped():
+            return self._back(state, first, last, ())
+        if self.capacity is None:
+            middle, through_first = self.graph(state, first, first + 1, measure=True)
+            middle, through_second = self.graph(middle, first + 1, first + 2, measure=True)
+            if self._sizes(state, count) == (count,):
+                found = self._back(middle, first + 2, last, ())
+                return found._replace(slopes=through_first(through_second(found.slopes)))
+            del middle, through_first, through_second
+        return self._back(state, first, last, self._sizes(state, count))
+
+    def to_start(self, previous: SolverState, slopes: Slopes) -> Params:
+        """The derivative in the outer parameters, that of the start included.
+
+        Args:
+            previous: What the start policy was handed.
+            slopes: At the start.
+        """
+
+        def begin(outer: Params) -> tuple[SolverState, Params]:
+            return self.loop.begin(outer, self.data, previous), outer
+
+        _, pullback = autodiff.vjp(begin, self.outer)
+        grad: Params = pullback(slopes)[0]
+        return grad
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The number of steps taken, for `inner_grads`: the run's table has their sum."""
+        return {"inner_grads": torch.tensor(self.taken)}
+
+    def _back(
+        self,
+        state: SolverState,
+        start: int,
+        stop: int,
+        sizes: tuple[int, ...],
+        found: Unrolled | None = None,
+    ) -> Unrolled:
+        """As `backward`, given what was found behind `stop`: None where F is next."""
+        if not sizes and found:
+            _, pullback = self.graph(state, start, stop)
+            return found._replace(slopes=pullback(found.slopes))
+        if not sizes:
+            return self._finish(state, start, stop)
+        cuts = [start, *reversed(range(stop - sizes[0], start, -sizes[0])), stop]
+        states = [state]
+        for segment in pairwise(cuts[:-1]):
+            states.append(self.run(states[-1], *segment))
+        for segment in reversed(list(pairwise(cuts))):
+            found = self._back(states.pop(), *segment, sizes[1:], found)
+        assert found
+        return found
+
+    def _finish(self, state: SolverState, start: int, stop: int) -> Unrolled:
+        def outer_loss(state: SolverState, outer: Params) -> tuple[Tensor, SolverState]:
+            state = self.advance(state, outer, start, stop)
+            return self.loop.problem.outer_loss(state["inner"], outer, self.data.outer), state
+
+        loss, pullback, end = autodiff.vjp(outer_loss, state, self.outer, has_aux=True)
+        return Unrolled(loss, end, pullback(torch.ones_like(loss)))
+
+    @property
+    def _budget(self) -> int:
+        return memory.budget(getattr(self.loop.problem, "episodes", None) or 1)
+
+    def _learn(self, size: int) -> None:
+        if self._key not in _measured:
+            weakref.finalize(self.loop, _measured.pop, self._key, None)
+        _measured[self._key] = max(size, 1)
+        if not self.capacity:
+            log.warning(
+                "The memory budget is %.3g MB, and the graph of one inner step takes %.3g MB.",
+                self._budget / 1e6,
+                size / 1e6,
+            )
+
+    def _sizes(self, state: SolverState, count: int) -> tuple[int, ...]:
+        state_bytes = sum(part.nbytes for part in trees.leaves(state))
+        return _sizes(count, _measured[self._key], state_bytes, self._budget)
+
+
+@lru_cache
+def _sizes(count: int, graph: int, state: int, budget: int) -> tuple[int, ...]:
+    """Into how many steps to cut `count` steps, and those again; the last is held as a graph.
+
+    The first of these that fits, or the one that needs least: one level of stored states, so that
+    all but the last S steps are run twice, with the largest S; then two levels, in which they are
+    run three times and sqrt(count * S) steps lie between the states of the first.
+
+    Args:
+        count: Steps.
+        graph: Bytes of the graph of one.
+        state: Bytes of a state.
+        budget: Bytes.
+    """
+
+    def held(sizes: tuple[int, ...]) -> int:
+        states = sum(math.ceil(n / size) - 1 for n, size in pairwise((count, *sizes)))
+        return states * state + sizes[-1] * graph
+
+    steps = range(count, 0, -1)
+    plans = [(s,) for s in steps] + [(math.isqrt(count * s - 1) + 1, s) for s in steps]
+    return next((plan for plan in plans if held(plan) <= budget), min(plans, key=held))
