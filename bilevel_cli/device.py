@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bilevel_cli import memory
+from bilevel_cli import linear, memory
 
 # On Linux this includes the peak of whatever launched the process; see `peak_memory_mb`.
 _MAXRSS_BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -33,6 +33,7 @@ class Device:
         memory_budget: Bytes of the graphs that one outer step holds at once, such as "2 GB"; "auto"
             for half of what is free.
         episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
+        linear: "auto" for the faster kernels of affine layers, or "torch" for torch's choice.
         capture: "compile" to compile the outer step as a whole, or null.
     """
 
@@ -43,12 +44,14 @@ class Device:
     threads: int | None
     memory_budget: int | str
     episodes_chunk: int | None
+    linear: str
     capture: str | None
 
     def __post_init__(self) -> None:
         for setting, options in (
             ("dtype", ("float32", "float64")),
             ("matmul_precision", ("highest", "high", "medium")),
+            ("linear", ("auto", "torch")),
             ("capture", (None, "compile")),
         ):
             got = getattr(self, setting)
@@ -92,6 +95,7 @@ class Device:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         memory.set_budget(self.memory_budget, device)
+        linear.use(self.linear)
         _keep_freed_memory()
         return device
 

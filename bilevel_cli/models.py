@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from bilevel_cli import linear
 from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.trees import Params
 
@@ -85,7 +86,7 @@ def _call(
     try:
         module = spare.pop()
     except IndexError:
-        module = make()
+        module = linear.routed(make())
     try:
         return torch.func.functional_call(module, params, (x,))
     finally:
