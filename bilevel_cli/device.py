@@ -34,7 +34,8 @@ class Device:
             for half of what is free.
         episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
         linear: "auto" for the faster kernels of affine layers, or "torch" for torch's choice.
-        capture: "compile" to compile the outer step as a whole, or null.
+        capture: "compile" to compile the outer step as a whole, "cuda_graph" to record its kernels
+            and launch them together, or null.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Device:
             ("dtype", ("float32", "float64")),
             ("matmul_precision", ("highest", "high", "medium")),
             ("linear", ("auto", "torch")),
-            ("capture", (None, "compile")),
+            ("capture", (None, "compile", "cuda_graph")),
         ):
             got = getattr(self, setting)
             if got not in options:
@@ -87,6 +88,11 @@ class Device:
                 f"A run needs a device that torch can use, got device.name={name}: "
                 f"{str(error).splitlines()[0]}. Use device=cpu or device=auto."
             ) from error
+        if self.capture == "cuda_graph" and device.type != "cuda":
+            raise ValueError(
+                f"A device needs a GPU for capture=cuda_graph, got device.name={name}. Use "
+                "device=cuda, or device.capture=null."
+            )
         torch.set_default_dtype(getattr(torch, self.dtype))
         set_precision(self.matmul_precision)
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # imports inductor

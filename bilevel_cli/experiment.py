@@ -140,7 +140,7 @@ def build(
             metrics,
             device.episodes_chunk,
             settings,
-            device.capture == "compile",
+            device.capture,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

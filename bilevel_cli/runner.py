@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli import autodiff, checkpoint, episodes, trees
+from bilevel_cli import checkpoint, episodes, trees
+from bilevel_cli.capture import captured
 from bilevel_cli.data.blocks import Stream
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
 from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
+from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
+from bilevel_cli.problem import StepData
 from bilevel_cli.table import Table
 from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Scalar
+from bilevel_cli.trees import Params, Scalar
 
 Row = dict[str, float | int]
+Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -64,6 +68,26 @@ class Schedule:
         return self.log_every, self.eval_every, self.save_every
 
 
+class Clock:
+    """Seconds of computing, without those of evaluations and files.
+
+    Runs that take their outer steps together share one, which counts for each its share.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.runs = 0.0, 1
+        self._since: float | None = None
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        assert self._since is not None
+        self.seconds += (time.perf_counter() - self._since) / self.runs
+        self._since = None
+
+
 class Runner:
     """Takes outer steps, writes what they report, and continues where an earlier run stopped.
 
@@ -80,7 +104,7 @@ class Runner:
         metrics: Probes, by the names of their yaml options.
         episodes_chunk: Episodes that a GPU holds in memory at once.
         settings: The resolved configuration; a checkpoint of another one is refused.
-        compiled: Whether to compile the outer step.
+        capture: How to capture the outer step, as in `Device`.
     """
 
     def __init__(
@@ -97,7 +121,7 @@ class Runner:
         metrics: dict[str, Metric],
         episodes_chunk: int | None = None,
         settings: dict[str, Any] | None = None,
-        compiled: bool = False,
+        capture: str | None = None,
     ) -> None:
         self.task, self.loop, self.method = task, loop, method
         self.schedule, self.directory, self.device = schedule, directory, device
@@ -110,9 +134,11 @@ class Runner:
         with torch.no_grad():
             self._begin(seed, optimizer)
         self.scheduler = scheduler(self.optimizer)
-        step = episodes.outer_step(method, loop, episodes_chunk)
-        self.estimate = autodiff.compiled(step) if compiled else step
-        self.step, self.seconds = 0, 0.0
+        self.outer_step = episodes.outer_step(method, loop, episodes_chunk)
+        self.captured = partial(captured, how=capture, device=device)
+        self.estimate = self.captured(self.outer_step)
+        self.step, self.clock = 0, Clock()
+        self.earlier = 0.0  # seconds of the run that this one continues
         self.inner_grads: Scalar = 0
         self.hvps: Scalar = 0
         sizes = {"train": 0, "eval": 0}
@@ -122,7 +148,6 @@ class Runner:
         self.train = Table(directory / "train.csv", sizes["train"])
         self.evals = Table(directory / "eval.csv", sizes["eval"])
 
-    @torch.no_grad()
     def run(self) -> Row:
         """Takes the outer steps that remain, and returns the last scores.
 
@@ -130,32 +155,43 @@ class Runner:
             Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
             Interrupted: SIGINT or SIGTERM. A checkpoint of the last step is kept.
         """
+        (outcome,) = drive([self], lambda runners, inputs: [self.estimate(*inputs[0])])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def steps(self, bar: "tqdm[Any]", requests: list[int]) -> Generator[Inputs, Estimate, Row]:
+        """As `run`, but asks for the estimate of each outer step: yields its inputs.
+
+        Args:
+            bar: Told of each outer step.
+            requests: The signals so far that ask to stop.
+        """
         if self._over():
             return self._last_scores()
-        with stop_requests() as requests, self._progress() as bar:
-            scores = self._evaluate(bar) if self.step == 0 else self._last_scores()
-            while not self._over():
-                since = time.perf_counter()
-                report = self._advance()
-                log, evaluate, save = map(self._due, self.schedule.cadence)
-                # Reading waits for the device: only for a row, and so that the clock is honest.
-                row = _read(report) if log or evaluate or save else None
-                self.seconds += time.perf_counter() - since
-                bar.update()
-                if row is not None and log:
-                    costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
-                    self.train.append({**self._when(), **row, **costs})
-                if row is not None:
-                    self._check_finite(row)
-                if evaluate:
-                    scores = self._evaluate(bar)
-                if row is not None:
-                    bar.set_postfix_str(_summary(row, scores))
-                if save or requests:
-                    self._check_finite(row or _read(report))
-                    self.save()
-                if requests:
-                    raise Interrupted(requests[0])
+        scores = self._evaluate(bar) if self.step == 0 else self._last_scores()
+        while not self._over():
+            self.clock.start()
+            report = yield from self._advance()
+            log, evaluate, save = map(self._due, self.schedule.cadence)
+            # Reading waits for the device: only for a row, and so that the clock is honest.
+            row = _read(report) if log or evaluate or save else None
+            self.clock.stop()
+            bar.update()
+            if row is not None and log:
+                costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
+                self.train.append({**self._when(), **row, **costs})
+            if row is not None:
+                self._check_finite(row)
+            if evaluate:
+                scores = self._evaluate(bar)
+            if row is not None and not bar.disable:
+                bar.set_postfix_str(_summary(row, scores), refresh=evaluate)
+            if save or requests:
+                self._check_finite(row or _read(report))
+                self.save()
+            if requests:
+                raise Interrupted(requests[0])
         return scores
 
     def result(self) -> list[Path]:
@@ -188,13 +224,14 @@ class Runner:
         state = episodes.fresh(self.loop, self.outer, data)
         self.carry = episodes.begin(self.method, self.loop, self.outer, data, state)
 
-    def _advance(self) -> dict[str, Scalar]:
+    def _advance(self) -> Generator[Inputs, Estimate, dict[str, Scalar]]:
         """One outer step. Returns what it reports, still on the device."""
         data = episodes.sample(
             self.task, self.method, self.schedule.inner_steps, self.sampling, self.extras
         )
         data = data._replace(noise=self.method.draw(self.outer, self.noise))
-        estimate = self.estimate(self.outer, data, self.carry)
+        estimate = yield self.outer, data, self.carry
+        self.clock.start()  # where runs share it, another one may have stopped it
         report: dict[str, Scalar] = {
             "outer_loss": estimate.loss,
             "grad_norm": trees.norm(estimate.grad),
@@ -237,6 +274,10 @@ class Runner:
         row: Row = dict(self.evals.last())
         return {name: value for name, value in row.items() if name not in self._when()}
 
+    @property
+    def seconds(self) -> float:
+        return self.earlier + self.clock.seconds
+
     def _when(self) -> Row:
         return {"step": self.step, "seconds": round(self.seconds, 4)}
 
@@ -255,16 +296,6 @@ class Runner:
                 f"At step {self.step} there is no finite {' and no finite '.join(bad)}.{kept} "
                 "Lower optimizer.lr or solver.lr."
             )
-
-    def _progress(self) -> "tqdm[Any]":
-        # None: silent where standard error is not a terminal.
-        return tqdm(
-            total=self.schedule.outer_steps,
-            initial=self.step,
-            unit="step",
-            disable=None,
-            dynamic_ncols=True,
-        )
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -296,7 +327,7 @@ class Runner:
                 f"{self.directory} holds a run of {state['step']} outer steps, got "
                 f"outer_steps={self.schedule.outer_steps}. Raise it, or use another directory."
             )
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.earlier = state["step"], state["seconds"]
         self.inner_grads, self.hvps = (
             checkpoint.to_device(state[name], self.device) for name in ("inner_grads", "hvps")
         )
@@ -311,6 +342,60 @@ class Runner:
         self.noise.set_state(state["noise"])
         sizes: dict[str, int] = state["sizes"]
         return sizes
+
+
+def drive(
+    runners: list[Runner],
+    estimates: Callable[[list[Runner], list[Inputs]], Sequence[Estimate | Exception]],
+) -> list[Row | BaseException]:
+    """Takes the outer steps that remain to some runs, those furthest behind first.
+
+    Returns for each its last scores, or what it raised: the others go on.
+
+    Args:
+        runners: The runs.
+        estimates: The estimates of one outer step, of those runs and with those inputs; or what
+            a run's own raised.
+    """
+    clock = runners[0].clock
+    for runner in runners:
+        runner.clock = clock
+    outcomes: dict[Runner, Row | BaseException] = {}
+    inputs: dict[Runner, Inputs] = {}
+    with torch.no_grad(), stop_requests() as requests, _progress(runners) as bar:
+        steps = {runner: runner.steps(bar, requests) for runner in runners}
+
+        def proceed(runner: Runner, estimate: Any) -> None:
+            failed = isinstance(estimate, Exception)
+            try:
+                inputs[runner] = (steps[runner].throw if failed else steps[runner].send)(estimate)
+            except StopIteration as end:
+                outcomes[runner] = end.value
+            except (Exception, Interrupted) as error:
+                outcomes[runner] = error
+
+        for runner in runners:
+            proceed(runner, None)
+        while inputs:
+            step = min(runner.step for runner in inputs)
+            turn = [runner for runner in inputs if runner.step == step]
+            clock.runs = len(turn)
+            clock.start()
+            found = estimates(turn, [inputs.pop(runner) for runner in turn])
+            for runner, estimate in zip(turn, found, strict=True):
+                proceed(runner, estimate)
+    return [outcomes[runner] for runner in runners]
+
+
+def _progress(runners: list[Runner]) -> "tqdm[Any]":
+    # None: silent where standard error is not a terminal.
+    return tqdm(
+        total=sum(runner.schedule.outer_steps for runner in runners),
+        initial=sum(runner.step for runner in runners),
+        unit="step",
+        disable=None,
+        dynamic_ncols=True,
+    )
 
 
 def check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
@@ -351,15 +436,13 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _read(values: dict[str, Scalar]) -> Row:
-    """Brings 0-dim tensors to the host in one transfer."""
+    """Brings 0-dim tensors to the host, those of a GPU in one transfer."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    numbers: list[float] = []
-    if tensors:
-        numbers = torch.stack([value.double() for value in tensors.values()]).tolist()
-    read = {
-        name: _shortest(number, tensor.dtype)
-        for (name, tensor), number in zip(tensors.items(), numbers, strict=True)
-    }
+    away = {name: value.double() for name, value in tensors.items() if not value.is_cpu}
+    if away:
+        fetched = torch.stack(list(away.values())).cpu()
+        away = dict(zip(away, fetched, strict=True))
+    read = {n: _shortest(away.get(n, v).item(), v.dtype) for n, v in tensors.items()}
     return {n: read[n] if isinstance(value, Tensor) else value for n, value in values.items()}
 
 

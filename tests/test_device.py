@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from configs import composed, options
+from configs import composed, options, small
 from hydra.utils import instantiate
 from problems import Quadratic
 from torch.utils._pytree import tree_map
 
-from bilevel_cli.device import Device, generator, peak_memory_mb
+from bilevel_cli import experiment
+from bilevel_cli.device import Device, generator, peak_memory_mb, precision
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
@@ -23,6 +26,7 @@ from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 
@@ -33,9 +37,14 @@ SETTINGS: dict[str, Any] = {
     "matmul_precision": "highest",
     "deterministic": False,
     "threads": None,
+    "memory_budget": "auto",
     "episodes_chunk": None,
+    "linear": "auto",
     "capture": None,
 }
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture
@@ -46,6 +55,7 @@ def settings_of_torch() -> Iterator[Callable[[], dict[str, Any]]]:
         return {
             "dtype": torch.get_default_dtype(),
             "matmul_precision": torch.get_float32_matmul_precision(),
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "benchmark": torch.backends.cudnn.benchmark,
             "threads": torch.get_num_threads(),
@@ -55,6 +65,7 @@ def settings_of_torch() -> Iterator[Callable[[], dict[str, Any]]]:
     yield read
     torch.set_default_dtype(before["dtype"])
     torch.set_float32_matmul_precision(before["matmul_precision"])
+    torch.backends.cudnn.allow_tf32 = before["tf32_convolutions"]
     torch.use_deterministic_algorithms(before["deterministic"])
     torch.backends.cudnn.benchmark = before["benchmark"]
     torch.set_num_threads(before["threads"])
@@ -65,21 +76,22 @@ def device(**changes: Any) -> Device:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("matmul_precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_device_applies_its_settings(
     dtype: str,
-    precision: str,
+    matmul_precision: str,
     deterministic: bool,
     settings_of_torch: Callable[[], dict[str, Any]],
 ) -> None:
     found = device(
-        dtype=dtype, matmul_precision=precision, deterministic=deterministic, threads=2
+        dtype=dtype, matmul_precision=matmul_precision, deterministic=deterministic, threads=2
     ).prepare()
     assert found == torch.device("cpu")
     assert settings_of_torch() == {
         "dtype": getattr(torch, dtype),
-        "matmul_precision": precision,
+        "matmul_precision": matmul_precision,
+        "tf32_convolutions": matmul_precision != "highest",
         "deterministic": deterministic,
         "benchmark": not deterministic,
         "threads": 2,
@@ -129,6 +141,26 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         device(capture="compile").prepare()
 
 
+def test_a_cuda_graph_without_a_gpu_is_refused_before_anything_changes(
+    settings_of_torch: Callable[[], dict[str, Any]],
+) -> None:
+    before = settings_of_torch()
+    message = "needs a GPU for capture=cuda_graph, got device.name=cpu. Use device=cuda, or"
+    with pytest.raises(ValueError, match=message):
+        device(capture="cuda_graph", deterministic=True, matmul_precision="high").prepare()
+    assert settings_of_torch() == before
+
+
+def test_a_precision_ends_with_its_context(settings_of_torch: Callable[[], dict[str, Any]]) -> None:
+    device(matmul_precision="high").prepare()
+    before = settings_of_torch()
+    with precision("highest"):
+        within = settings_of_torch()
+    changed = {"matmul_precision": "highest", "tf32_convolutions": False}
+    assert within == before | changed
+    assert settings_of_torch() == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -137,7 +169,10 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
             {"matmul_precision": "low"},
             "A device needs matmul_precision to be one of highest, high, medium, got low.",
         ),
-        ({"capture": "graph"}, "A device needs capture to be one of null, compile, got graph."),
+        (
+            {"capture": "graph"},
+            "A device needs capture to be one of null, compile, cuda_graph, got graph.",
+        ),
         ({"threads": 0}, "A device needs threads >= 1 or null, got threads=0."),
         ({"episodes_chunk": -1}, "A device needs episodes_chunk >= 1 or null, got episodes_chunk="),
     ],
@@ -194,6 +229,25 @@ def test_the_peak_of_memory_lies_between_what_is_in_use_and_what_there_is() -> N
     assert 0.98 * resident <= peak_memory_mb(torch.device("cpu")) < everything
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_a_large_tensor_takes_the_memory_of_the_last_one_and_not_new_pages() -> None:
+    program = """
+import resource, torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from bilevel_cli.options import CONF
+instantiate(OmegaConf.load(CONF / "device/cpu.yaml")).prepare()
+faults = []
+for _ in range(11):
+    torch.ones(2**24).add_(1)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[10] - faults[0])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # 64 MB are 16384 pages, and the first free block may have been split meanwhile.
+    assert int(done.stdout) < 3 * 16384, done.stderr
+
+
 def on(place: str, method: Hypergradient[Any], steps: int = 6) -> Callable[[], Estimate]:
     """An outer step of the quadratic, all of it on the device `place`."""
     problem = Quadratic()
@@ -215,7 +269,72 @@ def nobody_waits() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def outer_steps(task: str, place: str, directory: Path) -> Iterator[Callable[[], None]]:
+    """An outer step of a run, all but its tables, for a few methods on a task in small."""
+    for method in ("reverse", "iaptt", "cg"):
+        if method == "cg" and task in ("meta", "sinusoid"):
+            continue  # they learn a start, which implicit methods do not differentiate
+        choice = [f"task={task}", f"method={method}", f"device={place}", "inner_steps=3"]
+        config = composed(*choice, *small(task))
+        folder = directory / method
+        folder.mkdir()
+        runner = experiment.build(config, experiment.resolved(config), folder, {})
+
+        def step(runner: Runner = runner) -> None:
+            advance = runner._advance()
+            estimate = runner.estimate(*next(advance))
+            with pytest.raises(StopIteration):
+                advance.send(estimate)
+
+        yield step
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_an_outer_step_looks_at_no_tensor(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would make the host wait for a GPU, seen on a CPU."""
+    # torch's Adam counts its steps on the CPU. IAPTT and what it shares with reverse follow
+    # tensors of a CPU alone; `bilevel_cli.autodiff.mapped` and devices decide that.
+    allowed = ("torch/optim/", "methods/iaptt.py", "methods/unroll.py")
+
+    def guard(name: str) -> Callable[..., Any]:
+        look = getattr(torch.Tensor, name)
+
+        def guarded(*args: Any) -> Any:
+            caller = sys._getframe(1)
+            assert any(part in caller.f_code.co_filename for part in allowed), (
+                f"Tensor.{name} in {caller.f_code.co_filename}:{caller.f_lineno}"
+            )
+            return look(*args)
+
+        return guarded
+
+    for step in outer_steps(task, "cpu", tmp_path):
+        step()
+        with monkeypatch.context() as patched:
+            for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+                patched.setattr(torch.Tensor, name, guard(name))
+            step()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
+    optimizer: str, place: str, tmp_path: Path
+) -> None:
+    found = []
+    for fused in ("null", "true"):
+        folder = tmp_path / fused
+        folder.mkdir()
+        choice = ["task=reweight", *small("reweight"), "outer_steps=5", "device.dtype=float64"]
+        config = composed(
+            *choice, f"device={place}", f"optimizer={optimizer}", f"optimizer.fused={fused}"
+        )
+        runner = experiment.build(config, experiment.resolved(config), folder, {})
+        runner.run()
+        found.append(runner.outer)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.gpu
@@ -244,6 +363,31 @@ def test_a_gpu_gives_the_numbers_of_a_cpu_and_nobody_waits_for_it(
     torch.testing.assert_close(
         tree_map(lambda x: x.cpu(), tuple(found)), tuple(expected), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("task", options("task"))
+def test_nobody_waits_for_a_gpu_in_the_outer_step_of_a_run(task: str, tmp_path: Path) -> None:
+    for step in outer_steps(task, "cuda", tmp_path):
+        step()  # libraries wait once, when they are loaded
+        with nobody_waits():
+            step()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_highest_precision_is_float32_in_matrix_products_and_in_convolutions(
+    settings_of_torch: Callable[[], Any],
+) -> None:
+    device(name="cuda").prepare()
+    x, y = torch.randn(2, 8, 64, 64, 64, dtype=torch.float64, device="cuda")
+    for exact, found in (
+        (x @ y, x.float() @ y.float()),
+        (torch.conv2d(x, y[..., :3, :3]), torch.conv2d(x.float(), y[..., :3, :3].float())),
+    ):
+        # Sums of up to 576 products: float32 is right to 1e-6, the 10 bits of TF32 to 1e-4 at best.
+        assert (found - exact).norm() < 1e-5 * exact.norm()
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel_cli import episodes, trees
 from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
+from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ class HypergradientGap(Metric):
         )
         step = episodes.outer_step(self.reference, view.loop)
         found, reference = view.estimate.grad, step(view.outer, view.data, carry).grad
-        gap, norm = trees.norm(trees.axpy(-1.0, reference, found)), trees.norm(reference)
-        norms = norm * trees.norm(found)
-        # A gradient of zero has no direction: cosine 0. One of a zero reference is an absolute gap.
+        norms = trees.norm(reference) * trees.norm(found)
+        # A gradient of zero has no direction: cosine 0.
         return {
-            "gap_relative_error": gap / torch.where(norm > 0, norm, 1.0),
+            "gap_relative_error": relative_error(found, reference),
             "gap_cosine": trees.dot(found, reference) / torch.where(norms > 0, norms, 1.0),
         }
+
+
+def relative_error(found: Params, reference: Params) -> Tensor:
+    """|found - reference| / |reference|, and |found| where the reference is zero. 0-dim."""
+    norm = trees.norm(reference)
+    gap = trees.norm(trees.axpy(-1.0, reference, found))
+    return gap / torch.where(norm > 0, norm, 1.0)

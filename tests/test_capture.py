@@ -1,0 +1,223 @@
+"""A captured outer step is the eager one: on new data, outer parameters and memories alike."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from configs import composed, small
+from problems import Quadratic
+from torch import Tensor
+
+from bilevel_cli import autodiff, capture, experiment, trees
+from bilevel_cli.capture import Replayed, captured, cuda_graph
+from bilevel_cli.episodes import OuterStep, outer_step
+from bilevel_cli.errors import UsageError
+from bilevel_cli.linear_solvers.cg import ConjugateGradient
+from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.base import Estimate, Hypergradient
+from bilevel_cli.methods.iaptt import Iaptt
+from bilevel_cli.methods.implicit import Implicit
+from bilevel_cli.methods.none import NoHypergradient
+from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.problem import StepData
+from bilevel_cli.runner import Runner
+from bilevel_cli.solvers.momentum import Momentum
+from bilevel_cli.starts.warm import Warm
+from bilevel_cli.trees import Tree
+
+METHODS: list[Hypergradient[Any]] = [
+    Reverse(window=None, segment=None),
+    Reverse(window=4, segment=2),
+    Iaptt(),
+    Implicit(ConjugateGradient(4, 1e-6), warm_adjoint=True),
+    NoHypergradient(),
+]
+SINGLE = torch.zeros(3, dtype=torch.float32)
+TASKS = ["quadratic", "toy", "hpo", "reweight", "meta", "distill", "sinusoid"]
+# Implicit methods differentiate no start, which is all that these two learn.
+PAIRS = [(task, method) for task in TASKS for method in ("reverse", "iaptt")] + [
+    (task, "cg") for task in TASKS if task not in ("meta", "sinusoid")
+]
+
+
+def rerun(fn: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
+    """A graph of sorts for the CPU: on the same memory, and with no results before its replay."""
+    results = trees.map_leaves(lambda x: torch.zeros_like(x).contiguous(), fn())
+
+    def replay() -> None:
+        trees.map_leaves(Tensor.copy_, results, fn())
+
+    return results, replay
+
+
+def trajectory(step: OuterStep, method: Hypergradient[Any], place: str = "cpu") -> list[Estimate]:
+    """Six steps of a warm-started quadratic, each on the memory of the last, on data of its own."""
+    problem, generator = Quadratic(), torch.Generator().manual_seed(0)
+    outer = {"lam": torch.ones(3).to(place)}
+    data = StepData(*trees.map_leaves(lambda x: x.to(place), problem.data(6)))
+    carry = method.init(outer, loop_of(place).fresh(outer, data))
+    found = []
+    for _ in range(6):
+        drawn = {"scale": torch.rand(6, generator=generator).to(place)}
+        found.append(step(outer, data._replace(inner=drawn), carry))
+        carry = found[-1].carry
+        outer["lam"].sub_(0.1 * found[-1].grad["lam"])
+    return found
+
+
+def loop_of(place: str) -> InnerLoop:
+    problem = Quadratic()
+    for name in ("hessian", "coupling", "target"):
+        setattr(problem, name, getattr(problem, name).to(place))
+    return InnerLoop(problem, Momentum(0.05, 0.9), Warm())
+
+
+def assert_equal(found: list[Estimate], expected: list[Estimate]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        for a, b in zip(trees.leaves(ours), trees.leaves(theirs), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_replayed_step_is_the_eager_one_bit_for_bit(method: Hypergradient[Any]) -> None:
+    step = outer_step(method, loop_of("cpu"))
+    assert_equal(trajectory(Replayed(step, rerun), method), trajectory(step, method))
+
+
+def test_a_step_is_recorded_once() -> None:
+    counts: list[int] = []
+
+    def record(fn: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
+        counts.append(1)
+        return rerun(fn)
+
+    trajectory(Replayed(outer_step(METHODS[0], loop_of("cpu")), record), METHODS[0])
+    assert len(counts) == 1
+
+
+def echo(outer: Any, data: StepData, carry: Any) -> Estimate:
+    return Estimate({}, data.inner["x"].sum(), {**carry, "x": data.inner["x"][0]}, {})
+
+
+def minibatches(x: Tensor) -> StepData:
+    return StepData({}, {"x": x}, {})
+
+
+def test_minibatches_that_repeat_one_batch_are_held_and_copied_once() -> None:
+    seen: list[Tensor] = []
+
+    def step(outer: Any, data: StepData, carry: Any) -> Estimate:
+        seen.append(data.inner["x"])
+        return echo(outer, data, carry)
+
+    replayed = Replayed(step, rerun)
+    for value in (1.0, 2.0):
+        data = minibatches(torch.full((7, 3), value).expand(100, 7, 3))
+        assert replayed({}, data, {}).loss == 100 * 21 * value
+    assert {x.untyped_storage().nbytes() for x in seen} == {7 * 3 * 8}
+    assert {x.stride() for x in seen} == {(0, 3, 1)}
+
+
+def test_a_memory_that_repeats_at_the_first_step_only_is_held_whole() -> None:
+    def step(outer: Any, data: StepData, carry: Any) -> Estimate:
+        return Estimate({}, carry["inner"].sum(), carry, {})
+
+    replayed, data = Replayed(step, rerun), minibatches(torch.ones(2, 1))
+    first = torch.tensor(1.0).expand(3)
+    for inner in (first, torch.arange(3.0)):
+        assert replayed({}, data, {"inner": inner}).loss == inner.sum()
+
+
+def test_one_minibatch_may_come_in_any_layout() -> None:
+    replayed, single = Replayed(echo, rerun), torch.arange(3.0)
+    for x in (single.expand(1, 3), single[None] + 1):
+        assert replayed({}, minibatches(x), {}).loss == x.sum()
+
+
+@pytest.mark.parametrize(
+    ("later", "got"),
+    [
+        (SINGLE.expand(4, 3), r"\[4, 3\] of torch.float32 after \[2, 3\] of torch.float32"),
+        (
+            SINGLE.repeat(2, 1),
+            r"\[2, 3\] of torch.float32 after",
+        ),  # not the same at each inner step
+        (SINGLE.int().expand(2, 3), "of torch.int32 after"),
+    ],
+)
+def test_data_of_another_shape_are_refused(later: Tensor, got: str) -> None:
+    replayed = Replayed(echo, rerun)
+    replayed({}, minibatches(SINGLE.expand(2, 3)), {})
+    with pytest.raises(UsageError, match=f"needs tensors of one shape, .*{got}"):
+        replayed({}, minibatches(later), {})
+
+
+def test_the_setting_chooses_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "cuda_graph", lambda fn, device: rerun(fn))
+    monkeypatch.setattr(autodiff, "compiled", lambda step: ("compiled", step))
+    step, cpu = outer_step(METHODS[0], loop_of("cpu")), torch.device("cpu")
+    assert captured(step, None, cpu) is step
+    compiled: Any = captured(step, "compile", cpu)
+    assert compiled == ("compiled", step)
+    found = trajectory(captured(step, "cuda_graph", cpu), METHODS[0])
+    assert_equal(found, trajectory(step, METHODS[0]))
+
+
+def runner(directory: Path, task: str, method: str, *more: str) -> Runner:
+    directory.mkdir()
+    chosen = [f"task={task}", f"method={method}", "inner_steps=3", "outer_steps=4", "log_every=1"]
+    config = composed("device=cpu", *chosen, *small(task), *more)
+    return experiment.build(config, experiment.resolved(config), directory, {})
+
+
+def rows(directory: Path) -> pd.DataFrame:
+    return pd.read_csv(directory / "train.csv").drop(columns=["seconds", "peak_memory_mb"])
+
+
+@pytest.mark.parametrize(("task", "method"), PAIRS)
+def test_a_run_of_replays_writes_the_rows_of_an_eager_one(
+    task: str, method: str, tmp_path: Path
+) -> None:
+    eager, replayed = (runner(tmp_path / name, task, method) for name in ("eager", "replayed"))
+    replayed.estimate = Replayed(replayed.estimate, rerun)
+    eager.run()
+    replayed.run()
+    pd.testing.assert_frame_equal(
+        rows(tmp_path / "replayed"), rows(tmp_path / "eager"), check_exact=True
+    )
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_cuda_graph_gives_the_numbers_of_an_eager_step(method: Hypergradient[Any]) -> None:
+    step = outer_step(method, loop_of("cuda"))
+    replayed = captured(step, "cuda_graph", torch.device("cuda"))
+    assert_equal(trajectory(replayed, method, "cuda"), trajectory(step, method, "cuda"))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_that_waits_for_the_gpu_is_refused() -> None:
+    x = torch.ones(3, device="cuda")
+    with pytest.raises(UsageError, match="needs an outer step that never waits for the GPU, got "):
+        cuda_graph(lambda: x * x.sum().item(), torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("task", "method"), PAIRS)
+def test_a_run_on_a_gpu_is_the_same_with_a_graph(task: str, method: str, tmp_path: Path) -> None:
+    choice = ["device=cuda", "device.dtype=float64", "device.deterministic=true"]
+    runner(tmp_path / "eager", task, method, *choice).run()
+    runner(tmp_path / "graph", task, method, *choice, "device.capture=cuda_graph").run()
+    # The same kernels, though in a graph a library may choose others: to rounding.
+    pd.testing.assert_frame_equal(
+        rows(tmp_path / "graph"), rows(tmp_path / "eager"), rtol=1e-9, atol=1e-12
+    )
