@@ -1,8 +1,8 @@
 """The breast cancer table that scikit-learn ships."""
 
 import torch
-from sklearn.datasets import load_breast_cancer
 
+from bilevel_cli.data import shipped
 from bilevel_cli.data.base import Labelled, Splits, TwoClasses, standardized
 
 
@@ -20,9 +20,9 @@ class BreastCancer(TwoClasses):
     """
 
     def read(self) -> tuple[Labelled, Labelled | None]:
-        table, labels = load_breast_cancer(return_X_y=True)
-        x = torch.from_numpy(table).to(torch.get_default_dtype())
-        return Labelled(x, torch.from_numpy(labels).long(), torch.arange(len(x))), None
+        table = shipped.table("breast_cancer.csv", delimiter=",", header=1)
+        x = table[:, :-1].to(torch.get_default_dtype())
+        return Labelled(x, table[:, -1].long(), torch.arange(len(x))), None
 
     def splits(self, generator: torch.Generator) -> Splits:
         return standardized(super().splits(generator))

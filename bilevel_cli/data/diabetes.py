@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import torch
-from sklearn.datasets import load_diabetes
 
+from bilevel_cli.data import shipped
 from bilevel_cli.data.base import Labelled, Regression, Splits, standardized
 
 
@@ -22,9 +22,9 @@ class Diabetes(Regression):
     """
 
     def read(self) -> tuple[Labelled, Labelled | None]:
-        table, targets = load_diabetes(return_X_y=True, scaled=False)
         dtype = torch.get_default_dtype()
-        x, y = (torch.from_numpy(values).to(dtype) for values in (table, targets))
+        x = shipped.table("diabetes_data_raw.csv.gz").to(dtype)
+        y = shipped.table("diabetes_target.csv.gz")[:, 0].to(dtype)
         return Labelled(x, y, torch.arange(len(x))), None
 
     def splits(self, generator: torch.Generator) -> Splits:

@@ -1,9 +1,9 @@
 """The handwritten digits that scikit-learn ships."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
+from bilevel_cli.data import shipped
 from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled
 from bilevel_cli.data.rotations import rotated_classes
 
@@ -52,5 +52,5 @@ class Digits(Examples, Classes):
 
 def _load() -> tuple[Tensor, Tensor]:
     """Images [1797, 1, 8, 8] with values 0..16, float64, and labels [1797]."""
-    digits = load_digits()
-    return torch.from_numpy(digits.images).unsqueeze(1), torch.from_numpy(digits.target).long()
+    table = shipped.table("digits.csv.gz", delimiter=",")
+    return table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].long()

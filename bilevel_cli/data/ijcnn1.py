@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from sklearn.datasets import load_svmlight_file
 
 from bilevel_cli.data import files
 from bilevel_cli.data.base import Labelled, Splits, TwoClasses
@@ -96,6 +95,8 @@ class Ijcnn1(TwoClasses):
 
 
 def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    from sklearn.datasets import load_svmlight_file  # here: it takes a second to import
+
     try:
         table, signs = load_svmlight_file(str(path), n_features=FEATURES)
     except (OSError, EOFError, ValueError) as error:

@@ -3,7 +3,6 @@
 import abc
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -179,6 +178,8 @@ class FeaturePenalties(Task):
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `hyperparameters.csv`: feature, its lambda, exp(lambda), and the last w."""
+        import pandas as pd  # here: a run does not wait for it
+
         path = directory / "hyperparameters.csv"
         log_l2, weight = outer["log_l2"].cpu(), inner["weight"].cpu()
         columns = {

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -22,6 +21,7 @@ from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params
 
 MOST_COLUMNS = 50
+CHUNK = 2000  # examples that an evaluation holds in memory at once
 
 
 class Hyperparameters(Task):
@@ -136,7 +136,9 @@ class Hyperparameters(Task):
         for part in ("validation", "test"):
             x, y = self.examples[part]["x"], self.examples[part]["y"]
             if len(y):
-                logits = self.model.apply(inner, x)
+                logits = torch.cat(
+                    [self.model.apply(inner, some) for some in torch.split(x, CHUNK)]
+                )
                 scores[f"{part}_loss"] = cross_entropy(logits, y)
                 scores[f"{part}_accuracy"] = (logits.argmax(1) == y).to(x.dtype).mean()
         learned = trees.prefixed("solver.", loop.solver.settings(outer))
@@ -149,6 +151,8 @@ class Hyperparameters(Task):
 
         Its column `best` is 1 at the first evaluation of least validation loss, 0 elsewhere.
         """
+        import pandas as pd  # here: a run does not wait for it
+
         files = super().save_result(directory, outer, inner)
         evaluations = directory / "eval.csv"
         if evaluations.exists():

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
@@ -179,6 +178,8 @@ class Reweighting(Task):
         Columns: index of the example in its source, weight, label as trained on, flag 1 where the
         noise flagged it, and the label that the classifier suggests.
         """
+        import pandas as pd  # here: a run does not wait for it
+
         path = directory / "weights.csv"
         columns = {
             "index": self.train.index.cpu().numpy(),
