@@ -25,9 +25,9 @@ class Reverse(Hypergradient[Carry]):
 
     Memory: the graphs of `segment` steps, and a solver state for each other segment, whose steps
     are run again on the way back. Where `segment` is None, they are as many as the memory budget of
-    the device holds: all of them, or the last ones, at the price of a second inner loop; every
-    sqrt(K)-th state where the states do not fit either, at the price of a third. The hypergradient
-    is the same bit for bit on a CPU.
+    the device holds: all of them, or the last ones, at the price of a second inner loop; about
+    2 sqrt(K) states where those of all steps do not fit either, at the price of a third. The
+    hypergradient is the same bit for bit on a CPU.
 
     Args:
         window: Inner steps to differentiate, counted from the last. None for all.

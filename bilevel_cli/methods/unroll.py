@@ -223,9 +223,10 @@ class Steps:
 def _sizes(count: int, graph: int, state: int, budget: int) -> tuple[int, ...]:
     """Into how many steps to cut `count` steps, and those again; the last is held as a graph.
 
-    The first of these that fits, or the one that needs least: one level of stored states, so that
-    all but the last S steps are run twice, with the largest S; then two levels, in which they are
-    run three times and sqrt(count * S) steps lie between the states of the first.
+    Of the plans that fit, the one that runs the fewest steps again; or else the one that needs
+    least. With one level of stored states all but the last S steps are run twice; with two levels,
+    three times at most. Between the states of the first of two levels lie multiples of S, which
+    serve as well as any number.
 
     Args:
         count: Steps.
@@ -238,6 +239,12 @@ def _sizes(count: int, graph: int, state: int, budget: int) -> tuple[int, ...]:
         states = sum(math.ceil(n / size) - 1 for n, size in pairwise((count, *sizes)))
         return states * state + sizes[-1] * graph
 
-    steps = range(count, 0, -1)
-    plans = [(s,) for s in steps] + [(math.isqrt(count * s - 1) + 1, s) for s in steps]
-    return next((plan for plan in plans if held(plan) <= budget), min(plans, key=held))
+    def again(sizes: tuple[int, ...]) -> int:
+        first, last = (count - 1) % sizes[0] + 1, sizes[-1]
+        segments = (count - first) // sizes[0]
+        return count - sizes[0] + segments * (sizes[0] - last) + max(first - last, 0)
+
+    plans: list[tuple[int, ...]] = [(s,) for s in range(count, 0, -1)]
+    plans += [(n, s) for s in range(count, 0, -1) for n in range(2 * s, count, s)]
+    fitting = [plan for plan in plans if held(plan) <= budget]
+    return min(fitting, key=again) if fitting else min(plans, key=held)
