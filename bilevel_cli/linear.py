@@ -27,7 +27,7 @@ def use(kernels: str) -> None:
 def routed(module: nn.Module) -> nn.Module:
     """`module`, with x W^T + b of `affine` in each of its layers whose forward is nn.Linear's."""
     for part in module.modules():
-        if type(part).forward is nn.Linear.forward:
+        if getattr(part.forward, "__func__", None) is nn.Linear.forward:
             part.forward = types.MethodType(_forward, part)  # deepcopy binds it to the copy
     return module
 
@@ -59,12 +59,29 @@ class _Affine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (a, b), grad, needed = ctx.saved_tensors, grads[0], ctx.needs_input_grad
+        (a, b), grad, (in_a, in_b) = ctx.saved_tensors, grads[0], _asked_for(ctx)
         return (
-            _in_layout_of(a, grad, b.t()) if needed[0] else None,
-            _in_layout_of(b, grad.t(), a.t()) if needed[1] else None,
-            grad.sum(0) if needed[2] else None,
+            _in_layout_of(a, grad, b.t()) if in_a else None,
+            _in_layout_of(b, grad.t(), a.t()) if in_b else None,
+            grad.sum(0) if ctx.needs_input_grad[2] else None,
         )
+
+
+def _asked_for(ctx: Any) -> tuple[bool, bool]:
+    # A Function is told which factors have a graph, and not which ones this backward pass leads to
+    # (github.com/pytorch/pytorch/issues/174017). Where images are learned, that is a product more
+    # for each inner step: 17.0 and not 13.8 ms, x[500, 784] and 128 outputs, derivative included.
+    if not all(ctx.needs_input_grad[:2]):
+        return ctx.needs_input_grad[:2]
+    (a, _), (b, _), *_ = ctx.next_functions
+    return _visits(a), _visits(b)
+
+
+def _visits(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # how it says that the node is a leaf whose derivative is asked for
+        return True
 
 
 def _in_layout_of(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -86,6 +103,7 @@ def _product(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
 
 
 def _dense(x: Tensor) -> Tensor:
+    # Second factors of other layouts take oneDNN a thousand times as long: 1.5 s and not 1.7 ms.
     return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
 
 
