@@ -4,7 +4,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 # order in which a single graph of all steps adds them: where it is cut moves no bit on a CPU.
 Slopes = tuple[Any, Params]
 Pullback = Callable[[Slopes], Slopes]
+
+# Of inner functions, whose annotations torch.compile evaluates: it cannot subscript a type.
+Variables = tuple[SolverState, Params]
+Loss = tuple[Tensor, SolverState]
 
 # Bytes of the graph of one step, by the identity of a loop and the shapes of its arguments.
 _measured: dict[tuple[Any, ...], int] = {}
@@ -65,9 +69,6 @@ class Steps:
 
     def __init__(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
         self.loop, self.outer, self.data, self.taken = loop, outer, data, 0
-        parts = trees.leaves((outer, data.init, data.inner, data.outer))
-        self._key = id(loop), *(part.shape for part in parts), parts[0].dtype
-        self._meter, self._readings = autodiff.HeldBytes(), list[int]()
 
     @property
     def capacity(self) -> int | None:
@@ -115,7 +116,7 @@ class Steps:
     ) -> tuple[SolverState, Pullback]:
         """The state behind some steps, and the pullback through them; arguments of `advance`."""
 
-        def steps(state: SolverState, outer: Params) -> tuple[SolverState, Params]:
+        def steps(state: SolverState, outer: Params) -> Variables:
             return self.advance(state, outer, start, stop, measure), outer
 
         (after, _), pullback = autodiff.vjp(steps, state, self.outer)
@@ -157,7 +158,7 @@ class Steps:
             slopes: At the start.
         """
 
-        def begin(outer: Params) -> tuple[SolverState, Params]:
+        def begin(outer: Params) -> Variables:
             return self.loop.begin(outer, self.data, previous), outer
 
         _, pullback = autodiff.vjp(begin, self.outer)
@@ -177,7 +178,7 @@ class Steps:
         found: Unrolled | None = None,
     ) -> Unrolled:
         """As `backward`, given what was found behind `stop`: None where F is next."""
-        if not sizes and found:
+        if not sizes and found is not None:
             _, pullback = self.graph(state, start, stop)
             return found._replace(slopes=pullback(found.slopes))
         if not sizes:
@@ -188,16 +189,30 @@ class Steps:
             states.append(self.run(states[-1], *segment))
         for segment in reversed(list(pairwise(cuts))):
             found = self._back(states.pop(), *segment, sizes[1:], found)
-        assert found
+        assert found is not None
         return found
 
     def _finish(self, state: SolverState, start: int, stop: int) -> Unrolled:
-        def outer_loss(state: SolverState, outer: Params) -> tuple[Tensor, SolverState]:
+        def outer_loss(state: SolverState, outer: Params) -> Loss:
             state = self.advance(state, outer, start, stop)
             return self.loop.problem.outer_loss(state["inner"], outer, self.data.outer), state
 
         loss, pullback, end = autodiff.vjp(outer_loss, state, self.outer, has_aux=True)
         return Unrolled(loss, end, pullback(torch.ones_like(loss)))
+
+    # What measures is made when it is asked for: none of it can be compiled.
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        parts = trees.leaves((self.outer, self.data.init, self.data.inner, self.data.outer))
+        return id(self.loop), *(part.shape for part in parts), parts[0].dtype
+
+    @cached_property
+    def _meter(self) -> autodiff.HeldBytes:
+        return autodiff.HeldBytes()
+
+    @cached_property
+    def _readings(self) -> list[int]:
+        return []
 
     @property
     def _budget(self) -> int:
