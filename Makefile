@@ -47,6 +47,22 @@ test-gpu: $(READY)  ## the tests that need a CUDA device
 golden: $(READY)  ## write the golden trajectories anew, after a change that should move them
 	$(BIN)/python tests/test_golden.py
 
+BENCHED := $(VENV)/.bench
+
+# Of boat-torch and betty-ml without what they ask for: numpy below 2, and torchvision unused.
+$(BENCHED): $(READY)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(PIP) install --quiet --no-deps boat-torch==1.1.1 betty-ml==0.1.1
+	touch $@
+
+.PHONY: bench
+bench: $(BENCHED)  ## time and memory against published implementations, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks all
+
+.PHONY: bench-quick
+bench-quick: $(BENCHED)  ## the same on smaller problems, in under 5 minutes; prints the tables
+	$(BIN)/python -m benchmarks all --size quick --rounds 3 --seconds 6
+
 CHECKED := quadratic ridge logistic
 
 .PHONY: docs

@@ -1,0 +1,49 @@
+"""`python -m benchmarks`: measures, and writes the page."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks import commands, machine, memory, report, timing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", choices=["all", "time", "memory", "commands", "report"])
+    parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
+    parser.add_argument("--size", choices=["full", "quick", "tiny"], default="full")
+    parser.add_argument("--device", default="cpu", help="option of bilevel-run: cpu, cuda")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=50, help="for a case, after three rounds")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
+    given = parser.parse_args()
+    part = f"_{given.only.replace(' ', '_')}" if given.only else ""
+    given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
+    # Quick figures, those of some cases or of one part never replace the published ones.
+    published = given.size == "full" and not given.only and given.what in ("all", "report")
+    given.page = given.page or (
+        Path("docs/benchmarks.md") if published else given.folder / "benchmarks.md"
+    )
+    if given.what != "report":
+        machine.describe(given.folder, torch.device(given.device), given.size)
+    if given.what in ("all", "time"):
+        timing.run(
+            *(given.folder, given.size, given.device, given.rounds, given.seconds, given.only)
+        )
+    if given.what in ("all", "memory"):
+        memory.run(given.folder, given.size, given.device)
+    if given.what in ("all", "commands"):
+        commands.run(given.folder, given.size, given.device, max(1, given.rounds // 3))
+    report.write(given.folder, given.page)
+
+
+if __name__ == "__main__":
+    import sys
+
+    if sys.argv[1:2] == ["one"]:  # of `memory`, in its fresh process
+        size, device, workload, who, steps, budget = sys.argv[2:]
+        memory.one(size, device, workload, who, int(steps), budget)
+    else:
+        main()
