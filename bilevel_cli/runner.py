@@ -83,9 +83,9 @@ class Clock:
             self._since = time.perf_counter()
 
     def stop(self) -> None:
-        assert self._since is not None
-        self.seconds += (time.perf_counter() - self._since) / self.runs
-        self._since = None
+        if self._since is not None:
+            self.seconds += (time.perf_counter() - self._since) / self.runs
+            self._since = None
 
 
 class Runner:
@@ -231,7 +231,7 @@ class Runner:
         )
         data = data._replace(noise=self.method.draw(self.outer, self.noise))
         estimate = yield self.outer, data, self.carry
-        self.clock.start()  # where runs share it, another one may have stopped it
+        self.clock.start()  # where runs share it, another one has stopped it
         report: dict[str, Scalar] = {
             "outer_loss": estimate.loss,
             "grad_norm": trees.norm(estimate.grad),
@@ -350,16 +350,18 @@ def drive(
 ) -> list[Row | BaseException]:
     """Takes the outer steps that remain to some runs, those furthest behind first.
 
-    Returns for each its last scores, or what it raised: the others go on.
+    Returns for each its last scores, or what it raised: the others go on, unless all are stopped
+    at once.
 
     Args:
         runners: The runs.
         estimates: The estimates of one outer step, of those runs and with those inputs; or what
             a run's own raised.
     """
-    clock = runners[0].clock
+    clock = Clock()
+    clock.runs = max(1, len(runners))
     for runner in runners:
-        runner.clock = clock
+        runner.earlier, runner.clock = runner.seconds, clock
     outcomes: dict[Runner, Row | BaseException] = {}
     inputs: dict[Runner, Inputs] = {}
     with torch.no_grad(), stop_requests() as requests, _progress(runners) as bar:
@@ -373,17 +375,24 @@ def drive(
                 outcomes[runner] = end.value
             except (Exception, Interrupted) as error:
                 outcomes[runner] = error
+            clock.stop()  # the next one may begin with an evaluation
 
-        for runner in runners:
-            proceed(runner, None)
-        while inputs:
-            step = min(runner.step for runner in inputs)
-            turn = [runner for runner in inputs if runner.step == step]
-            clock.runs = len(turn)
-            clock.start()
-            found = estimates(turn, [inputs.pop(runner) for runner in turn])
-            for runner, estimate in zip(turn, found, strict=True):
-                proceed(runner, estimate)
+        try:
+            for runner in runners:
+                proceed(runner, None)
+            while inputs:
+                step = min(runner.step for runner in inputs)
+                turn = [runner for runner in inputs if runner.step == step]
+                clock.runs, before = len(turn), clock.seconds
+                clock.start()
+                found = estimates(turn, [inputs.pop(runner) for runner in turn])
+                waiting = list(inputs)
+                for runner, estimate in zip(turn, found, strict=True):
+                    proceed(runner, estimate)
+                for runner in waiting:  # those ahead of the others: the time was not theirs
+                    runner.earlier -= clock.seconds - before
+        except KeyboardInterrupt as stop:
+            outcomes |= {runner: stop for runner in runners if runner not in outcomes}
     return [outcomes[runner] for runner in runners]
 
 

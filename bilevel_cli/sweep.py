@@ -40,6 +40,9 @@ class Summary(Callback):
         root = Path(config.hydra.sweep.dir)
         for path in sorted(root.rglob("manifest.json")):
             manifest = json.loads(path.read_text())
-            if manifest["status"] != "completed":
+            folder = path.parent.relative_to(root)
+            # The message of a job with replicas has told of those that failed.
+            told = any(str(above) in failures for above in folder.parents)
+            if manifest["status"] != "completed" and not told:
                 reason = f"{manifest['status']}: {manifest['error']}"
-                failures.setdefault(str(path.parent.relative_to(root)), reason)
+                failures.setdefault(str(folder), reason)

@@ -142,6 +142,17 @@ def test_a_failing_job_neither_stops_nor_hides_the_others(
     assert len(list(Path("sweep").glob("*lr=0.1*/eval.csv"))) == 1
 
 
+def test_a_job_with_replicas_that_fail_is_one_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    arguments = ["-m", "solver.lr=1e9,0.1", "start=cold", "replicas=2", "hydra.sweep.dir=sweep"]
+    assert run(monkeypatch, *QUICK, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "1 of the jobs failed:" in error
+    assert re.search(r"lr=1000000000.0,.*: 2 of 2 replicas failed. seed=0", error)
+    assert len(list(Path("sweep").glob("*lr=0.1*/seed=*/eval.csv"))) == 2
+
+
 @pytest.mark.parametrize("overrides", ["a=../../x,b=1", "data.root=/tmp/x", "..", "x" * 5000, "/"])
 def test_the_folder_of_a_job_stays_inside_the_sweep(overrides: str) -> None:
     name = sweep.slug(overrides)
