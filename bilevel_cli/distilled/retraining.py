@@ -8,10 +8,11 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
 from bilevel_cli import autodiff, trees
 from bilevel_cli.data.blocks import epochs
+from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import Functional
 from bilevel_cli.trees import Params
 

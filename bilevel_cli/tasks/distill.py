@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bilevel_cli import trees
 from bilevel_cli.data.base import Examples, Labelled
@@ -15,6 +14,7 @@ from bilevel_cli.distilled.images import save_grid, save_npz
 from bilevel_cli.distilled.retraining import Retraining
 from bilevel_cli.distilled.selection import Selection
 from bilevel_cli.loop import InnerLoop
+from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
 from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.siamese import Siamese

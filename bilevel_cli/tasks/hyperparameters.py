@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bilevel_cli import trees
 from bilevel_cli.augmentations import Augmentation
@@ -14,6 +13,7 @@ from bilevel_cli.data.base import Examples
 from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.label_smoothing import LabelSmoothing
 from bilevel_cli.loop import InnerLoop
+from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
 from bilevel_cli.penalties import Penalty
 from bilevel_cli.problem import Batch, StepData

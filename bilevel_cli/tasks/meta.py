@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bilevel_cli import episodes, trees
 from bilevel_cli.data.base import Classes
 from bilevel_cli.loop import InnerLoop
+from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
 from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.starts.base import LEARNED_PREFIX

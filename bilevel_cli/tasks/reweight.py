@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import softplus
 
 from bilevel_cli import trees
 from bilevel_cli.data.base import Examples, Labelled, Splits
 from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.label_noise import Corruption
 from bilevel_cli.loop import InnerLoop
+from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
 from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.starts.base import LEARNED_PREFIX

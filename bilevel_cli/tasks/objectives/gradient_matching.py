@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from bilevel_cli import autodiff
+from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import Functional
 from bilevel_cli.problem import Batch
 from bilevel_cli.tasks.objectives.base import Objective

@@ -1,0 +1,75 @@
+"""Cross-entropy across examples is cross-entropy."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bilevel_cli import autodiff
+from bilevel_cli.losses import cross_entropy
+
+SHAPES = [(256, 2), (300, 10), (700, 15), (255, 10), (256, 16), (20, 3)]
+
+
+def problem(shape: tuple[int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return 5 * torch.randn(shape, dtype=dtype), torch.randint(shape[1], shape[:1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_has_the_values_and_derivatives_of_torch(shape: tuple[int, int], reduction: str) -> None:
+    logits, targets = problem(shape)
+    weights, direction = torch.rand(shape[0]), torch.randn(shape)
+
+    def first(fn: Any) -> Any:
+        return autodiff.grad(lambda x: (weights * fn(x, targets, reduction=reduction)).sum())
+
+    def second(fn: Any) -> Any:
+        return autodiff.grad(lambda x: (direction * first(fn)(x)).sum())
+
+    def third(fn: Any) -> Any:
+        return autodiff.grad(lambda x: (direction * second(fn)(x)).sum())
+
+    torch.testing.assert_close(
+        cross_entropy(logits, targets, reduction=reduction),
+        functional.cross_entropy(logits, targets, reduction=reduction),
+    )
+    for order in (first, second, third):
+        found, expected = order(cross_entropy)(logits), order(functional.cross_entropy)(logits)
+        # float64 of sums of at most 15 terms, and their cancellation in third derivatives.
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_it_is_as_exact_as_torch_in_float32_for_large_logits(shape: tuple[int, int]) -> None:
+    logits, targets = problem(shape, torch.float32)
+    logits[::7] *= 1e4  # overflow where the largest is not subtracted first
+    exact = functional.cross_entropy(logits.double(), targets, reduction="none")
+
+    def error(fn: Any) -> float:
+        return float(((fn(logits, targets, reduction="none") - exact) / (1 + exact)).abs().max())
+
+    assert error(cross_entropy) <= 2 * error(functional.cross_entropy) < 1e-5
+
+
+def test_it_maps_over_problems() -> None:
+    pairs = [problem((300, 4)) for _ in range(3)]
+    logits, targets = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    found = autodiff.vmap(autodiff.grad(cross_entropy))(logits, targets)
+    for part, pair in zip(found, pairs, strict=True):
+        torch.testing.assert_close(part, autodiff.grad(functional.cross_entropy)(*pair))
+
+
+def test_few_rows_and_many_classes_are_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, original = list[tuple[int, ...]](), functional.cross_entropy
+
+    def own(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        asked.append(tuple(logits.shape))
+        return original(logits, *args, **kwargs)
+
+    monkeypatch.setattr(functional, "cross_entropy", own)
+    for shape in SHAPES:
+        cross_entropy(*problem(shape))
+    assert asked == SHAPES[3:]
