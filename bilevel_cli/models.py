@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from bilevel_cli import linear
+from bilevel_cli.normalization import BatchNorm2d
 from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.trees import Params
 
@@ -275,7 +276,7 @@ class Conv4(nn.Module):
         for _ in range(4):
             blocks += [
                 nn.Conv2d(channels, width, 3, padding=1),
-                nn.BatchNorm2d(width, track_running_stats=False),
+                BatchNorm2d(width),
             ]
             if min(sides) >= 2:
                 blocks.append(MaxPool2x2())

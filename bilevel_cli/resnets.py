@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, max_pool2d, pad, relu
 
 from bilevel_cli.models import Shape, _check_image, _check_width
+from bilevel_cli.normalization import BatchNorm2d
 
 
 class ResNet12(nn.Module):
@@ -114,5 +115,5 @@ class _Convolution(nn.Conv2d):
 def _convolution(before: int, after: int, side: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         _Convolution(before, after, side, stride, padding=side // 2, bias=False),
-        nn.BatchNorm2d(after, track_running_stats=False),
+        BatchNorm2d(after),
     )
