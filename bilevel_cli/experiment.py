@@ -13,6 +13,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bilevel_cli import checkpoint
 from bilevel_cli.arguments import check_arguments, fits
 from bilevel_cli.data.base import Source
 from bilevel_cli.device import Device, generator
@@ -128,7 +129,7 @@ class _Run:
                 return None
             case UsageError() as error:
                 # Refused, perhaps since the directory holds another run: its manifest is not ours.
-                if self.begun or not (self.directory / CHECKPOINT).exists():
+                if self.begun or not checkpoint.exists(self.directory / CHECKPOINT):
                     self.manifest.end("failed", str(error))
                 return None
             case KeyboardInterrupt() as error:

@@ -141,12 +141,13 @@ class Runner:
         self.earlier = 0.0  # seconds of the run that this one continues
         self.inner_grads: Scalar = 0
         self.hvps: Scalar = 0
-        sizes = {"train": 0, "eval": 0}
+        tables: dict[str, tuple[int, int]] = {"train": (0, 0), "eval": (0, 0)}
         self._file = directory / CHECKPOINT
-        if self._file.exists():
-            sizes = self._restore(checkpoint.load(self._file))
-        self.train = Table(directory / "train.csv", sizes["train"])
-        self.evals = Table(directory / "eval.csv", sizes["eval"])
+        state = checkpoint.resume(self._file)
+        if state is not None:
+            tables = self._restore(state)
+        self.train = Table(directory / "train.csv", *tables["train"])
+        self.evals = Table(directory / "eval.csv", *tables["eval"])
 
     def run(self) -> Row:
         """Takes the outer steps that remain, and returns the last scores.
@@ -291,7 +292,8 @@ class Runner:
     def _check_finite(self, row: Row) -> None:
         bad = [name for name, value in row.items() if not math.isfinite(value)]
         if bad:
-            kept = " The checkpoint of an earlier step is kept." if self._file.exists() else ""
+            there = checkpoint.exists(self._file)
+            kept = " The checkpoint of an earlier step is kept." if there else ""
             raise Diverged(
                 f"At step {self.step} there is no finite {' and no finite '.join(bad)}.{kept} "
                 "Lower optimizer.lr or solver.lr."
@@ -310,17 +312,15 @@ class Runner:
             "sampling": self.sampling.state(),
             "extras": self.extras.state(),
             "noise": self.noise.get_state(),
-            "sizes": {"train": self.train.size, "eval": self.evals.size},
+            "tables": {
+                "train": (self.train.size, self.train.digest),
+                "eval": (self.evals.size, self.evals.digest),
+            },
             "settings": self.settings,
         }
 
-    def _restore(self, state: dict[str, Any]) -> dict[str, int]:
-        """Continues from a checkpoint. Returns the sizes of the tables at that step."""
-        if "extras" not in state:
-            raise ValueError(
-                f"{self.directory} holds a run of version 0.1.0, which this one cannot continue. "
-                "Use another hydra.run.dir."
-            )
+    def _restore(self, state: dict[str, Any]) -> dict[str, tuple[int, int]]:
+        """Continues from a checkpoint. Returns sizes and digests of the tables at that step."""
         _check_settings(self.directory, state["settings"], self.settings)
         if state["step"] > self.schedule.outer_steps:
             raise ValueError(
@@ -340,8 +340,8 @@ class Runner:
         self.sampling.restore(state["sampling"])
         self.extras.restore(state["extras"])
         self.noise.set_state(state["noise"])
-        sizes: dict[str, int] = state["sizes"]
-        return sizes
+        tables: dict[str, tuple[int, int]] = state["tables"]
+        return tables
 
 
 def drive(

@@ -127,7 +127,7 @@ def test_a_row_at_every_step_takes_a_small_part_of_a_small_step(
 
 def test_the_ten_thousandth_row_takes_the_time_and_memory_of_the_hundredth(tmp_path: Path) -> None:
     table, row = (
-        Table(tmp_path / "train.csv", 0),
+        Table(tmp_path / "train.csv"),
         {"step": 1, "outer_loss": 0.123, "grad_norm": 4.5},
     )
     append = Clock(table.append)
