@@ -16,6 +16,7 @@ from torch.func import functional_call
 from bilevel_cli import episodes, experiment, trees
 from bilevel_cli.device import generator
 from bilevel_cli.methods.base import Estimate
+from bilevel_cli.normalization import BatchNorm2d
 from bilevel_cli.options import CONF
 from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.problem import Batch, StepData
@@ -35,7 +36,7 @@ class Case:
     Args:
         kind: The function of a peer that solves it: "unrolled", "implicit" or "pessimistic".
         model: A module of torch's own layers, whose parameters are the start of the inner problem.
-        ours_inside: The same with this project's pooling, where it has any.
+        ours_inside: The same with this project's layers, where it has any.
         outer: The outer parameters; none where the start is what is learned.
         episodes: Batches of the inner and of the outer loss, for every inner problem.
         inner_loss: f.
@@ -165,7 +166,7 @@ def assemble(
     return Case(
         kind=kind,
         model=usual,
-        ours_inside=model if any(isinstance(m, tuple(POOLING)) for m in model.modules()) else None,
+        ours_inside=model if any(isinstance(m, tuple(OWN)) for m in model.modules()) else None,
         outer={} if learned else run.outer,
         episodes=pairs,
         inner_loss=inner_loss,
@@ -180,17 +181,23 @@ def assemble(
     )
 
 
-POOLING: dict[type[nn.Module], Callable[[], nn.Module]] = {
-    MaxPool2x2: lambda: nn.MaxPool2d(2),
-    AvgPool2x2: lambda: nn.AvgPool2d(2),
+OWN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    MaxPool2x2: lambda layer: nn.MaxPool2d(2),
+    AvgPool2x2: lambda layer: nn.AvgPool2d(2),
+    BatchNorm2d: lambda layer: _recast(layer, nn.BatchNorm2d),
 }
 
 
 def _of_torch(model: nn.Module) -> nn.Module:
-    """A copy with torch's pooling, which users of the peers have, for this project's."""
+    """A copy with torch's layers, which users of the peers have, for this project's."""
     model = copy.deepcopy(model)
     for part in list(model.modules()):
         for name, child in part.named_children():
-            if type(child) in POOLING:
-                setattr(part, name, POOLING[type(child)]())
+            if type(child) in OWN:
+                setattr(part, name, OWN[type(child)](child))
     return model
+
+
+def _recast(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    layer.__class__ = kind  # with its parameters
+    return layer

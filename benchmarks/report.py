@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.peers import OUR_POOLING
+from benchmarks.peers import OUR_LAYERS
 
 WRONG = 1e-2  # relative error of a float32 hypergradient, unless plain autograd's is as large
 # Of ours to the best peer's: what must be reached, what is bold. A case is named by a pattern.
@@ -75,10 +75,10 @@ INTRODUCTION = """# Time and memory, against the published implementations
 Written by `python -m benchmarks` from raw measurements in CSV files. All implementations get the
 same tensors, synthetic and from a fixed seed, in float32; the peers get torch's own modules, ours
 what a user of `bilevel-run` gets. "plain autograd" is the shortest program in torch.autograd, and a
-peer like the others; the row "plain autograd, our pooling" is none, and shows how much of a ratio
-the faster pooling alone explains. All run in one process, so all profit from its setting of malloc
-(`device.py`). Betty is used for implicit differentiation alone. hypertorch is not on PyPI and is
-left out."""
+peer like the others; the row "plain autograd, our layers" is none, and shows how much of a ratio
+the faster pooling and batch normalisation explain. All run in one process, so all profit from its
+setting of malloc (`device.py`). Betty is used for implicit differentiation alone. hypertorch is not
+on PyPI and is left out."""
 TARGETS = """Measured: the median over rounds of the ratio ours / best peer, in wall seconds of one
 run, and the same in CPU seconds. The best peer is the one of the least median wall seconds that is
 not wrong; for IAPTT it is BOAT, which has it."""
@@ -138,7 +138,7 @@ def _best(times: pd.DataFrame, pattern: str) -> tuple[float, str, float] | None:
     rows = times[times.case.str.fullmatch(pattern)] if len(times) else times
     if rows.empty:
         return None
-    is_peer = ~rows.implementation.isin(("ours", OUR_POOLING))
+    is_peer = ~rows.implementation.isin(("ours", OUR_LAYERS))
     right = rows[is_peer & (rows.error <= _tolerance(rows))]
     if rows.pessimistic_step.notna().all():
         right = right[right.implementation == "BOAT"]

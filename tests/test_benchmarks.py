@@ -125,7 +125,7 @@ def test_the_page_takes_the_fastest_right_peer_round_by_round_and_keeps_remarks(
         row("plain autograd", number, 3.0 * slow, 1e-6)
         row("swift but wrong", number, 0.1 * slow, 0.5)
         row("higher", number, 2.0 * slow, 1e-6)
-        row("plain autograd, our pooling", number, 1.5 * slow, 1e-6)  # none of the peers
+        row("plain autograd, our layers", number, 1.5 * slow, 1e-6)  # none of the peers
         row("ours", number, 1.0 * slow, 1e-6)
     results.append(tmp_path / "machine.csv", date="today", device="cpu")
     page = tmp_path / "page.md"
@@ -135,7 +135,7 @@ def test_the_page_takes_the_fastest_right_peer_round_by_round_and_keeps_remarks(
     text = page.read_text()
     assert "| hyper-cleaning linear, unrolled | 0.72 | 0.50 | 0.50, bold | 0.25 | higher |" in text
     assert "| swift but wrong | 0.1000 | 0.2000 | 10.00 | 5.00 | 5e-01, wrong |" in text
-    assert "| plain autograd, our pooling | 1.5000 | 3.0000 | 0.67 | 0.33 | 1e-06 |" in text
+    assert "| plain autograd, our layers | 1.5000 | 3.0000 | 0.67 | 0.33 | 1e-06 |" in text
     assert "targets -->\nWhy.\n<!-- end of remarks -->" in text
     assert "on a GPU: MAML | 0.20 | 0.10 | not measured" in text
 

@@ -232,20 +232,26 @@ def test_the_peak_of_memory_lies_between_what_is_in_use_and_what_there_is() -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_a_large_tensor_takes_the_memory_of_the_last_one_and_not_new_pages() -> None:
     program = """
-import resource, torch
+import resource, threading, torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from bilevel_cli.options import CONF
 instantiate(OmegaConf.load(CONF / "device/cpu.yaml")).prepare()
-faults = []
-for _ in range(11):
-    torch.ones(2**24).add_(1)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(faults[10] - faults[0])
+def faults():
+    found = []
+    for _ in range(11):
+        torch.ones(2**24).add_(1)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    print(found[10] - found[0])
+faults()
+thread = threading.Thread(target=faults)
+thread.start()
+thread.join()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     # 64 MB are 16384 pages, and the first free block may have been split meanwhile.
-    assert int(done.stdout) < 3 * 16384, done.stderr
+    here, in_a_thread = map(int, done.stdout.split())
+    assert max(here, in_a_thread) < 3 * 16384, done.stderr
 
 
 def on(place: str, method: Hypergradient[Any], steps: int = 6) -> Callable[[], Estimate]:

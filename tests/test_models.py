@@ -270,7 +270,7 @@ def textbook_conv4(params: Params, x: Tensor, blocks: list[tuple[int, int]]) -> 
     return F.linear(x.flatten(1), params["head.weight"], params["head.bias"])
 
 
-def test_pooling_before_the_relu_is_the_textbook_network_exactly() -> None:
+def test_pooling_before_the_relu_is_the_textbook_network() -> None:
     model = build(partial(Conv4, 8), (1, 20, 20), 5, CPU)
     params, x = anywhere(model), torch.randn(6, 1, 20, 20)
     blocks = [(4 * block, 4 * block + 1) for block in range(4)]
@@ -281,7 +281,8 @@ def test_pooling_before_the_relu_is_the_textbook_network_exactly() -> None:
     def textbook(params: Params, x: Tensor) -> Tensor:
         return textbook_conv4(params, x, blocks)
 
-    assert torch.equal(model.apply(params, x), textbook(params, x))
+    # Batch normalisation sums in another order.
+    torch.testing.assert_close(model.apply(params, x), textbook(params, x), rtol=1e-12, atol=1e-13)
     found, expected = (autodiff.grad(loss(fn))(params) for fn in (model.apply, textbook))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.case import Case, Implementation
 
-OUR_POOLING = "plain autograd, our pooling"  # no peer: what of a ratio is due to the pooling
+OUR_LAYERS = "plain autograd, our layers"  # no peer: what of a ratio is due to them
 
 
 def implementations(case: Case, missing: list[str] | None = None) -> dict[str, Implementation]:
@@ -35,7 +35,7 @@ def implementations(case: Case, missing: list[str] | None = None) -> dict[str, I
             found[peer.NAME] = make(case)
     if case.ours_inside:
         shared = replace(case, model=case.ours_inside)
-        found[OUR_POOLING] = getattr(importlib.import_module("benchmarks.peers.plain"), case.kind)(
+        found[OUR_LAYERS] = getattr(importlib.import_module("benchmarks.peers.plain"), case.kind)(
             shared
         )
     return found | {"ours": case.ours}
