@@ -33,9 +33,8 @@ def run(folder: Path, size: str, device: str) -> None:
     steps = {"full": 30, "quick": 10, "tiny": 4}[size]
     whole = _fresh(path, size, device, "distillation", "plain autograd", steps, "auto")
     if whole is not None:
-        two = str(round(2 * whole / steps * 1e6))  # bytes of the graph of about two steps
-        _fresh(path, size, device, "distillation", "ours", steps, two)
-    _fresh(path, size, device, "distillation", "ours", steps, "auto")
+        share = str(round(whole / steps * 1e6))  # about the graph of one step
+        _fresh(path, size, device, "distillation", "ours", steps, share)
 
 
 def one(size: str, device: str, workload: str, who: str, steps: int, budget: str) -> None:
@@ -45,7 +44,7 @@ def one(size: str, device: str, workload: str, who: str, steps: int, budget: str
         count = 60 if size == "tiny" else 2000
         case = cleaning.linear(size, steps, cleaning.UNROLLED, settings, count)
     else:
-        case = distillation.build(distillation.SIZES[size][0], steps, settings)
+        case = distillation.build(*distillation.SIZES[size][:2], steps, settings)
     where = next(case.model.parameters()).device
     implementation = implementations(case)[who]
     if where.type == "cuda":

@@ -76,11 +76,14 @@ def grad_and_value(
     return differentiated
 
 
-def vjp(fn: Callable[..., Tree], *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:
+def vjp(
+    fn: Callable[..., Tree], *primals: Tree, has_aux: bool = False, once: bool = False
+) -> tuple[Any, ...]:
     """Returns (output, pullback), or (output, pullback, aux), of `fn` at `primals`.
 
     `pullback(cotangent, argnums=None)` is a tuple of cotangents, of the primals with the numbers
-    `argnums` (None for all); it may be called repeatedly, and a call costs what it asks for.
+    `argnums` (None for all); a call costs what it asks for. It may be called repeatedly, unless
+    only `once`: then it frees the graph as it goes.
     """
     if mapped():
         output, pull, *rest = torch.func.vjp(fn, *primals, has_aux=has_aux)
@@ -103,7 +106,7 @@ def vjp(fn: Callable[..., Tree], *primals: Tree, has_aux: bool = False) -> tuple
             outputs,
             trees.leaves(wanted),
             trees.leaves(cotangent),
-            retain=True,
+            retain=not once or torch.is_grad_enabled(),
             nested=torch.is_grad_enabled(),
         )
         return _rebuild(wanted, leaves)

@@ -1,4 +1,4 @@
-"""Ten learned images of 28 x 28 that train a ConvNet-3."""
+"""Learned images of 28 x 28 that train a ConvNet-3."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,17 +13,19 @@ from bilevel_cli.models import ConvNet
 from bilevel_cli.problem import Batch
 from bilevel_cli.trees import Params
 
-SIZES = {"full": (128, 4), "quick": (32, 4), "tiny": (4, 3)}  # filters, inner steps
+# Filters, images of each class, inner steps.
+SIZES = {"full": (128, 5, 4), "quick": (32, 5, 4), "tiny": (4, 2, 3)}
 
 
 def cases(size: str, device: list[str]) -> Cases:
     return {"distillation": partial(build, *SIZES[size], device)}
 
 
-def build(width: int, steps: int, device: list[str]) -> Case:
+def build(width: int, per_class: int, steps: int, device: list[str]) -> Case:
     overrides = [
         *("task=distill", "model=convnet", f"model.width={width}", "method=reverse", *device),
-        *("task.networks.count=1", "task.real_per_class=10", f"inner_steps={steps}"),
+        *("task.networks.count=1", "task.real_per_class=10", f"task.per_class={per_class}"),
+        f"inner_steps={steps}",
     ]
     source = {
         **{"_target_": "benchmarks.data.Blobs", "shape": [1, 28, 28], "num_classes": 10},
@@ -37,7 +39,9 @@ def build(width: int, steps: int, device: list[str]) -> Case:
 
 
 def inner_loss(forward: Forward, z: Sequence[Tensor], outer: Params, batch: Batch) -> Tensor:
-    return cross_entropy(forward(outer["images"]), torch.arange(10, device=outer["images"].device))
+    images = outer["images"]
+    labels = torch.arange(10, device=images.device).repeat_interleave(len(images) // 10)
+    return cross_entropy(forward(images), labels)
 
 
 def outer_loss(forward: Forward, z: Sequence[Tensor], outer: Params, batch: Batch) -> Tensor:

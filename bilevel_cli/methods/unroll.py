@@ -108,7 +108,7 @@ class Steps:
         if autodiff.mapped():
             return self.advance(state, self.outer, start, stop)
         for t in range(start, stop):
-            state, _ = self.graph(state, t, t + 1)
+            state = self.graph(state, t, t + 1)[0]  # and its graph is gone before the next
         return state
 
     def graph(
@@ -119,7 +119,7 @@ class Steps:
         def steps(state: SolverState, outer: Params) -> Variables:
             return self.advance(state, outer, start, stop, measure), outer
 
-        (after, _), pullback = autodiff.vjp(steps, state, self.outer)
+        (after, _), pullback = autodiff.vjp(steps, state, self.outer, once=True)
         return after, pullback
 
     def backward(
@@ -161,7 +161,7 @@ class Steps:
         def begin(outer: Params) -> Variables:
             return self.loop.begin(outer, self.data, previous), outer
 
-        _, pullback = autodiff.vjp(begin, self.outer)
+        _, pullback = autodiff.vjp(begin, self.outer, once=True)
         grad: Params = pullback(slopes)[0]
         return grad
 
@@ -197,7 +197,7 @@ class Steps:
             state = self.advance(state, outer, start, stop)
             return self.loop.problem.outer_loss(state["inner"], outer, self.data.outer), state
 
-        loss, pullback, end = autodiff.vjp(outer_loss, state, self.outer, has_aux=True)
+        loss, pullback, end = autodiff.vjp(outer_loss, state, self.outer, has_aux=True, once=True)
         return Unrolled(loss, end, pullback(torch.ones_like(loss)))
 
     # What measures is made when it is asked for: none of it can be compiled.
