@@ -39,6 +39,10 @@ test: check  ## format, lint, types and the default tests
 test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reproductions
 	$(BIN)/python -m pytest -m slow
 
+.PHONY: test-faults
+test-faults: $(READY)  ## runs under faults: killed, out of disk, damaged, misused; within 40 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n auto --dist worksteal
+
 .PHONY: test-gpu
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -82,4 +86,4 @@ format: $(READY)  ## rewrite the code in the project's format
 
 .PHONY: clean
 clean:  ## remove what was installed and cached; outputs/ stays
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,8 +1,11 @@
 """Settings checked against the annotations of what they configure, before anything is built."""
 
 import inspect
+import math
+import re
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.utils import get_object
@@ -10,15 +13,64 @@ from omegaconf import DictConfig
 
 from bilevel_cli.errors import UsageError
 
+OURS = ("bilevel_cli", "torch.optim")  # whose classes any setting may name
+
+
+def check_command_line(arguments: Iterable[str]) -> None:
+    """Refuses arguments that could run any code: a class of others is named by a yaml file.
+
+    So a command line that was copied from somewhere runs nothing but what is installed as an
+    option, here or in a folder that --config-dir names.
+
+    Raises:
+        UsageError: They do.
+    """
+    for argument in arguments:
+        if control := re.search("_(?:args|convert|partial|recursive)_", argument):
+            raise UsageError(f"A command line cannot set {control[0]}, got {argument[:200]!r}.")
+        flag = argument.partition("=")[0]
+        if len(flag) > 2 and "--experimental-rerun".startswith(flag):
+            raise UsageError(f"{flag} would load a pickle, which could run any code. Leave it out.")
+        for assigned in re.findall(r"_target_(.*?)(?=_target_|$)", argument, re.DOTALL):
+            named = re.match(r"\s*[=:]\s*['\"]?([\w.]+)", assigned)
+            if assigned.strip() and not (named and is_ours(named[1])):
+                raise UsageError(
+                    f"A command line can name classes of {' and '.join(OURS)} alone, got "
+                    f"{argument[:200]!r}. Name others in a yaml file, in a folder that "
+                    "--config-dir names."
+                )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a dotted name is that of something in our packages."""
+    return any(name.startswith(f"{package}.") for package in OURS)
+
+
+def target(node: DictConfig, key: str) -> Any:
+    """The class or function that a node names.
+
+    Raises:
+        UsageError: It names none, or one that a module of ours has only imported.
+    """
+    name = node.get("_target_") if isinstance(node, DictConfig) else None
+    if not isinstance(name, str):
+        raise UsageError(f"{key} needs _target_=..., the class that it configures, got {name!r}.")
+    try:
+        found = get_object(name)
+    except Exception as error:  # whatever the module raises when it is imported
+        raise UsageError(f"{key}._target_: {str(error).splitlines()[0]}") from error
+    home = getattr(found, "__module__", None)
+    if not callable(found) or (is_ours(name) and not is_ours(f"{home}.")):
+        raise UsageError(f"{key}._target_ needs the name of a class, got {name}.")
+    return found
+
 
 def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
     """Checks the values of a node with a `_target_`. Returns the names of all its parameters."""
-    try:
-        target = get_object(node._target_)
-    except Exception as error:  # whatever the module raises when it is imported
-        raise UsageError(f"{key}._target_: {str(error).splitlines()[0]}") from error
-    signature = inspect.signature(target).parameters
-    hints = _hints(target.__init__ if inspect.isclass(target) else target)
+    found = target(node, key)
+    ours = str(found.__module__).startswith("bilevel_cli.")  # these check for themselves
+    signature = inspect.signature(found).parameters
+    hints = _hints(found.__init__ if inspect.isclass(found) else found)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     given = [name for name in node if not str(name).startswith("_")]
     for name in map(str, given):
@@ -30,6 +82,10 @@ def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
             check_arguments(value, f"{key}.{name}", set())
         elif name in hints and not fits(value, hints[name]):
             raise UsageError(f"{key}.{name} needs {_spelled(hints[name])}, got {value!r}.")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UsageError(f"{key}.{name} needs a number of 64 bits, got {value}.")
+        elif isinstance(value, float) and not (ours or math.isfinite(value)):
+            raise UsageError(f"{key}.{name} needs a finite number, got {value!r}.")
     return set(signature)
 
 
@@ -45,9 +101,11 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, hint)
     if hint is type(None):
         return value is None
-    # Classes of ours are built by `_target_`; a plain value in their place is a mistake.
+    # Classes of ours and of torch are built by `_target_`: a plain value there is a mistake.
     plain = isinstance(value, int | float | str | bool | None)
-    return not (plain and inspect.isclass(hint) and hint.__module__.startswith("bilevel_cli"))
+    kind = typing.get_origin(hint) or hint
+    home = kind.__module__.partition(".")[0] if inspect.isclass(kind) else ""
+    return not (plain and (kind in (list, tuple, dict) or home in ("bilevel_cli", "torch")))
 
 
 def _hints(function: Any) -> dict[str, Any]:
@@ -59,7 +117,8 @@ def _hints(function: Any) -> dict[str, Any]:
 
 def _spelled(hint: Any) -> str:
     names = {float: "a number", int: "a whole number", str: "a name", bool: "true or false"}
-    options = typing.get_args(hint) or (hint,)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
     return " or ".join(
         "null"
         if option is type(None)

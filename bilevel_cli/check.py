@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from bilevel_cli import __version__, options
+from bilevel_cli.arguments import check_command_line
 from bilevel_cli.cli import explain
 from bilevel_cli.errors import UsageError
 from bilevel_cli.options import CONF
@@ -57,6 +58,7 @@ def main() -> None:
     try:
         if arguments.csv and not arguments.csv.absolute().parent.is_dir():
             raise UsageError(f"--csv needs a file in a folder that is there, got {arguments.csv}.")
+        check_command_line(arguments.overrides)
         rows = _rows(arguments.overrides, arguments.config_dir)
     except KeyboardInterrupt:
         sys.exit(130)

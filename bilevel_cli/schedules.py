@@ -3,7 +3,21 @@
 import math
 from dataclasses import dataclass
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR
+
 from bilevel_cli.trees import Scalar
+
+
+class Constant(ConstantLR):
+    """The step size stays as it is.
+
+    Args:
+        optimizer: Whose step size.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer, factor=1.0)  # torch's factor of a few steps is not for the user
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from bilevel_cli import options
 from bilevel_cli.options import CONF
 
 # What is passed to the constructors that name it.
-GIVEN = {"device", "data", "model", "generator", "input_shape", "num_outputs", "params"}
+GIVEN = {"device", "data", "model", "generator", "input_shape", "num_outputs"}
+GIVEN |= {"params", "optimizer"}
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
 OPTIONS = [(path.parent.as_posix(), path.name) for path in FILES if path.parent.parts]
 TARGETS = [

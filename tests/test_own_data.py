@@ -567,4 +567,4 @@ def test_a_file_that_is_no_npz_file_is_named(tmp_path: Path) -> None:
         text = message(npz(path).read)
         assert "to be an npz file" in text or "cannot read" in text
     assert "got null" in message(partial(arrays.read_npz, None, ("x",), "Arrays", 1.0))
-    assert "to be an npz file" in message(npz(tmp_path).read)
+    assert "to be a file, got a folder" in message(npz(tmp_path).read)

@@ -2,7 +2,6 @@
 
 import io
 import math
-import zipfile
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -105,8 +104,9 @@ def read_npz(
     """The arrays of these names, of at most so many megabytes together, and never a pickle."""
     found = files.own(path, who, "data.path")
     again = f"Write {found} anew by numpy.savez."
+    files.require_file(found, who)
     try:
-        archive = zipfile.ZipFile(found)
+        archive = files.open_zip(found)
     except Exception as error:  # zipfile documents no closed list
         raise ValueError(f"{who} needs {found} to be an npz file: {error}. {again}") from error
     with archive:

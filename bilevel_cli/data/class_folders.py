@@ -88,7 +88,10 @@ class ClassFolders(Classes):
         parts = []
         for part, count in zip(PARTS, self.counts, strict=True):
             path = _npz(folder, part)
-            found = self._from_arrays(path) if path.exists() else self._from_images(folder / part)
+            if path.exists():
+                found = self._from_arrays(files.inside(path, base, self.name))
+            else:
+                found = self._from_images(files.inside(folder / part, base, self.name))
             if count not in (None, len(found)):
                 raise ValueError(
                     f"{self.name} needs {count} classes in {folder / part}, got {len(found)}. "

@@ -1,9 +1,12 @@
 """Finds the files of a data set below a folder of the user, or downloads them."""
 
+import bz2
 import gzip
+import io
 import logging
 import os
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,7 +52,7 @@ def find(
     for place in places:
         for candidate in (place / name, place / unpacked):
             if os.path.isfile(candidate):
-                return candidate
+                return inside(candidate, base, who)
     if not download:
         raise ValueError(
             f"{who} needs the file {name}, found in none of {', '.join(map(str, places))}. "
@@ -61,6 +64,23 @@ def find(
 def cache_folder() -> Path:
     """Where downloads and decoded images are kept; below XDG_CACHE_HOME on Linux."""
     return Path(pooch.os_cache("bilevel-cli"))
+
+
+def inside(path: Path, root: Path, who: str) -> Path:
+    """`path`, unless links lead from it out of `root`, which may itself be a link.
+
+    A link to elsewhere would make the data depend on what is not in the folder.
+
+    Raises:
+        ValueError: They do.
+    """
+    found = path.resolve()
+    if not found.is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{who} needs files inside {root}, got {path}, a link to {found}. "
+            "Copy the file, or set data.root to the folder of the other one."
+        )
+    return path
 
 
 def own(path: str | None, who: str, setting: str) -> Path:
@@ -80,28 +100,69 @@ def own(path: str | None, who: str, setting: str) -> Path:
 
 
 def content(path: Path, who: str, max_megabytes: float) -> bytes:
-    """All bytes of a file, unpacked where it is gzipped; never more than `max_megabytes`.
+    """All bytes of a file, unpacked where it is packed; never more than `max_megabytes`.
 
     Raises:
         ValueError: It is larger, damaged, or no file.
     """
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "neither a file nor a folder"
-        raise ValueError(f"{who} needs {path} to be a file, got {kind}. Name a file.")
+    require_file(path, who)
     limit = int(max_megabytes * 1e6)
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            size = raw.seek(0, os.SEEK_END) * (1032 if packed else 1)  # the most that deflate packs
+            start = raw.read(10)
+            size = raw.seek(0, os.SEEK_END)
             raw.seek(0)
-            # One byte more, to see that there is more: a gzip bomb is not unpacked.
-            stream = gzip.GzipFile(fileobj=raw) if packed else raw
+            stream: io.BufferedIOBase = raw
+            if start[:2] == b"\x1f\x8b":
+                stream, size = (
+                    gzip.GzipFile(fileobj=raw),
+                    1032 * size,
+                )  # the most that deflate packs
+            elif start[:3] + start[4:] == b"BZh1AY&SY":
+                stream, size = bz2.BZ2File(raw), limit
+            # One byte more, to see that there is more: a bomb is not unpacked.
             found = stream.read(min(limit, size) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{who} cannot read {path}: {error}. Replace the file.") from error
     if len(found) > limit:
         raise too_large(who, str(path), max_megabytes)
     return found
+
+
+def require_file(path: Path, who: str) -> None:
+    """Raises ValueError for a folder, a device, or a pipe, which could be read without end."""
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "neither a file nor a folder"
+        raise ValueError(f"{who} needs {path} to be a file, got {kind}. Name a file.")
+
+
+MAX_DIRECTORY = 4_000_000  # bytes of a zip file that list its members; Omniglot's have 2 MB
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip file whose members are stored or deflated, and not too many.
+
+    Others are refused: Python unpacks them without a bound, whatever part of them is asked for.
+
+    Raises:
+        Exception: It is none; `zipfile` documents no closed list.
+    """
+    with _Directory(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile(f"{member.filename} is neither stored nor deflated")
+    return zipfile.ZipFile(path)
+
+
+class _Directory(io.BufferedReader):
+    """A zip file whose members cannot be read, and its directory only if it is of bounded size."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        most = MAX_DIRECTORY + 1
+        found = super().read(most if size is None or size < 0 else min(size, most))
+        if len(found) == most:
+            raise zipfile.BadZipFile(f"its directory has more than {MAX_DIRECTORY} bytes")
+        return found
 
 
 def too_large(who: str, what: str, max_megabytes: float) -> ValueError:
@@ -115,8 +176,8 @@ def too_large(who: str, what: str, max_megabytes: float) -> ValueError:
 def load_array(cached: Path) -> NDArray[Any] | None:
     """What `store_array` wrote, or None where that is absent or damaged."""
     try:
-        with cached.open("rb") as file:
-            found: NDArray[Any] = np.load(file, allow_pickle=False)
+        # Mapped, an array that promises more bytes than the file has is refused.
+        found: NDArray[Any] = np.array(np.load(cached, mmap_mode="r", allow_pickle=False))
     except (OSError, EOFError, ValueError):
         return None
     return found

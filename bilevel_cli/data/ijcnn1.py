@@ -1,5 +1,6 @@
 """The ijcnn1 table of LIBSVM, from its svmlight files."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,8 @@ from bilevel_cli.data.base import Labelled, Splits, TwoClasses
 from bilevel_cli.data.idx import AGAIN
 
 FEATURES = 22
+MAX_MEGABYTES = 40.0  # of a file, unpacked; the largest official one has 15.0
+MAX_ROWS = 10**6
 
 
 class Ijcnn1(TwoClasses):
@@ -98,7 +101,10 @@ def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_svmlight_file  # here: it takes a second to import
 
     try:
-        table, signs = load_svmlight_file(str(path), n_features=FEATURES)
+        content = files.content(path, "Ijcnn1", MAX_MEGABYTES)
+        if content.count(b"\n") > MAX_ROWS:
+            raise ValueError(f"it has more than {MAX_ROWS} rows")
+        table, signs = load_svmlight_file(io.BytesIO(content), n_features=FEATURES)
     except (OSError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read: {reason}. {AGAIN}") from error

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from bilevel_cli.data import files
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**26  # of one image: 67 megapixels
 MODES = {1: "L", 3: "RGB"}
@@ -33,16 +35,10 @@ def by_class(folder: Path, who: str) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise ValueError(f"{who} needs the folder {folder}, got none. Set data.root.")
     found: dict[str, list[Path]] = {}
-    home = folder.resolve()
     for path in sorted(folder.glob("[!.]*/[!.]*")):
         if path.suffix.lower() in SUFFIXES:
-            # A link to elsewhere would make the data depend on what is not in the folder.
-            linked = path.is_symlink() or path.parent.is_symlink()
-            if linked and not path.resolve().is_relative_to(home):
-                raise ValueError(
-                    f"{who} needs images inside {folder}, got {path}, a link to {path.resolve()}. "
-                    "Copy the image."
-                )
+            if path.is_symlink() or path.parent.is_symlink():
+                files.inside(path, folder, who)
             found.setdefault(path.parent.name, []).append(path)
     if len(found) < 2:
         raise ValueError(
@@ -54,6 +50,7 @@ def by_class(folder: Path, who: str) -> dict[str, list[Path]]:
 
 def decoded(path: Path, size: int, channels: int, who: str) -> NDArray[np.uint8]:
     """One image, upright, resized to a square whatever its shape: [channels, size, size]."""
+    files.require_file(path, who)
     try:
         with Image.open(path, formats=["PNG", "JPEG"]) as image:
             if image.width * image.height > MAX_PIXELS:  # known before any is decoded

@@ -119,7 +119,7 @@ def _decode(paths: Sequence[Path]) -> NDArray[np.uint8]:
     characters: dict[str, dict[str, NDArray[np.uint8]]] = {}
     for path in paths:
         try:
-            archive = zipfile.ZipFile(path)
+            archive = files.open_zip(path)
         except Exception as error:  # zipfile documents no closed list
             raise ValueError(
                 f"Omniglot needs {path} to be a zip file: {error}. Replace the file."

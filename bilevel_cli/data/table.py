@@ -32,6 +32,7 @@ from bilevel_cli.data.labels import numbered
 from bilevel_cli.options import hint
 
 Column = pd.Series
+TEXTS = ("string", "large_string", "binary", "large_binary")  # types of columns in a Parquet file
 
 
 class Feature(NamedTuple):
@@ -417,12 +418,16 @@ class OwnTable(Source):
             )
         parquet = importlib.import_module("pyarrow.parquet")
         try:
-            about = parquet.ParquetFile(io.BytesIO(content)).metadata
+            opened = parquet.ParquetFile(io.BytesIO(content))
+            about, schema = opened.metadata, opened.schema_arrow
             unpacked = sum(
                 about.row_group(group).total_byte_size for group in range(about.num_row_groups)
             )
             # A column of one value takes no space in the file, and does in memory.
             size = max(unpacked, about.num_rows * about.num_columns * 8)
+            if size <= self.max_megabytes * 1e6:
+                texts = [field.name for field in schema if str(field.type) in TEXTS]
+                size = max(size, self._bytes_of_texts(content, texts))
             if size <= self.max_megabytes * 1e6:
                 frame = pd.read_parquet(io.BytesIO(content), engine="pyarrow")
         except Exception as error:  # pyarrow documents no closed list
@@ -430,6 +435,17 @@ class OwnTable(Source):
         if size > self.max_megabytes * 1e6:
             raise files.too_large(self._who, str(self.path), self.max_megabytes)
         return frame.reset_index(drop=True).rename(columns=str)
+
+    def _bytes_of_texts(self, content: bytes, names: list[str]) -> int:
+        """What columns of texts take where every row has its own; the file may have each once."""
+        parquet = importlib.import_module("pyarrow.parquet")
+        compute = importlib.import_module("pyarrow.compute")
+        opened = parquet.ParquetFile(io.BytesIO(content), read_dictionary=names)
+        return sum(
+            compute.sum(compute.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
+            for column in opened.read(columns=names).columns
+            for chunk in column.chunks
+        )
 
     def _unreadable(self, reason: str) -> ValueError:
         return ValueError(f"{self._who} cannot read {self.path}: {reason}. Correct the file.")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli import __version__, options
+from bilevel_cli.arguments import check_command_line, is_ours
 from bilevel_cli.cli import explain
 from bilevel_cli.errors import UsageError
 from bilevel_cli.options import CONF
@@ -30,7 +32,7 @@ images of the same number, and writes their test accuracies to comparison.csv in
   bilevel-distilled outputs/RUN --retraining augmented --scores  with DD-Ranking, in ranking.csv
   bilevel-distilled outputs/RUN data.root=/my/data               a setting of the run, changed
 
-The run's manifest.json names the classes that are built. Give it only runs of your own.
+Only classes of bilevel_cli are built from the run's manifest.json, and those of --trust PACKAGE.
 Exit codes: 0 done; 2 a wrong option, value or file.
 """
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="networks for each set and model")
     parser.add_argument("--steps", type=int, help="training steps of each network")
     parser.add_argument("--scores", action="store_true", help="DD-Ranking's, of the first model")
+    parser.add_argument("--trust", default=[], action="append", help="package of other classes")
     parser.add_argument("--version", action="version", version=f"bilevel-distilled {__version__}")
     arguments = parser.parse_intermixed_args()
     try:
@@ -69,7 +72,8 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     folder: Path = arguments.run
     if not os.access(folder, os.W_OK):
         raise UsageError(f"A comparison needs the folder of a run, writable, got {folder}.")
-    settings = _settings(folder / "manifest.json", arguments.overrides)
+    check_command_line(arguments.overrides)
+    settings = _settings(folder / "manifest.json", arguments.overrides, arguments.trust)
     retraining = _option("task/retraining", arguments.retraining)
     for name, value in {"networks": arguments.seeds, "steps": arguments.steps}.items():
         if value is not None:
@@ -104,7 +108,7 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     return tables
 
 
-def _settings(path: Path, overrides: list[str]) -> DictConfig:
+def _settings(path: Path, overrides: list[str], trusted: list[str]) -> DictConfig:
     """The settings of the run whose manifest is at `path`, with some changed."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +120,25 @@ def _settings(path: Path, overrides: list[str]) -> DictConfig:
         ) from error
     OmegaConf.set_struct(settings, True)  # so that a misspelt override is no new setting
     settings.merge_with_dotlist(overrides)
+    for name in _targets(OmegaConf.to_container(settings, resolve=True)):
+        package = name.split(".")[0]
+        if not is_ours(name) and package not in trusted:
+            raise UsageError(
+                f"A comparison builds classes of bilevel_cli, got {name} in {path}. "
+                f"Add --trust {package} if that is a package of yours."
+            )
     return settings
+
+
+def _targets(tree: object) -> Iterator[str]:
+    """The names of all classes that nested dicts and lists configure."""
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield str(tree["_target_"])
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for value in tree:
+            yield from _targets(value)
 
 
 def _option(group: str, name: str) -> DictConfig:
