@@ -1,5 +1,6 @@
 """The bilevel-run command."""
 
+import logging
 import os
 import re
 import signal
@@ -13,13 +14,15 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, options, sweep
-from bilevel_cli.errors import Failed, UsageError
+from bilevel_cli import __version__, interrupts, options, sweep
+from bilevel_cli.arguments import check_command_line
+from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.options import CONF
 
 OmegaConf.register_new_resolver("slug", sweep.slug, replace=True)
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []
+_codes: set[int] = set()  # of the jobs of a sweep that failed
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -37,13 +40,16 @@ def _job(config: DictConfig) -> float | None:
         else:
             print(f"bilevel-run: job {composed.job.num} failed: {error}", file=sys.stderr)
             sweep.failures[directory.name] = str(error)
+            _codes.add(error.code)
         return None
 
 
 def main() -> None:
     """Runs the command, and ends it with one message instead of a traceback.
 
-    Exit codes: 0 done; 1 a run failed or diverged; 2 a wrong option or value; 128 + n signal n.
+    Exit codes: 0 done, or stopped by SIGUSR2; 1 a run failed, diverged or ran out of memory; 2 a
+    wrong option or value; 3 a file could not be written, since the disk is full, say; 128 + n
+    stopped by another signal n.
     """
     arguments = sys.argv[1:]
     if "--version" in arguments:
@@ -57,15 +63,20 @@ def main() -> None:
             print(options.describe_pairs(folders))
         return
     _errors.clear()
+    _codes.clear()
+    sweep.failures.clear()
     # argparse takes overrides in one piece: a -m between them would end it.
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
     debug = os.environ.get(_DEBUG)
+    logging.raiseExceptions = False  # a full disk must not end a run by its log
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
     try:
-        _job()
+        check_command_line(arguments)
+        with interrupts.stops_at_once():
+            _job()
     except KeyboardInterrupt as error:
-        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+        sys.exit(getattr(error, "code", 128 + signal.SIGINT))
     except Exception as error:  # from composing: besides its own, Hydra raises all kinds
         _errors.append(error)
     finally:
@@ -73,10 +84,12 @@ def main() -> None:
     for reason in _errors:
         if debug:
             raise reason
-        _exit(1 if isinstance(reason, Failed) else 2, explain(reason))
+        full = Unwritten.code if refusal(reason, NO_SPACE) else UsageError.code
+        _exit(getattr(reason, "code", full), explain(reason))
     if sweep.failures:
         lines = [f"  {folder}: {reason}" for folder, reason in sweep.failures.items()]
-        _exit(1, "\n".join([f"{len(lines)} of the jobs failed:", *lines]))
+        code = Unwritten.code if Unwritten.code in _codes else Failed.code
+        _exit(code, "\n".join([f"{len(lines)} of the jobs failed:", *lines]))
 
 
 def _exit(code: int, message: str) -> None:
@@ -107,7 +120,10 @@ def explain(error: BaseException) -> str:
             return f"there is no setting {found[1]!r}{near}\nSee bilevel-run --help."
         if error.__cause__ is not None:
             return explain(error.__cause__)
-    return "\n".join([line for line in str(error).splitlines() if line][:3])
+    if not isinstance(error, UsageError | Failed):  # logging, for one, hides what it was refused
+        error = refusal(error) or error
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return "\n".join(lines[:3]) or f"{type(error).__name__}. See bilevel-run --help."
 
 
 def _settings() -> Any:

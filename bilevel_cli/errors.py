@@ -1,9 +1,47 @@
 """How a command ends when it cannot do what was asked."""
 
+import errno
+from collections.abc import Container, Iterator
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*NO_SPACE, errno.EIO, errno.EROFS)
+
 
 class UsageError(Exception):
-    """A setting is wrong: one message for the user, exit code 2."""
+    """A setting is wrong: one message for the user."""
+
+    code = 2
 
 
 class Failed(Exception):
-    """A run broke: one message for the user, exit code 1; the traceback is in the log file."""
+    """A run broke: one message for the user; the traceback is in the log file."""
+
+    code = 1
+
+
+class Unwritten(Failed):
+    """A run could not write its files: it continues once it can."""
+
+    code = 3
+
+
+def refusal(error: BaseException, numbers: Container[int] | None = None) -> OSError | None:
+    """The refusal of the operating system behind an error, with one of some numbers if given."""
+    refusals = (e for e in _chain(error) if isinstance(e, OSError))
+    return next((e for e in refusals if numbers is None or e.errno in numbers), None)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, of a device or of the machine."""
+    if isinstance(error, RuntimeError):  # of torch, on a CPU and on a GPU
+        words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+        return any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()  # an error that is raised again may be its own cause
+    while error is not None and id(error) not in seen:
+        yield error  # torch, for one, has its own words for what the system refused
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__

@@ -1,25 +1,40 @@
 """From a configuration to a run: builds the objects, runs them, and says how it ended."""
 
+import contextlib
+import hashlib
+import inspect
 import logging
+import re
 import traceback
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
-from bilevel_cli import checkpoint
-from bilevel_cli.arguments import check_arguments, fits
+from bilevel_cli import checkpoint, trees
+from bilevel_cli.arguments import check_arguments, fits, target
 from bilevel_cli.data.base import Source
-from bilevel_cli.device import Device, generator
-from bilevel_cli.errors import Failed, UsageError
+from bilevel_cli.device import Device, generator, peak_memory_mb
+from bilevel_cli.errors import (
+    NO_SPACE,
+    UNWRITABLE,
+    Failed,
+    Unwritten,
+    UsageError,
+    out_of_memory,
+    refusal,
+)
+from bilevel_cli.lock import locked
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.manifest import Manifest
+from bilevel_cli.manifest import Manifest, origin
 from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.options import options_of_kind
 from bilevel_cli.replicas import Replicas
@@ -28,8 +43,21 @@ from bilevel_cli.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
+# What the memory of a run grows with, besides its parameters.
+SIZES = (
+    "task.batch_size",
+    "task.outer_batch_size",
+    "task.episodes",
+    "task.folds",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "inner_steps",
+)
+
 # Where a run goes, what a sweeper reads of it, which runs are beside it: they change no number.
-_NOT_SETTINGS = ("hydra", "objective", "replicas")
+_NOT_SETTINGS = ("hydra", "objective", "replicas", "resume")
+MOST_REPLICAS = 10_000
 
 
 def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float | None:
@@ -47,13 +75,25 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
         replicas, the mean.
 
     Raises:
-        UsageError: A setting is wrong; nothing was run.
+        UsageError: A setting is wrong, or another run is in the folder; nothing was run.
         Failed: A run diverged or raised; its manifest says so too. Its replicas went on.
+        Unwritten: Of these, one that could not write its files.
         Interrupted: By a signal; what was not complete can be continued.
     """
-    runs = [_Run(one, folder) for one, folder in _replicas(config, directory)]
+    replicas = _replicas(config, directory)
+    with contextlib.ExitStack() as locks:
+        for _, folder in replicas:
+            locks.enter_context(_folder(folder))
+        runs = [_Run(one, folder, len(replicas)) for one, folder in replicas]
+        if len(replicas) > 1 and (directory / ".hydra").is_dir():
+            for one in runs:  # Hydra notes the configuration of a single run
+                one.note_config()
+        return _run(runs, config.objective, options)
+
+
+def _run(runs: "list[_Run]", objective: str | None, options: dict[str, str]) -> float | None:
     _carry_out(runs, options)
-    failures = {one: reason for one in runs if (reason := one.end())}
+    failures = {one: failure for one in runs if (failure := one.end())}
     for kind in (KeyboardInterrupt, UsageError):
         for one in runs:
             if isinstance(one.outcome, kind):
@@ -61,12 +101,43 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
     completed = [one for one in runs if one not in failures]
     _report(completed)
     if failures:
+        unwritten = any(isinstance(failure, Unwritten) for failure in failures.values())
         error = next(iter(failures)).outcome
         assert isinstance(error, Exception)
-        raise Failed(_summary(failures, len(runs))) from error
-    if config.objective is None:
+        message = _summary({one: str(failure) for one, failure in failures.items()}, len(runs))
+        raise (Unwritten if unwritten else Failed)(message) from error
+    if objective is None:
         return None
-    return fmean(_objective(config.objective, one.scores) for one in completed)
+    return fmean(_objective(objective, one.scores) for one in completed)
+
+
+@contextlib.contextmanager
+def _folder(directory: Path) -> Iterator[None]:
+    """Makes the folder of a run, and keeps others out of it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(directory))
+        except OSError as error:
+            raise _unwritable(error, directory) from error
+        yield
+
+
+def _unwritable(error: OSError, directory: Path) -> UsageError | Unwritten:
+    if error.errno in NO_SPACE:
+        return _unwritten(error, directory)
+    return UsageError(
+        f"A run needs a folder that it can write, got {directory}: {error.strerror}. "
+        "Set hydra.run.dir."
+    )
+
+
+def _unwritten(error: OSError, directory: Path) -> Unwritten:
+    way_out = "Free some" if error.errno in NO_SPACE else "Once it can"
+    return Unwritten(
+        f"A run needs to write its files in {directory}, got: {error.strerror}. {way_out}, and "
+        f"it continues with hydra.run.dir={directory}."
+    )
 
 
 class _Run:
@@ -75,37 +146,53 @@ class _Run:
     Args:
         config: The composed configuration.
         directory: Of the run.
+        replicas: How many runs there are.
 
     Attributes:
         runner: None until it is built.
         outcome: The last scores, or what the run raised; None until it ends.
     """
 
-    def __init__(self, config: DictConfig, directory: Path) -> None:
-        self.config, self.directory = config, directory
+    def __init__(self, config: DictConfig, directory: Path, replicas: int) -> None:
+        self.config, self.directory, self.replicas = config, directory, replicas
         self.settings = resolved(config)
-        directory.mkdir(parents=True, exist_ok=True)
         self.manifest = Manifest(directory, self.settings)
         self.runner: Runner | None = None
         self.begun = False
         self.outcome: Row | BaseException | None = None
         self.files: list[Path] = []
 
+    def note_config(self) -> None:
+        """Notes the configuration where Hydra does for a run by itself."""
+        try:
+            (self.directory / ".hydra").mkdir(exist_ok=True)
+            OmegaConf.save(self.config, self.directory / ".hydra" / "config.yaml")
+        except OSError as error:
+            self.outcome = error
+
     def build(self, options: dict[str, str]) -> None:
+        if self.outcome is not None:
+            return
         try:
             self.runner = build(self.config, self.settings, self.directory, options)
         except Exception as error:
             self.outcome = error
 
-    def begin(self) -> Runner:
-        """Notes the beginning, and returns what is to be run."""
+    def begin(self) -> None:
+        """Notes the beginning of a run that was built."""
         runner = self.runner
-        assert runner is not None
-        self.manifest.begin(runner.device, data=runner.task.statement, first_step=runner.step)
+        if runner is None:
+            return
+        try:
+            self.manifest.begin(
+                runner.device, runner.task.statement, runner.task.checksum, runner.step
+            )
+        except OSError as error:
+            self.outcome = error
+            return
         if runner.step:
             log.info("Continuing after step %d in %s", runner.step, self.directory)
         self.begun = True
-        return runner
 
     def conclude(self, outcome: Row | BaseException) -> None:
         """Writes what was learned, where the outer steps led to scores."""
@@ -119,31 +206,75 @@ class _Run:
                 self.files = [self.runner.train.path, self.runner.evals.path, *written]
         self.outcome = outcome
 
-    def end(self) -> str | None:
-        """Notes the end. Returns the reason of a failure."""
+    def end(self) -> Failed | None:
+        """Notes the end. Returns the failure, if it was one."""
         match self.outcome:
             case None:  # refused with another one
                 return None
             case dict():
-                self.manifest.end("completed")
+                self._note("completed")
                 return None
             case UsageError() as error:
                 # Refused, perhaps since the directory holds another run: its manifest is not ours.
                 if self.begun or not checkpoint.exists(self.directory / CHECKPOINT):
-                    self.manifest.end("failed", str(error))
+                    self._note("failed", str(error))
                 return None
             case KeyboardInterrupt() as error:
-                self.manifest.end("interrupted", str(error) or "stopped at once")
+                self._note("interrupted", str(error) or "stopped at once")
                 return None
             case Diverged() as error:
-                self.manifest.end("diverged", str(error))
-                return f"Diverged. {error}"
+                self._note("diverged", str(error))
+                return Failed(f"Diverged. {error}")
             case error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                self.manifest.end("failed", reason)
-                lines = traceback.format_exception(error)
-                (self.directory / "traceback.txt").write_text("".join(lines))
-                return f"{reason[:300]} The traceback is in {self.directory}."
+                return self._fail(error)
+
+    def _fail(self, error: BaseException) -> Failed:
+        if refused := refusal(error, UNWRITABLE):
+            failure: Failed = _unwritten(refused, self.directory)
+            self._note("failed", str(failure))
+            return failure
+        with contextlib.suppress(OSError):
+            lines = traceback.format_exception(error)
+            (self.directory / "traceback.txt").write_text("".join(lines))
+        if out_of_memory(error):
+            reason = self._too_large(error)
+            self._note("oom", reason)
+            return Failed(reason)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        self._note("failed", reason)
+        return Failed(f"{reason[:300]} The traceback is in {self.directory}.")
+
+    def _note(self, status: str, error: str | None = None) -> None:
+        counts = {}
+        if self.runner is not None:
+            counts = {"diverged_at": self.runner.diverged_at, "restores": self.runner.restores}
+        try:
+            self.manifest.end(status, error, **counts)
+        except OSError as refused:
+            log.warning("manifest.json still has the last status: %s", refused.strerror)
+
+    def _too_large(self, error: BaseException) -> str:
+        """What did not fit into memory, and the settings that need less."""
+        device, method = (self.settings.get(name) or {} for name in ("device", "method"))
+        found = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+        needed = f"Out of memory, asked for {found[1]}" if found else "Out of memory"
+        ways = [f"replicas < {self.replicas}"] if self.replicas > 1 else []
+        if method.get("segment", 1) != 1:
+            ways.append("method.segment=1")
+        if device.get("memory_budget"):
+            ways.append(f"another device.memory_budget than {device['memory_budget']}")
+        if device.get("dtype") == "float64":
+            ways.append("device.dtype=float32")
+        if (runner := self.runner) is not None:
+            needed += (
+                f" after {peak_memory_mb(runner.device):.0f} MB on {runner.device}, by "
+                f"{runner.schedule.inner_steps} inner steps on {_size(runner.carry)} numbers and "
+                f"{_size(runner.outer)} outer parameters"
+            )
+            if runner.task.episodes and runner.device.type == "cuda":
+                ways.append("device.episodes_chunk=1")
+        sizes = [name for name in SIZES if OmegaConf.select(self.config, name) is not None]
+        return f"{needed}. Less is needed with {', '.join([*ways, *sizes])}."
 
     @property
     def scores(self) -> Row:
@@ -154,8 +285,10 @@ class _Run:
 def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path]]:
     """The configuration and the folder of each run."""
     count = _whole(config, "replicas")
-    if count < 1:
-        raise UsageError(f"A run needs replicas >= 1, got replicas={count}. Set replicas.")
+    if not 1 <= count <= MOST_REPLICAS:
+        raise UsageError(
+            f"A run needs replicas from 1 to {MOST_REPLICAS}, got replicas={count}. Set replicas."
+        )
     if count == 1:
         return [(config, directory)]
     first, found = _whole(config, "seed"), []
@@ -163,10 +296,6 @@ def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Pat
         one = OmegaConf.merge(config, {"seed": seed, "replicas": 1})
         assert isinstance(one, DictConfig)
         found.append((one, directory / f"seed={seed}"))
-    if (directory / ".hydra").is_dir():  # Hydra notes the configuration of a single run
-        for one, folder in found:
-            (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(one, folder / ".hydra" / "config.yaml")
     return found
 
 
@@ -177,8 +306,10 @@ def _carry_out(runs: list[_Run], options: dict[str, str]) -> None:
             one.build(options)
             if isinstance(one.outcome, UsageError):
                 return
+        for one in runs:
+            one.begin()
         ready = [one for one in runs if one.outcome is None]
-        runners = [one.begin() for one in ready]
+        runners = [one.runner for one in ready if one.runner]
         for statement in dict.fromkeys(runner.task.statement for runner in runners):
             if statement:
                 log.info(statement)
@@ -187,6 +318,10 @@ def _carry_out(runs: list[_Run], options: dict[str, str]) -> None:
     except KeyboardInterrupt as error:
         for one in runs:
             one.outcome = error if one.outcome is None else one.outcome
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.numel() for leaf in trees.leaves(tree))
 
 
 def _report(runs: list[_Run]) -> None:
@@ -272,6 +407,9 @@ def build(
             device.episodes_chunk,
             settings,
             device.capture,
+            config.on_divergence,
+            config.resume,
+            origin(where, task.checksum),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -289,8 +427,10 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     _check_pair(config, options)
     sources: list[Source] = []
 
+    digest = hashlib.sha256()
+
     def data() -> Any:
-        sources.append(make(config, "data"))
+        sources.append(_digested(make(config, "data"), digest.update))
         return sources[-1]
 
     offered = {
@@ -302,8 +442,30 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     task = make(config, "task", offered)
     read = [getattr(source, "statement", "") for source in sources]
     task.statement = " ".join(filter(None, [*read, task.statement]))
+    task.checksum = digest.hexdigest()[:16] if sources else None
     loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
     return Parts(device, where, task, loop, make(config, "method"))
+
+
+def _digested(source: Any, update: Callable[[Any], None]) -> Any:
+    """`source`, which hands the bytes of what it delivers to `update`: 0.1 s for all of MNIST."""
+
+    def watched(deliver: Callable[..., Any]) -> Callable[..., Any]:
+        def delivered(*given: Any) -> Any:
+            parts = deliver(*given)
+            for part in parts:
+                fields = [part] if isinstance(part, Tensor) else vars(part).values()
+                for field in fields:
+                    update(f"{field.dtype} {list(field.shape)}".encode())
+                    update(field.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            return parts
+
+        return delivered
+
+    for name in ("splits", "classes"):
+        if hasattr(source, name):
+            setattr(source, name, watched(getattr(source, name)))
+    return source
 
 
 def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -> Any:
@@ -327,6 +489,8 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
         return instantiate(node, **extra)
     except InstantiationException as error:
         cause = error.__cause__
+        if cause is not None and out_of_memory(cause):
+            raise cause from None
         if isinstance(cause, ValueError):
             raise UsageError(str(cause)) from cause
         raise UsageError(f"{key}: {str(error).splitlines()[0]}") from error
@@ -342,15 +506,15 @@ def _check_pair(config: DictConfig, options: dict[str, str]) -> None:
     """Checks that the data are of the kind that the task is posed on, before they are read."""
     if not OmegaConf.select(config, "task._target_"):
         raise UsageError("A run needs task=..., got null. See bilevel-run task=?")
-    task = get_object(config.task._target_)
+    task = target(config.task, "task")
     needs = getattr(task, "needs", None)
     name, chosen = options.get("task", task.__name__), options.get("data", "the data given")
     if needs is None:
         if config.get("data") is not None:
             raise UsageError(f"task={name} brings its own data, got data={chosen}. Leave it out.")
         return
-    found = get_object(config.data._target_) if config.get("data") else None
-    if found is None or not issubclass(found, needs):
+    found = target(config.data, "data") if config.get("data") else None
+    if not (inspect.isclass(found) and issubclass(found, needs)):
         fitting = ", ".join(f"data={option}" for option in options_of_kind("data", needs))
         raise UsageError(f"task={name} needs other data than data={chosen}. Use {fitting}.")
 

@@ -1,5 +1,6 @@
 """manifest.json: what a run was, where it ran, and how it ended."""
 
+import functools
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,23 +42,25 @@ class Manifest:
                 "platform": platform.platform(),
                 **{name: version(name) for name in ("torch", "numpy", "hydra-core", "omegaconf")},
             },
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "settings_sha256": hashlib.sha256(
                 json.dumps(settings, sort_keys=True).encode()
             ).hexdigest(),
             "settings": settings,
         }
 
-    def begin(self, device: torch.device, data: str, first_step: int) -> None:
+    def begin(self, device: torch.device, data: str, checksum: str | None, first_step: int) -> None:
         """Notes what is known once the run is built.
 
         Args:
             device: Where it runs.
             data: What a reader of the scores must know of the data.
+            checksum: Of the data.
             first_step: Outer steps already taken, by a run that this one continues.
         """
         self._entries |= {
             "data": data,
+            "data_sha256": checksum,
             "first_step": first_step,
             "device": str(device),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -65,27 +69,51 @@ class Manifest:
         }
         self._write()
 
-    def end(self, status: str, error: str | None = None) -> None:
+    def end(self, status: str, error: str | None = None, **more: int | None) -> None:
         """Notes the end.
 
         Args:
-            status: completed, failed, diverged or interrupted.
+            status: completed, failed, diverged, oom or interrupted.
             error: One line, where there was one.
+            more: Other things to note.
         """
-        self._entries |= {"status": status, "error": error, "ended": _now()}
+        self._entries |= {"status": status, "error": error, "ended": _now(), **more}
         self._write()
 
     def _write(self) -> None:
         partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._entries, indent=2) + "\n")
-        partial.replace(self._path)
+        try:
+            partial.write_text(json.dumps(self._entries, indent=2) + "\n")
+            partial.replace(self._path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def origin(device: torch.device, checksum: str | None) -> dict[str, str | int | None]:
+    """What the numbers of a run depend on besides its settings.
+
+    Args:
+        device: Where it runs.
+        checksum: Of the data.
+    """
+    return {
+        "bilevel-cli": bilevel_cli.__version__,
+        "git_commit": git_commit(),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "data": checksum,
+    }
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _git_commit() -> str | None:
+@functools.cache
+def git_commit() -> str | None:
     """The commit of the checkout that this code runs from, with `-dirty` for local changes."""
     checkout = Path(bilevel_cli.__file__).parents[1]
     if not (checkout / ".git").exists():

@@ -1,13 +1,16 @@
 """The memory that graphs may take, of the process as a whole."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 _budget: int | None = None  # bytes, once `set_budget` was called
 _threads = torch.get_num_threads()
+_runs = 1  # that take outer steps at once, each on a thread of its own
 
 
 def set_budget(setting: int | str, device: torch.device) -> None:
@@ -32,7 +35,18 @@ def budget(problems: int = 1) -> int:
     if _budget is None:
         set_budget("auto", torch.device("cpu"))
     assert _budget is not None
-    return _budget // min(problems, _threads)
+    return _budget // (_runs if _runs > 1 else min(problems, _threads))
+
+
+@contextlib.contextmanager
+def shared(runs: int) -> Iterator[None]:
+    """Divides the budget among runs, each of which has one thread to itself."""
+    global _runs
+    _runs = runs
+    try:
+        yield
+    finally:
+        _runs = 1
 
 
 def budget_bytes(setting: int | str) -> int | None:

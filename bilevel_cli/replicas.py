@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bilevel_cli import autodiff, episodes, trees
+from bilevel_cli import autodiff, episodes, memory, trees
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Inputs, Row, Runner, drive
@@ -88,7 +88,10 @@ def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Esti
         return list(map(_estimate, runners, inputs))
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+        with (
+            memory.shared(min(threads, len(runners))),
+            ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool,
+        ):
             return list(pool.map(_estimate, runners, inputs))
     finally:
         torch.set_num_threads(threads)

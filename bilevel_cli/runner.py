@@ -1,8 +1,11 @@
 """The outer loop."""
 
+import logging
 import math
+import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ from bilevel_cli import checkpoint, episodes, trees
 from bilevel_cli.capture import captured
 from bilevel_cli.data.blocks import Stream
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
+from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
@@ -28,13 +32,16 @@ from bilevel_cli.table import Table
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params, Scalar
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, float | int]
 Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
 CHECKPOINT = "checkpoint.pt"
+RESTORES = 10  # times that a run goes back before it gives up: its outer step size is then 1/1024
 
 
 class Diverged(Exception):
-    """A number that the run reports is not finite."""
+    """A number that the run reports is not finite, or a linear system has no finite solution."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,16 @@ class Runner:
         episodes_chunk: Episodes that a GPU holds in memory at once.
         settings: The resolved configuration; a checkpoint of another one is refused.
         capture: How to capture the outer step, as in `Device`.
+        on_divergence: What to do where a number is not finite: "stop"; "continue" to the end,
+            without checkpoints of what is not finite; or "restore", go back to the last checkpoint
+            and halve the outer step size, `RESTORES` times at most.
+        resume: "auto" to refuse a checkpoint of other settings or data, or "force" to warn.
+        origin: What the numbers of a run depend on besides its settings, such as versions, "device"
+            and "data": a checkpoint of other ones is warned of, and of these two is refused.
+
+    Attributes:
+        diverged_at: The first step with a number that is not finite, in a run that went on.
+        restores: Times that the run went back.
     """
 
     def __init__(
@@ -122,10 +139,25 @@ class Runner:
         episodes_chunk: int | None = None,
         settings: dict[str, Any] | None = None,
         capture: str | None = None,
+        on_divergence: str = "stop",
+        resume: str = "auto",
+        origin: dict[str, Any] | None = None,
     ) -> None:
+        for name, got, options in (
+            ("on_divergence", on_divergence, ("stop", "continue", "restore")),
+            ("resume", resume, ("auto", "force")),
+        ):
+            if got not in options:
+                raise ValueError(
+                    f"A run needs {name} to be one of {', '.join(options)}, got {got}. Set {name}."
+                )
         self.task, self.loop, self.method = task, loop, method
         self.schedule, self.directory, self.device = schedule, directory, device
-        self.metrics, self.settings = metrics, settings or {}
+        self.metrics, self.settings, self.origin = metrics, settings or {}, origin or {}
+        self.on_divergence, self.resume = on_divergence, resume
+        self.diverged_at: int | None = None
+        self.restores = 0
+        self._lost: Diverged | None = None  # why the last row is not finite, in a run that goes on
         self.sampling, self.extras = Stream(device), Stream(device)
         self.sampling.manual_seed(stream_seed(seed, "sampling"))
         self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
@@ -141,20 +173,20 @@ class Runner:
         self.earlier = 0.0  # seconds of the run that this one continues
         self.inner_grads: Scalar = 0
         self.hvps: Scalar = 0
-        tables: dict[str, tuple[int, int]] = {"train": (0, 0), "eval": (0, 0)}
         self._file = directory / CHECKPOINT
         state = checkpoint.resume(self._file)
         if state is not None:
-            tables = self._restore(state)
-        self.train = Table(directory / "train.csv", *tables["train"])
-        self.evals = Table(directory / "eval.csv", *tables["eval"])
+            self._check(state)
+            self._restore(state)
+        tables = state["tables"] if state else {"train": (0, 0), "eval": (0, 0)}
+        self._open(tables)
 
     def run(self) -> Row:
         """Takes the outer steps that remain, and returns the last scores.
 
         Raises:
             Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
-            Interrupted: SIGINT or SIGTERM. A checkpoint of the last step is kept.
+            Interrupted: By a signal. A checkpoint of the last step is kept.
         """
         (outcome,) = drive([self], lambda runners, inputs: [self.estimate(*inputs[0])])
         if isinstance(outcome, BaseException):
@@ -170,34 +202,63 @@ class Runner:
         """
         if self._over():
             return self._last_scores()
-        scores = self._evaluate(bar) if self.step == 0 else self._last_scores()
+        scores = self._last_scores() if self.evals.size else self._evaluate(bar)
+        if self.on_divergence == "restore" and not checkpoint.exists(self._file):
+            self.save()
         while not self._over():
-            self.clock.start()
-            report = yield from self._advance()
-            log, evaluate, save = map(self._due, self.schedule.cadence)
-            # Reading waits for the device: only for a row, and so that the clock is honest.
-            row = _read(report) if log or evaluate or save else None
-            self.clock.stop()
-            bar.update()
-            if row is not None and log:
-                costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
-                self.train.append({**self._when(), **row, **costs})
-            if row is not None:
-                self._check_finite(row)
-            if evaluate:
-                scores = self._evaluate(bar)
-            if row is not None and not bar.disable:
-                bar.set_postfix_str(_summary(row, scores), refresh=evaluate)
-            if save or requests:
-                self._check_finite(row or _read(report))
+            try:
+                scores = yield from self._take_step(scores, bar, requests)
+            except Exception as error:
+                scores = self._go_back(error, bar)
+        if self._lost is not None:
+            raise self._lost
+        return scores
+
+    def _take_step(
+        self, scores: Row, bar: "tqdm[Any]", requests: list[int]
+    ) -> Generator[Inputs, Estimate, Row]:
+        """One outer step and what is due after it. Returns the last scores."""
+        self.clock.start()
+        report = yield from self._advance()
+        write, evaluate, save = map(self._due, self.schedule.cadence)
+        # Reading waits for the device: only for a row, and so that the clock is honest.
+        row = _read(report) if write or evaluate or save else None
+        self.clock.stop()
+        bar.update()
+        if row is not None and write:
+            costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
+            self.train.append({**self._when(), **row, **costs})
+        if row is not None:
+            self._lost = None
+            self._check_finite(row)
+        if evaluate:
+            scores = self._evaluate(bar)
+        if row is not None and not bar.disable:
+            bar.set_postfix_str(_summary(row, scores), refresh=evaluate)
+        if save or requests:
+            self._check_finite(row or _read(report))
+            self._note([f"outer parameter {n}" for n, v in self.outer.items() if not _finite(v)])
+            if self._lost is None:
                 self.save()
-            if requests:
-                raise Interrupted(requests[0])
+        if requests:
+            raise Interrupted(requests[0])
         return scores
 
     def result(self) -> list[Path]:
-        """Writes what the task learned, and returns the files."""
-        return self.task.save_result(self.directory, self.outer, self.carry["inner"]["inner"])
+        """Writes what the task learned, each file in whole or not, and returns the files."""
+        partial = self.directory / "result.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            if self.evals.path.exists():  # which a task may read
+                shutil.copy(self.evals.path, partial)
+            written = self.task.save_result(partial, self.outer, self.carry["inner"]["inner"])
+            (partial / self.evals.path.name).unlink(missing_ok=True)
+            for path in partial.iterdir():
+                path.replace(self.directory / path.name)
+            return [self.directory / path.relative_to(partial) for path in written]
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def save(self) -> None:
         """Writes a checkpoint of this step."""
@@ -269,6 +330,7 @@ class Runner:
         )
         bar.set_description()
         self.evals.append({**self._when(), **scores})
+        self._check_finite(scores)
         return scores
 
     def _last_scores(self) -> Row:
@@ -290,14 +352,73 @@ class Runner:
         return self.step == self.schedule.outer_steps or bool(spent)
 
     def _check_finite(self, row: Row) -> None:
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
-        if bad:
-            there = checkpoint.exists(self._file)
-            kept = " The checkpoint of an earlier step is kept." if there else ""
-            raise Diverged(
-                f"At step {self.step} there is no finite {' and no finite '.join(bad)}.{kept} "
-                "Lower optimizer.lr or solver.lr."
-            )
+        """Raises Diverged where a number is not finite; a run that goes on notes it instead."""
+        self._note([name for name, value in row.items() if not math.isfinite(value)])
+
+    def _note(self, bad: list[str]) -> None:
+        if not bad:
+            return
+        self._lost = self._diverged(
+            f"At step {self.step} there is no finite {' and no finite '.join(bad)}."
+        )
+        if self.on_divergence != "continue":
+            raise self._lost
+        if self.diverged_at is None:
+            self.diverged_at = self.step
+            log.warning("%s The run goes on, since on_divergence=continue.", self._lost)
+
+    def _diverged(self, reason: str) -> Diverged:
+        there = checkpoint.exists(self._file)
+        kept = " The checkpoint of an earlier step is kept." if there else ""
+        way_out = "Lower optimizer.lr or solver.lr"
+        if there and self.on_divergence == "stop":
+            way_out += ", or go on from there with on_divergence=restore"
+        return Diverged(f"{reason}{kept} {way_out}.")
+
+    def _go_back(self, error: Exception, bar: "tqdm[Any]") -> Row:
+        """Restores the last checkpoint, with half the outer step size; returns its scores.
+
+        Costs that were paid stay: seconds, inner gradients and products count what was lost too.
+
+        Raises:
+            Exception: `error`, where the run is to stop or did not diverge.
+        """
+        diverged = error if isinstance(error, Diverged) else self._divergence(error)
+        if diverged is None:
+            raise error
+        if self.on_divergence != "restore" or not checkpoint.exists(self._file):
+            raise diverged from error.__cause__
+        if self.restores == RESTORES:
+            raise Diverged(f"{diverged} The run went back {RESTORES} times.") from error.__cause__
+        self.clock.stop()
+        step, restores, costs = self.step, self.restores, (self.inner_grads, self.hvps)
+        earlier = self.earlier
+        state = checkpoint.load(self._file)
+        self._restore(state)
+        self._open(state["tables"])
+        self.earlier, self.restores, (self.inner_grads, self.hvps) = earlier, restores + 1, costs
+        for group in self.optimizer.param_groups:
+            group.update({name: group[name] / 2 for name in ("lr", "initial_lr") if name in group})
+        self.scheduler.base_lrs = [lr / 2 for lr in self.scheduler.base_lrs]
+        self.save()  # so that a run which is killed now goes on in the same way
+        log.warning("%s Back to step %d, with half the outer step size.", diverged, self.step)
+        bar.update(self.step - step)
+        return self._last_scores()
+
+    def _divergence(self, error: Exception) -> Diverged | None:
+        """The divergence that shows itself as another error, if it is one."""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+            found = f"After step {self.step} a linear system has no finite solution: {reason}"
+        elif isinstance(error, UsageError | OSError) or out_of_memory(error):
+            return None
+        elif not all(map(_finite, trees.leaves((self.outer, self.carry["inner"])))):
+            found = f"After step {self.step} parameters are not finite: {reason}"
+        else:
+            return None
+        diverged = self._diverged(found)
+        diverged.__cause__ = error
+        return diverged
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -317,17 +438,54 @@ class Runner:
                 "eval": (self.evals.size, self.evals.digest),
             },
             "settings": self.settings,
+            "origin": self.origin,
+            "diverged_at": self.diverged_at,
+            "restores": self.restores,
         }
 
-    def _restore(self, state: dict[str, Any]) -> dict[str, tuple[int, int]]:
-        """Continues from a checkpoint. Returns sizes and digests of the tables at that step."""
-        _check_settings(self.directory, state["settings"], self.settings)
+    def _check(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where a checkpoint is not one that this run can continue."""
         if state["step"] > self.schedule.outer_steps:
             raise ValueError(
                 f"{self.directory} holds a run of {state['step']} outer steps, got "
                 f"outer_steps={self.schedule.outer_steps}. Raise it, or use another directory."
             )
+        settings = _differing(state["settings"], self.settings, FREE)
+        origin = _differing(state["origin"], self.origin)
+        if change := origin.pop("device", None):
+            raise ValueError(
+                f"{self.directory} holds a run on another device, whose random numbers cannot go "
+                f"on here: {change}. Use that, or another hydra.run.dir."
+            )
+        data = [change] if (change := origin.pop("data", None)) else []
+        if origin:
+            log.warning(
+                "%s goes on otherwise than it began: %s. Numbers may differ in their last digits.",
+                self.directory,
+                ", ".join(origin.values()),
+            )
+        reasons = [
+            f"{self.directory} holds a run with other {what}: {', '.join(changes)}."
+            for what, changes in (("settings", settings.values()), ("data", data))
+            if changes
+        ]
+        if reasons and self.resume != "force":
+            raise ValueError(
+                f"{' '.join(reasons)} Use those, or another hydra.run.dir; resume=force goes on."
+            )
+        for reason in reasons:
+            log.warning("%s It goes on, since resume=force.", reason)
+        here = _shapes({"outer": self.outer, "carry": self.carry})
+        if reasons and (shapes := _differing(_shapes(state), here)):
+            raise ValueError(
+                f"A run that goes on needs tensors of the same shapes, got in {self.directory} "
+                f"{', '.join(list(shapes.values())[:3])}. Use another hydra.run.dir."
+            )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint, but for its tables."""
         self.step, self.earlier = state["step"], state["seconds"]
+        self.diverged_at, self.restores = state["diverged_at"], state["restores"]
         self.inner_grads, self.hvps = (
             checkpoint.to_device(state[name], self.device) for name in ("inner_grads", "hvps")
         )
@@ -340,8 +498,11 @@ class Runner:
         self.sampling.restore(state["sampling"])
         self.extras.restore(state["extras"])
         self.noise.set_state(state["noise"])
-        tables: dict[str, tuple[int, int]] = state["tables"]
-        return tables
+
+    def _open(self, tables: dict[str, tuple[int, int]]) -> None:
+        """Opens the tables at their sizes and digests of a checkpoint."""
+        self.train = Table(self.directory / "train.csv", *tables["train"])
+        self.evals = Table(self.directory / "eval.csv", *tables["eval"])
 
 
 def drive(
@@ -375,6 +536,8 @@ def drive(
                 outcomes[runner] = end.value
             except (Exception, Interrupted) as error:
                 outcomes[runner] = error
+                if out_of_memory(error):  # its frames would keep what the others can use
+                    traceback.clear_frames(error.__traceback__)
             clock.stop()  # the next one may begin with an evaluation
 
         try:
@@ -423,17 +586,29 @@ def check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> Non
             )
 
 
-def _check_settings(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+# A longer run extends a shorter one, and one that diverged may go on in another way: nothing
+# changes about the steps already taken.
+FREE = {"outer_steps", "budget", "on_divergence"}
+
+
+def _differing(old: Any, new: Any, free: Iterable[str] = ()) -> dict[str, str]:
+    """What changed between two nested dicts, by name."""
     before, now = _flat(old), _flat(new)
-    # A longer run extends a shorter one; nothing changes about the steps already taken.
-    names = sorted((before.keys() | now.keys()) - {"outer_steps", "budget"})
-    differing = [name for name in names if before.get(name) != now.get(name)]
-    if differing:
-        changes = ", ".join(f"{n}={before.get(n)} there and {now.get(n)} here" for n in differing)
-        raise ValueError(
-            f"{directory} holds a run with other settings: {changes}. "
-            "Use those, or another hydra.run.dir."
-        )
+    return {
+        name: f"{name}={before.get(name)} there and {now.get(name)} here"
+        for name in sorted((before.keys() | now.keys()) - set(free))
+        if before.get(name) != now.get(name)
+    }
+
+
+def _shapes(state: dict[str, Any]) -> Any:
+    """The shapes of outer parameters and memories."""
+    tensors = _flat({name: state[name] for name in ("outer", "carry")})
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _finite(x: Tensor) -> bool:
+    return bool(x.isfinite().all())
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -209,7 +209,9 @@ def test_killed_at_three_random_moments_a_run_ends_as_if_it_had_not_been(tmp_pat
     assert torch.equal(results[0]["lam"], results[1]["lam"])
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 0)]
+)
 def test_a_stopped_run_says_so_and_continues(signum: int, code: int, tmp_path: Path) -> None:
     arguments = [*LONG, f"hydra.run.dir={tmp_path}", "outer_steps=100000", "log_every=10"]
     process = start(*arguments)

@@ -433,7 +433,7 @@ def test_replicas_are_refused_where_one_of_them_would_be(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("replicas", "message"),
     [
-        ("0", "A run needs replicas >= 1, got replicas=0"),
+        ("0", "A run needs replicas from 1 to 10000, got replicas=0"),
         ("2.5", "replicas needs a whole number, got 2.5"),
         ("many", "replicas needs a whole number, got 'many'"),
         ("null", "replicas needs a whole number, got None"),

@@ -392,7 +392,8 @@ def test_a_minibatch_whose_gradients_all_disagree_has_weights_of_zero() -> None:
 def test_learning_to_reweight_classifies_better_than_equal_weights(tmp_path: Path) -> None:
     online = ["experiment=learning_to_reweight", "outer_steps=300", "eval_every=300"]
     scores = build(tmp_path / "online", *online).run()
-    assert scores["average_precision"] > 0.75
+    # Half of the labels are wrong: 0.5 at random; over seeds and orders of summing 0.69 to 0.83.
+    assert scores["average_precision"] > 0.6
     equal = ["task=reweight", "method=none", "start=warm", "solver.lr=0.2", "inner_steps=1"]
     sizes = ["task.batch_size=100", "outer_steps=300", "eval_every=300"]  # weights of 1/2
     assert (

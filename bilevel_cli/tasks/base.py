@@ -27,12 +27,14 @@ class Task(Problem, abc.ABC):
         blocks: Numbers of blocks (`bilevel_cli.data.blocks`) of inner and of outer examples, where
             minibatches are blocks and say so by `block`; or None.
         statement: What a reader of the scores must know of the data, in one line.
+        checksum: Of the data that were delivered; None for a task that brings its own.
     """
 
     episodes: int | None = None
     needs: type | tuple[type, ...] | None = None
     blocks: tuple[int, int] | None = None
     statement: str = ""
+    checksum: str | None = None
 
     @abc.abstractmethod
     def init_outer(self, generator: torch.Generator) -> Params:
@@ -74,5 +76,6 @@ class Task(Problem, abc.ABC):
         """
         del inner
         path = directory / "outer.pt"
-        torch.save({name: value.cpu() for name, value in outer.items()}, path)
+        with path.open("wb") as file:  # opened here, it says what the system refused
+            torch.save({name: value.cpu() for name, value in outer.items()}, file)
         return [path]

@@ -175,7 +175,8 @@ class FewShot(Task):
         path = directory / "initialisation.pt"
         learned = trees.under(FEATURES_PREFIX, outer) | trees.under(LEARNED_PREFIX, outer)
         named = self.fixed_start | learned
-        torch.save({name: named[name].cpu() for name, _ in self.model.named_parameters()}, path)
+        with path.open("wb") as file:
+            torch.save({name: named[name].cpu() for name, _ in self.model.named_parameters()}, file)
         more = len(outer) > len(learned)
         return [path, *super().save_result(directory, outer, inner)] if more else [path]
 

@@ -149,6 +149,7 @@ class Sinusoid(Task):
         And `outer.pt` where more was learned, such as step sizes.
         """
         path, start = directory / "initialisation.pt", trees.under(LEARNED_PREFIX, outer)
-        torch.save({name: value.cpu() for name, value in start.items()}, path)
+        with path.open("wb") as file:
+            torch.save({name: value.cpu() for name, value in start.items()}, file)
         more = len(outer) > len(start)
         return [path, *super().save_result(directory, outer, inner)] if more else [path]

@@ -1,0 +1,325 @@
+"""Command lines that nobody would think of: exit code 0 or 2, and nothing written elsewhere."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import resource
+import shutil
+import signal
+import string
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from configs import composed, small
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from bilevel_cli import cli, options
+from bilevel_cli.options import CONF
+
+# Of all tasks, those that need no file and take milliseconds.
+TASKS = [name for name in options.names("task") if name != "distill"]
+SECONDS = 2.0  # after which a command line that was accepted is stopped
+ROOM = 2**31  # bytes that one may take besides what the tests have
+# A sweep ends with 1 where one of its jobs is refused; a compiler takes longer than it is given.
+LEFT_OUT = {
+    path.stem
+    for path in (CONF / "experiment").glob("*")
+    if re.search("MULTIRUN|capture: compile|- benchmark_", path.read_text())
+}
+OPTIONS = {g: sorted({*options.names(g)} - LEFT_OUT) for g in options.groups() if g != "task"}
+
+
+def keys(task: str) -> list[str]:
+    config = OmegaConf.to_container(composed(f"task={task}", *small(task)), resolve=False)
+    return options.keys(config)
+
+
+KEYS = {task: keys(task) for task in TASKS}
+
+usual = st.sampled_from(["1", "2", "3", "5", "0.1", "0.5", "0.9", "1.0", "1e-3", "0", "true"])
+numbers = st.one_of(
+    st.integers(-3, 5).map(str),
+    st.sampled_from(["1e30", "-1e30", "1e-30", "1e400", "0.5", "-0.0", "0x10", "1_0", ".5"]),
+    st.sampled_from(["nan", "inf", "-inf", "NaN", "null", "true", "false", "???", "-", ""]),
+    st.integers(31, 70).map(lambda power: str(2**power + 1)),
+    st.floats(width=32).map(str),
+)
+letters = st.text(
+    st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])
+    | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF),  # bytes that are no UTF-8
+    max_size=12,
+)
+texts = st.one_of(
+    letters,
+    st.text(string.ascii_letters + "./\\:~$%{}[](),'\" =", max_size=15),
+    st.sampled_from(["x" * 300, "é" * 300, "../../up", "/", "/etc/passwd", "a/b", ".", "..", "~"]),
+)
+interpolations = st.one_of(
+    st.sampled_from(
+        [
+            "${seed}",
+            "${no.such.key}",
+            "${outer_steps}",
+            "${suggest.inner_lr}",
+            "${oc.env:HOME}",
+            "${oc.env:NO_SUCH_VARIABLE}",
+            "${oc.env:NO_SUCH_VARIABLE,3}",
+            "${oc.decode:'{a: 1}'}",
+            "${oc.decode:'['}",
+            "${now:%Y}",
+            "${hydra:runtime.cwd}",
+            "${hydra:no.such}",
+            "${slug:a/b}",
+            "${nobody:1}",
+            "${",
+            "${}",
+            "${..x}",
+            "${.}",
+            "$",
+        ]
+    ),
+    letters.map(lambda text: f"${{{text}}}"),
+)
+structures = st.sampled_from(
+    [
+        "[]",
+        "{}",
+        "[1,2]",
+        "{a: 1}",
+        "[[1],2]",
+        "{a: {b: c}}",
+        "[null]",
+        "1,2",
+        "range(3)",
+        "choice(1,2)",
+        "glob(*)",
+        "sort(2,1)",
+        "interval(0,1)",
+        "{_target_: os.system, command: 'touch evil'}",
+        "{_target_: builtins.eval}",
+        "'a: b'",
+        '"quoted"',
+        "'open",
+        "\\",
+        "a,,b",
+    ]
+)
+values = st.one_of(numbers, numbers, texts, interpolations, structures)
+
+
+def changed(word: str) -> st.SearchStrategy[str]:
+    """A word with a character too many, too few, or another."""
+    place = st.integers(0, max(len(word) - 1, 0))
+    return st.builds(
+        lambda i, new, cut: word[:i] + new + word[i + cut :],
+        place,
+        st.sampled_from(["", "_", ".", "/", "x", "@", "é", " "]),
+        st.integers(0, 1),
+    )
+
+
+def assignments(known: list[str]) -> st.SearchStrategy[str]:
+    key = st.sampled_from(known)
+    named = st.one_of(key, key, key, key.flatmap(changed), texts)
+    prefix = st.sampled_from(["", "", "", "", "", "", "+", "++", "~"])
+    return st.builds(lambda p, k, v: f"{p}{k}={v}", prefix, named, values)
+
+
+def choices() -> st.SearchStrategy[str]:
+    def chosen(group: str) -> st.SearchStrategy[str]:
+        option = st.sampled_from(OPTIONS[group])
+        return st.builds(
+            lambda p, g, o: f"{p}{g}={o}",
+            st.sampled_from(["", "", "", "", "+", "~"]),
+            st.just(group) | changed(group),
+            st.one_of(option, option, option, option.flatmap(changed), values),
+        )
+
+    return st.sampled_from(sorted(OPTIONS)).flatmap(chosen)
+
+
+loose = st.one_of(
+    texts.filter(lambda text: not text.startswith("-")),
+    st.sampled_from(
+        ["=", "=1", "~", "~model", "+", "@", "a@b=c", "--nothing", "-x", "--config-dir"]
+    ),
+)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> list[str]:
+    """A task and one to four arguments, half of the lines without any that cannot be parsed."""
+    task = draw(st.sampled_from(TASKS))
+    known = [name for name in KEYS[task] if not name.endswith("_target_")]
+    plain = st.builds("{}={}".format, st.sampled_from(known), st.one_of(usual, usual, numbers))
+    option = st.sampled_from(sorted(OPTIONS)).flatmap(
+        lambda group: st.builds(f"{group}={{}}".format, st.sampled_from(OPTIONS[group]))
+    )
+    sane = st.one_of(plain, plain, option)
+    wild = st.one_of(sane, assignments(KEYS[task]), assignments(KEYS[task]), choices(), loose)
+    found = draw(st.lists(sane, min_size=1, max_size=2) | st.lists(wild, min_size=1, max_size=4))
+    return [f"task={task}", "budget=100", *small(task), *found]
+
+
+class StillRunning(BaseException):
+    """The command line was accepted, and takes its time."""
+
+
+class Ended(NamedTuple):
+    code: int | None  # None: still running
+    out: str
+    err: str
+
+
+def run(arguments: list[str]) -> Ended:
+    """The command, in this process: importing torch again takes seconds."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise StillRunning
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["bilevel-run", *arguments]
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, 0.5)  # again: destructors swallow exceptions
+    code: int | None = 0
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+            torch.enable_grad(),
+        ):
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, for its developers
+            cli.main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    except StillRunning:
+        code = None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        sys.argv = argv
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def files(folder: Path) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(base, name), folder)
+        for base, folders, names in os.walk(folder)
+        for name in [*folders, *names]
+    }
+
+
+def complaint(arguments: list[str], home: Path) -> str | None:
+    """What is wrong with how a command line ended; `home` is empty and all it may write to."""
+    for path in home.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (home / "work").mkdir()
+    os.chdir(home / "work")
+    ended = run(arguments)
+    os.chdir(home)
+    written = files(home)
+    runs = {path.parent for path in home.rglob("manifest.json")}
+    statuses = [json.loads((path / "manifest.json").read_text())["status"] for path in runs]
+    said = ended.out + ended.err
+    stray = [
+        name
+        for name in sorted(written)
+        if not name.startswith("work/outputs/") and name not in ("work", "work/outputs")
+    ]
+    if "Traceback" in said:
+        return f"a traceback: {said}"
+    if stray:
+        return f"files elsewhere: {stray[:5]}"
+    if ended.code is None or ended.code == 0:
+        return None
+    # A run whose numbers left what floats can hold did what it was asked.
+    if ended.code == 1 and statuses and set(statuses) <= {"diverged", "oom"}:
+        return None
+    if ended.code != 2:
+        return f"exit code {ended.code}, {statuses}: {said[-2000:]}"
+    words = [line for line in ended.err.splitlines() if line.startswith("bilevel-run: ")]
+    if len(words) != 1 or not words[0][13:].strip():
+        return f"exit code 2 without one message: {said[-2000:]!r}"
+    return None
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty folder, where a command finds all that it could write to, and little memory."""
+    names = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR")
+    before = {name: os.environ.get(name) for name in names}
+    limits, here = resource.getrlimit(resource.RLIMIT_AS), Path.cwd()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, limits[1]))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            os.environ[name] = folder
+        yield Path(folder)
+        os.chdir(here)
+        logging.shutdown()  # the last run's log
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+# A signal may come while hypothesis listens to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def check_lines(count: int, home: Path, number: int = 0) -> None:
+    @seed(number)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(lines())
+    def check(arguments: list[str]) -> None:
+        assert complaint(arguments, home) is None, arguments
+
+    check()
+
+
+def test_any_command_line_ends_well_or_in_one_message(home: Path) -> None:
+    check_lines(60, home)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(1, 9))
+def test_two_thousand_command_lines_end_well_or_in_one_message(number: int, home: Path) -> None:
+    check_lines(250, home, number)
+
+
+def test_a_line_of_the_fuzz_is_watched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stray() -> None:
+        Path("stray").touch()
+
+    def broken() -> None:
+        print("Traceback (most recent call last):", file=sys.stderr)
+
+    def silent() -> None:
+        sys.exit(2)
+
+    for main, expected in ((stray, "files elsewhere"), (broken, "a traceback"), (silent, "exit")):
+        monkeypatch.setattr(cli, "main", main)
+        assert str(complaint(["task=quadratic"], home)).startswith(expected)
+    monkeypatch.undo()
+    assert complaint(["task=quadratic", "outer_steps=2"], home) is None
+    assert complaint(["task=quadratic", "+="], home) is None  # Hydra says nothing at all
