@@ -1,6 +1,6 @@
 """Speed and memory against the published implementations of the same hypergradients.
 
-    python -m benchmarks all        everything, in about 25 minutes on two cores
+    python -m benchmarks all        everything, in about 20 minutes on two cores
     python -m benchmarks all --size quick --rounds 3 --seconds 6
     python -m benchmarks report     docs/benchmarks.md from the CSV files of a full run alone
 
