@@ -54,7 +54,7 @@ class Replayed:
         if self._buffers is None:
             buffers = self._buffers = (
                 trees.map_leaves(torch.clone, outer),
-                StepData(*trees.map_leaves(_repeating, data)),
+                StepData(*trees.map_leaves(trees.copied, data)),
                 trees.map_leaves(torch.clone, carry),  # whole: it may repeat at the first step only
             )
             self._results, self._replay = self._record(lambda: self._step(*buffers))
@@ -97,16 +97,6 @@ def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Call
     return results, graph.replay
 
 
-def _held(x: Tensor, like: Tensor) -> Tensor:
-    """The entries of `x` that are in memory, where it repeats along the dimensions `like` does."""
-    return x[tuple(slice(1) if stride == 0 else slice(None) for stride in like.stride())]
-
-
-def _repeating(x: Tensor) -> Tensor:
-    """A tensor of its own with the values of `x`, which repeats where `x` does."""
-    return _held(x, x).clone().expand(x.shape)
-
-
 def _fill(buffer: Tensor, x: Tensor) -> Tensor:
     same = x.shape == buffer.shape and x.dtype == buffer.dtype
     dims = zip(buffer.shape, buffer.stride(), x.stride(), strict=True)
@@ -116,5 +106,5 @@ def _fill(buffer: Tensor, x: Tensor) -> Tensor:
             f"{list(x.shape)} of {x.dtype} after {list(buffer.shape)} of {buffer.dtype}. "
             "Use device.capture=null."
         )
-    _held(buffer, buffer).copy_(_held(x, buffer))
+    trees.narrow(buffer, buffer).copy_(trees.narrow(x, buffer))
     return buffer

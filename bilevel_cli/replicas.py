@@ -144,7 +144,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         problem: Any = runner.task
         one = data if problem.episodes is None else episodes.first(data)
         # Copies: a batch may be a view of what the task holds, and a loss read that instead of it.
-        outer, parts = trees.map_leaves(_copy, (outer, tuple(one)))
+        outer, parts = trees.map_leaves(trees.copied, (outer, tuple(one)))
         one = StepData(*parts)
         self.operations += [(x.shape, x.dtype) for x in trees.leaves((outer, parts, carry))]
         for x in trees.leaves((outer, parts)):
@@ -188,19 +188,10 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._numbers.setdefault(x.untyped_storage().data_ptr(), len(self._numbers))
 
 
-def _narrow(x: Tensor) -> Tensor:
-    """`x` without the repetitions that take no memory."""
-    return x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
-
-
-def _copy(x: Tensor) -> Tensor:
-    return _narrow(x).clone().expand(x.shape)
-
-
 def _stack(x: Tensor, *others: Tensor) -> Tensor:
     every = (x, *others)
     # A full batch repeats over inner steps: one copy for each replica will do.
-    narrow = [_narrow(y) for y in every]
+    narrow = [trees.narrow(y, y) for y in every]
     if any(y.shape != narrow[0].shape for y in narrow):
         narrow = list(every)
     return torch.stack(narrow).expand(len(every), *x.shape)

@@ -86,3 +86,13 @@ def leaves(tree: Tree) -> list[Tensor]:
         return [tree]
     values = tree.values() if isinstance(tree, dict) else tree
     return [leaf for value in values for leaf in leaves(value)]
+
+
+def narrow(x: Tensor, like: Tensor) -> Tensor:
+    """The entries of `x` that are in memory, where it repeats along the dimensions `like` does."""
+    return x[tuple(slice(1) if stride == 0 else slice(None) for stride in like.stride())]
+
+
+def copied(x: Tensor) -> Tensor:
+    """A tensor of its own with the values of `x`, which repeats where `x` does: full batches do."""
+    return narrow(x, x).clone().expand(x.shape)

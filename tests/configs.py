@@ -1,11 +1,12 @@
 """The options under conf/, found by globbing: a new one is tested without being listed."""
 
+import functools
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli.options import CONF
+from bilevel_cli.options import CONF, groups
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -23,3 +24,15 @@ def small(task: str) -> list[str]:
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=list(overrides))
+
+
+_composed_once = functools.cache(composed)  # which takes longer than the smallest runs do
+
+
+def configured(*overrides: str) -> DictConfig:
+    """As `composed`, from options composed once: for many runs that take milliseconds."""
+    chosen = [o for o in overrides if o.split("=")[0] in groups()]
+    values = [o for o in overrides if o not in chosen]
+    config = OmegaConf.merge(_composed_once(*chosen), OmegaConf.from_dotlist(values))
+    assert isinstance(config, DictConfig)
+    return config

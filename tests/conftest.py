@@ -1,7 +1,13 @@
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+
+from bilevel_cli import experiment
+from bilevel_cli.data import digits
+from bilevel_cli.runner import Runner
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +18,35 @@ def double_precision_without_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Runner], None]], None]:
+    """Has something done to each runner that is built."""
+    built = experiment.build
+
+    def change(how: Callable[[Runner], None]) -> None:
+        def build(*given: Any) -> Runner:
+            runner = built(*given)
+            how(runner)
+            return runner
+
+        monkeypatch.setattr(experiment, "build", build)
+
+    return change
+
+
+_load = functools.cache(digits._load)
+
+
+@pytest.fixture
+def digits_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "_load", _load)

@@ -3,11 +3,13 @@
 import csv
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import exit_code
 from configs import composed, options
 from problems import Quadratic
 from test_plugin import FILES
@@ -26,15 +28,7 @@ from bilevel_cli.tasks import quadratic
 from bilevel_cli.trees import Params
 
 Captured = pytest.CaptureFixture[str]
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["bilevel-check", *arguments])
-    try:
-        check.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+run = partial(exit_code, "bilevel-check", check.main)
 
 
 def held(method: Reverse) -> Finding:

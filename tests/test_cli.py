@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import bilevel_run
 
-from bilevel_cli import __version__, cli, sweep
+from bilevel_cli import __version__, sweep
 from bilevel_cli.options import CONF
 
 QUICK = ["task=quadratic", "outer_steps=20", "hydra.output_subdir=null"]
@@ -25,18 +26,6 @@ Captured = pytest.CaptureFixture[str]
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of the command, run in this process: importing torch again takes seconds."""
-    monkeypatch.setattr(sys, "argv", ["bilevel-run", *arguments])
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    try:
-        with torch.enable_grad():
-            cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -58,18 +47,18 @@ def test_questions_are_answered_within_a_second_and_a_half(argument: str) -> Non
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    assert run(monkeypatch, "--version") == 0
+    assert bilevel_run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"bilevel-run {__version__}\n"
 
 
 def test_a_question_mark_lists_the_options(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    assert run(monkeypatch, "task=?", "method/linear_solver=?") == 0
+    assert bilevel_run(monkeypatch, "task=?", "method/linear_solver=?") == 0
     out = capsys.readouterr().out
     assert re.search(r"^  meta +few-shot classification", out, re.MULTILINE)
     assert re.search(r"^  cg +conjugate gradient", out, re.MULTILINE)
-    assert run(monkeypatch, "taks=?") == 0
+    assert bilevel_run(monkeypatch, "taks=?") == 0
     assert "Did you mean 'task'?" in capsys.readouterr().out
 
 
@@ -97,7 +86,7 @@ def test_a_question_mark_lists_the_options(
 def test_a_mistake_gets_one_to_three_lines_and_exit_code_2(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    assert run(monkeypatch, *arguments) == 2
+    assert bilevel_run(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert 1 <= len(error.splitlines()) <= 3
@@ -105,14 +94,14 @@ def test_a_mistake_gets_one_to_three_lines_and_exit_code_2(
 
 
 def test_a_diverging_run_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    assert run(monkeypatch, *QUICK, "start=cold", "solver.lr=1e9") == 1
+    assert bilevel_run(monkeypatch, *QUICK, "start=cold", "solver.lr=1e9") == 1
     error = capsys.readouterr().err
     assert error.startswith("bilevel-run: Diverged. At step 10 there is no finite outer_loss")
     assert len(error.splitlines()) == 1
 
 
 def test_the_files_are_named_last(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    assert run(monkeypatch, *QUICK, "hydra.run.dir=here") == 0
+    assert bilevel_run(monkeypatch, *QUICK, "hydra.run.dir=here") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("/")[-1] for line in lines[-3:]] == ["train.csv", "eval.csv", "outer.pt"]
     assert (Path("here") / "train.csv").exists()
@@ -122,7 +111,7 @@ def test_a_sweep_over_every_method_and_two_seeds_completes_where_methods_do_not_
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     sweep_options = ["-m", "method=glob(*)", "seed=0,1", "hydra.sweep.dir=sweep"]
-    assert run(monkeypatch, *QUICK, *sweep_options) == 1
+    assert bilevel_run(monkeypatch, *QUICK, *sweep_options) == 1
     manifests = [json.loads(path.read_text()) for path in Path("sweep").glob("*/manifest.json")]
     assert len(manifests) == 2 * len(list((CONF / "method").glob("*.yaml")))
     refused = [m["error"] for m in manifests if m["status"] != "completed"]
@@ -134,7 +123,7 @@ def test_a_failing_job_neither_stops_nor_hides_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     arguments = ["-m", "solver.lr=-1,1e9,0.1", "start=cold", "hydra.sweep.dir=sweep"]
-    assert run(monkeypatch, *QUICK, *arguments) == 1
+    assert bilevel_run(monkeypatch, *QUICK, *arguments) == 1
     error = capsys.readouterr().err
     assert "2 of the jobs failed:" in error
     assert re.search(r"lr=-1,.*: GradientDescent needs", error)
@@ -146,7 +135,7 @@ def test_a_job_with_replicas_that_fail_is_one_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     arguments = ["-m", "solver.lr=1e9,0.1", "start=cold", "replicas=2", "hydra.sweep.dir=sweep"]
-    assert run(monkeypatch, *QUICK, *arguments) == 1
+    assert bilevel_run(monkeypatch, *QUICK, *arguments) == 1
     error = capsys.readouterr().err
     assert "1 of the jobs failed:" in error
     assert re.search(r"lr=1000000000.0,.*: 2 of 2 replicas failed. seed=0", error)

@@ -4,14 +4,15 @@ import itertools
 import json
 import math
 import pickle
-import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import exit_code
 from configs import composed, options
 from hydra.utils import instantiate
 from PIL import Image
@@ -393,13 +394,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["bilevel-distilled", *map(str, arguments)])
-    try:
-        command.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+run = partial(exit_code, "bilevel-distilled", command.main)
 
 
 def test_the_command_compares_the_set_of_a_run(

@@ -1,7 +1,7 @@
 """Episodes by threads, by mapping and one after the other are the same inner problems."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,14 +27,6 @@ from bilevel_cli.trees import Params
 
 Tree = Any
 STEPS = 12  # more than the window of method=truncated and the segment of method=checkpointed
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def stack(trees: list[Tree]) -> Tree:

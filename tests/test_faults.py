@@ -1,7 +1,6 @@
 """What a run does when the machine or its numbers fail it: nothing is lost, and nothing silent."""
 
 import errno
-import functools
 import json
 import logging
 import math
@@ -21,11 +20,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from configs import composed
+from commands import bilevel_run
+from configs import configured
 from configs import options as names
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bilevel_cli import checkpoint, cli, experiment, manifest, memory, options, replicas
+from bilevel_cli import checkpoint, experiment, manifest, memory, replicas
 from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.interrupts import Interrupted, Stopped
@@ -41,57 +41,19 @@ COMMAND = ["task=quadratic", "device=cpu", "outer_steps=12", "log_every=1", "sav
 TIMINGS = ["seconds", "peak_memory_mb"]
 Change = Callable[[Callable[[Runner], None]], None]
 Captured = pytest.CaptureFixture[str]
-
-
-composed_once = functools.cache(composed)  # which takes longer than these runs do
-_load = functools.cache(digits._load)
-
-
-@pytest.fixture(autouse=True)
-def digits_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "_load", _load)
-
-
-def configured(*overrides: str) -> DictConfig:
-    chosen = [o for o in overrides if o.split("=")[0] in options.groups()]
-    values = [o for o in overrides if o not in chosen]
-    config = OmegaConf.merge(composed_once(*chosen), OmegaConf.from_dotlist(values))
-    assert isinstance(config, DictConfig)
-    return config
+pytestmark = pytest.mark.usefixtures("digits_read_once")
 
 
 def go(directory: Path, *overrides: str) -> float | None:
     return experiment.run(configured(*QUICK, *overrides), directory, {})
 
 
-@pytest.fixture
-def changed(monkeypatch: pytest.MonkeyPatch) -> Change:
-    """Has something done to each runner that is built."""
-    built = experiment.build
-
-    def change(how: Callable[[Runner], None]) -> None:
-        def build(*given: Any) -> Runner:
-            runner = built(*given)
-            how(runner)
-            return runner
-
-        monkeypatch.setattr(experiment, "build", build)
-
-    return change
-
-
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of bilevel-run, run in this process: importing torch again takes seconds."""
-    monkeypatch.setattr(sys, "argv", ["bilevel-run", *arguments])
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    """The exit code of bilevel-run."""
     try:
-        with torch.enable_grad():
-            cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
+        return bilevel_run(monkeypatch, *arguments)
     finally:
         close_log()
-    return 0
 
 
 def close_log() -> None:
@@ -471,22 +433,23 @@ def test_a_run_that_goes_on_and_does_not_recover_has_diverged(
     assert not (tmp_path / "outer.pt").exists()
 
 
+def limit_step_size(runner: Runner) -> None:
+    """Has a run diverge from step 5 on above 0.2, whatever the schedule makes of it then."""
+    estimate = runner.estimate
+
+    def limited(*given: Any) -> Any:
+        found = estimate(*given)
+        small = max(runner.scheduler.base_lrs) < 0.2
+        return found if small or runner.step < 5 else found._replace(loss=found.loss / 0)
+
+    runner.estimate = limited
+
+
 @pytest.mark.parametrize("scheduler", ["constant", "cosine", "power"])
 def test_restoring_halves_the_outer_step_size_until_the_run_is_finite(
     scheduler: str, tmp_path: Path, changed: Change
 ) -> None:
-    # Too large above 0.2, whatever the schedule makes of it then: 1, 1/2 and 1/4 fail.
-    def limit(runner: Runner) -> None:
-        estimate = runner.estimate
-
-        def limited(*given: Any) -> Any:
-            found = estimate(*given)
-            small = max(runner.scheduler.base_lrs) < 0.2
-            return found if small or runner.step < 5 else found._replace(loss=found.loss / 0)
-
-        runner.estimate = limited
-
-    changed(limit)
+    changed(limit_step_size)  # 1, 1/2 and 1/4 fail
     choices = ["on_divergence=restore", "optimizer=sgd", "optimizer.lr=1.0", "task.noise=0"]
     go(tmp_path, *choices, f"scheduler={scheduler}")
     state = checkpoint.load(tmp_path / CHECKPOINT)
@@ -514,14 +477,7 @@ def test_a_restored_run_that_is_killed_continues_bit_for_bit(
     mortal = False
 
     def steep(runner: Runner) -> None:
-        estimate = runner.estimate
-
-        def limited(*given: Any) -> Any:
-            found = estimate(*given)
-            small = max(runner.scheduler.base_lrs) < 0.2
-            return found if small or runner.step < 5 else found._replace(loss=found.loss / 0)
-
-        runner.estimate = limited
+        limit_step_size(runner)
         if mortal and (step := next(deaths, None)):
             at_step(runner, step, kill)
 

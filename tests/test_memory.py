@@ -5,7 +5,6 @@ import gc
 import logging
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from commands import bilevel_run
 from configs import composed, options, small
 from hydra.utils import instantiate
 from problems import Plane, Quadratic, central_difference
@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bilevel_cli import autodiff, cli, episodes, memory, models, trees
+from bilevel_cli import autodiff, episodes, memory, models, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods import unroll
 from bilevel_cli.methods.base import Carry, Estimate
@@ -54,14 +54,6 @@ def budget_of_this_process() -> Iterator[None]:
     before = memory._budget, memory._threads
     yield
     memory._budget, memory._threads = before
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 class Classifier:
@@ -730,18 +722,6 @@ def test_what_is_no_budget_is_refused_by_its_name(setting: Any) -> None:
         dataclasses.replace(device, memory_budget=setting)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of bilevel-run, in this process."""
-    monkeypatch.setattr(sys, "argv", ["bilevel-run", *arguments])
-    monkeypatch.setenv("COLUMNS", "200")
-    try:
-        with torch.enable_grad():
-            cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 @pytest.mark.parametrize("setting", ["lots", "-1", "0", "1 XB", "nan", "null", "''"])
 def test_a_run_with_what_is_no_budget_ends_with_one_line_and_exit_code_2(
     setting: str,
@@ -749,8 +729,9 @@ def test_a_run_with_what_is_no_budget_ends_with_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "task=quadratic", f"device.memory_budget={setting}") == 2
+    assert bilevel_run(monkeypatch, "task=quadratic", f"device.memory_budget={setting}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "memory_budget" in line
 
@@ -758,6 +739,7 @@ def test_a_run_with_what_is_no_budget_ends_with_one_line_and_exit_code_2(
 def test_a_run_writes_the_same_numbers_in_every_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     common = ["task=reweight", *small("reweight"), "device=cpu", "outer_steps=3", "log_every=1"]
     common += [
@@ -770,7 +752,7 @@ def test_a_run_writes_the_same_numbers_in_every_budget(
     tables: list[pd.DataFrame] = []
     for budget in ("auto", "100 kB", "1"):
         settings = [f"device.memory_budget={budget}", f"hydra.run.dir=run{len(tables)}"]
-        assert run(monkeypatch, *common, *settings) == 0
+        assert bilevel_run(monkeypatch, *common, *settings) == 0
         tables.append(pd.read_csv(tmp_path / f"run{len(tables)}" / "train.csv"))
     for other in tables[1:]:
         assert list(other) == list(tables[0])

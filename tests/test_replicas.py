@@ -1,6 +1,5 @@
 """Replicas: each is the run that its seed would be alone."""
 
-import functools
 import json
 import os
 import signal
@@ -12,14 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from configs import composed
-from omegaconf import DictConfig, OmegaConf
+from configs import configured
 from torch import Tensor
 from tqdm import tqdm
 
-from bilevel_cli import experiment, options, replicas
+from bilevel_cli import experiment, replicas
 from bilevel_cli import runner as outer
-from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.interrupts import Interrupted
 from bilevel_cli.problem import StepData
@@ -31,17 +28,7 @@ QUICK += ["log_every=1", "eval_every=3", "save_every=2"]
 DIGITS = ["task=reweight", "data=digits", "data.train=60", "data.validation=60", "inner_steps=4"]
 MINIBATCHES = ["task.batch_size=20", "task.outer_batch_size=20"]
 TIMINGS = ["seconds", "peak_memory_mb"]
-
-
-composed_once = functools.cache(composed)  # which takes longer than these runs do
-
-
-def configured(*overrides: str) -> DictConfig:
-    chosen = [o for o in overrides if o.split("=")[0] in options.groups()]
-    values = [o for o in overrides if o not in chosen]
-    config = OmegaConf.merge(composed_once(*chosen), OmegaConf.from_dotlist(values))
-    assert isinstance(config, DictConfig)
-    return config
+pytestmark = pytest.mark.usefixtures("digits_read_once")
 
 
 def go(directory: Path, *overrides: str) -> float | None:
@@ -70,14 +57,6 @@ def manifest(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def digits_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "_load", _load)
-
-
-_load = functools.cache(digits._load)
-
-
 @pytest.fixture
 def steps_mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of replicas whose outer steps were taken as one, step by step."""
@@ -91,22 +70,6 @@ def steps_mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Replicas, "_mapped", counted)
     return counts
-
-
-@pytest.fixture
-def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Runner], None]], None]:
-    """Has something done to each runner that is built."""
-    built = experiment.build
-
-    def change(how: Callable[[Runner], None]) -> None:
-        def build(*given: Any) -> Runner:
-            runner = built(*given)
-            how(runner)
-            return runner
-
-        monkeypatch.setattr(experiment, "build", build)
-
-    return change
 
 
 def task_of(runner: Runner) -> Any:

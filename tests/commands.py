@@ -1,0 +1,29 @@
+"""The commands, run in this process: importing torch again takes seconds."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from bilevel_cli import cli
+
+
+def exit_code(
+    name: str, main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> int:
+    """That of the command of this name and function."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def bilevel_run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of bilevel-run, which is not run in the mode of `conftest`."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with torch.enable_grad():
+        return exit_code("bilevel-run", cli.main, monkeypatch, *arguments)
