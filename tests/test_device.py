@@ -239,19 +239,19 @@ from bilevel_cli.options import CONF
 instantiate(OmegaConf.load(CONF / "device/cpu.yaml")).prepare()
 def faults():
     found = []
-    for _ in range(11):
+    for _ in range(21):
         torch.ones(2**24).add_(1)
         found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-    print(found[10] - found[0])
+    print(found[20] - found[10])
 faults()
 thread = threading.Thread(target=faults)
 thread.start()
 thread.join()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    # 64 MB are 16384 pages, and the first free block may have been split meanwhile.
     here, in_a_thread = map(int, done.stdout.split())
-    assert max(here, in_a_thread) < 3 * 16384, done.stderr
+    # 64 MB are 16384 pages. Free blocks are split for the first few tensors, and then none is.
+    assert max(here, in_a_thread) < 16384, done.stderr
 
 
 def on(place: str, method: Hypergradient[Any], steps: int = 6) -> Callable[[], Estimate]:
