@@ -264,7 +264,9 @@ class Runner:
         """Writes a checkpoint of this step."""
         self.train.sync()
         self.evals.sync()
-        checkpoint.save(self._file, self._state())
+        named = {"train": self.train, "eval": self.evals}
+        tables = {name: (table.size, table.digest) for name, table in named.items()}
+        checkpoint.save(self._file, {**self._state(), "tables": tables})
 
     def _begin(self, seed: int, optimizer: Callable[..., Optimizer]) -> None:
         outer = self.task.init_outer(generator(seed, "initialisation"))
@@ -421,6 +423,7 @@ class Runner:
         return diverged
 
     def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds, but for the sizes of its tables."""
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -433,10 +436,6 @@ class Runner:
             "sampling": self.sampling.state(),
             "extras": self.extras.state(),
             "noise": self.noise.get_state(),
-            "tables": {
-                "train": (self.train.size, self.train.digest),
-                "eval": (self.evals.size, self.evals.digest),
-            },
             "settings": self.settings,
             "origin": self.origin,
             "diverged_at": self.diverged_at,
@@ -445,6 +444,12 @@ class Runner:
 
     def _check(self, state: dict[str, Any]) -> None:
         """Raises ValueError where a checkpoint is not one that this run can continue."""
+        if missing := {*self._state(), "tables"} - state.keys():
+            raise ValueError(
+                f"A run that goes on needs a checkpoint of this version, got one in "
+                f"{self.directory} without {', '.join(sorted(missing))}. "
+                "Use the version that wrote it, or another hydra.run.dir."
+            )
         if state["step"] > self.schedule.outer_steps:
             raise ValueError(
                 f"{self.directory} holds a run of {state['step']} outer steps, got "

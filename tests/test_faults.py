@@ -773,6 +773,14 @@ def test_other_versions_are_warned_of_by_name(
     assert described(begun)["status"] == "completed"
 
 
+def test_a_checkpoint_that_lacks_something_is_refused_by_its_name(begun: Path) -> None:
+    state = checkpoint.load(begun / CHECKPOINT)
+    del state["origin"], state["tables"]
+    checkpoint.save(begun / CHECKPOINT, state)
+    with pytest.raises(UsageError, match=r"of this version, got one .* without origin, tables"):
+        go(begun, *DIGITS)
+
+
 def test_one_other_pixel_in_the_data_is_refused_and_can_be_forced(
     begun: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
