@@ -28,6 +28,12 @@ def check_command_line(arguments: Iterable[str]) -> None:
     for argument in arguments:
         if control := re.search("_(?:args|convert|partial|recursive)_", argument):
             raise UsageError(f"A command line cannot set {control[0]}, got {argument[:200]!r}.")
+        # They make settings of a text, and the name of a resolver can be put together too.
+        if re.search(r"oc\.(?:decode|create)|\$\{[^:}]*\$\{", argument):
+            raise UsageError(
+                "A command line cannot decode a text or put a name together by interpolation, got "
+                f"{argument[:200]!r}. Write out the value."
+            )
         flag = argument.partition("=")[0]
         if len(flag) > 2 and "--experimental-rerun".startswith(flag):
             raise UsageError(f"{flag} would load a pickle, which could run any code. Leave it out.")
