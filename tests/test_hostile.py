@@ -153,7 +153,10 @@ def test_every_reader_refuses_every_hostile_file_in_one_line(
     before = contents(tmp_path)
     for content in hostile[0].values():
         path.write_bytes(content)
-        assert path.name in message(bounded(read, megabytes=150))
+        refusal = message(bounded(read, megabytes=150))
+        assert path.name in refusal
+        if "data.max_megabytes" in refusal:
+            assert "max_megabytes" in OmegaConf.load(CONF / "data" / f"{name}.yaml")
     assert not hostile[1].exists()
     assert contents(tmp_path) == before
 

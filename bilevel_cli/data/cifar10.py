@@ -14,6 +14,7 @@ from bilevel_cli.data.base import Labelled, Pixels
 FOLDER = "cifar-10-batches-bin"
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 RECORD = 1 + 3 * 32 * 32  # the label, then the red, the green and the blue pixels, row by row
+REPLACE = "Replace the file."
 MAX_MEGABYTES = 40.0  # of a file; the official ones have 30.7
 MAX_MEMBERS = 1000  # of the archive; the official one has 9
 
@@ -83,7 +84,7 @@ class Cifar10(Pixels):
                 paths = [folder / name for name in (*TRAIN, "test_batch.bin")]
                 return {
                     path.name: files.content(
-                        files.inside(path, base, "Cifar10"), "Cifar10", MAX_MEGABYTES
+                        files.inside(path, base, "Cifar10"), "Cifar10", MAX_MEGABYTES, REPLACE
                     )
                     for path in paths
                 }
@@ -116,7 +117,7 @@ class Cifar10(Pixels):
         wanted = {f"{FOLDER}/{name}": name for name in (*TRAIN, "test_batch.bin")}
         content = {}
         try:
-            packed = io.BytesIO(files.content(path, "Cifar10", 7 * MAX_MEGABYTES))
+            packed = io.BytesIO(files.content(path, "Cifar10", 7 * MAX_MEGABYTES, REPLACE))
             with tarfile.open(fileobj=packed, mode="r:") as archive:
                 for member in itertools.islice(archive, MAX_MEMBERS):
                     # Neither links nor holes: a sparse member unpacks to any size.

@@ -17,6 +17,8 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
+RAISE = "Raise data.max_megabytes if the memory is there."
+
 
 def find(
     name: str,
@@ -99,8 +101,14 @@ def own(path: str | None, who: str, setting: str) -> Path:
     return found
 
 
-def content(path: Path, who: str, max_megabytes: float) -> bytes:
+def content(path: Path, who: str, max_megabytes: float, way_out: str = RAISE) -> bytes:
     """All bytes of a file, unpacked where it is packed; never more than `max_megabytes`.
+
+    Args:
+        path: The file.
+        who: Reads it, for messages.
+        max_megabytes: Its largest size, unpacked.
+        way_out: What to do about a larger one.
 
     Raises:
         ValueError: It is larger, damaged, or no file.
@@ -125,7 +133,7 @@ def content(path: Path, who: str, max_megabytes: float) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{who} cannot read {path}: {error}. Replace the file.") from error
     if len(found) > limit:
-        raise too_large(who, str(path), max_megabytes)
+        raise too_large(who, str(path), max_megabytes, way_out)
     return found
 
 
@@ -165,12 +173,9 @@ class _Directory(io.BufferedReader):
         return found
 
 
-def too_large(who: str, what: str, max_megabytes: float) -> ValueError:
+def too_large(who: str, what: str, max_megabytes: float, way_out: str = RAISE) -> ValueError:
     """The error of data beyond the limit."""
-    return ValueError(
-        f"{who} reads at most {max_megabytes:g} MB, got more in {what}. Raise data.max_megabytes "
-        "if the memory is there."
-    )
+    return ValueError(f"{who} reads at most {max_megabytes:g} MB, got more in {what}. {way_out}")
 
 
 def load_array(cached: Path) -> NDArray[Any] | None:

@@ -101,7 +101,7 @@ def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_svmlight_file  # here: it takes a second to import
 
     try:
-        content = files.content(path, "Ijcnn1", MAX_MEGABYTES)
+        content = files.content(path, "Ijcnn1", MAX_MEGABYTES, "It is another file.")
         if content.count(b"\n") > MAX_ROWS:
             raise ValueError(f"it has more than {MAX_ROWS} rows")
         table, signs = load_svmlight_file(io.BytesIO(content), n_features=FEATURES)
