@@ -14,13 +14,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
 
     Args:
         logits: [examples, classes].
-        targets: Class of each example.
+        targets: Class of each example, or probabilities [examples, classes].
         reduction: "mean", or "none" for the loss of each example.
     """
     if not _narrow(logits):
         return functional.cross_entropy(logits, targets, reduction=reduction)
     by_class = functional.log_softmax(logits.t().contiguous(), 0)
-    losses = -by_class.gather(0, targets[None])[0]
+    if targets.is_floating_point():
+        losses = -(by_class * targets.t()).sum(0)
+    else:
+        losses = -by_class.gather(0, targets[None])[0]
     return losses.mean() if reduction == "mean" else losses
 
 

@@ -17,10 +17,15 @@ def problem(shape: tuple[int, int], dtype: torch.dtype = torch.float64) -> tuple
     return 5 * torch.randn(shape, dtype=dtype), torch.randint(shape[1], shape[:1])
 
 
+@pytest.mark.parametrize("labels", ["classes", "probabilities"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_has_the_values_and_derivatives_of_torch(shape: tuple[int, int], reduction: str) -> None:
+def test_it_has_the_values_and_derivatives_of_torch(
+    shape: tuple[int, int], reduction: str, labels: str
+) -> None:
     logits, targets = problem(shape)
+    if labels == "probabilities":  # learned labels of a distilled set
+        targets = torch.randn(shape).softmax(-1)
     weights, direction = torch.rand(shape[0]), torch.randn(shape)
 
     def first(fn: Any) -> Any:
