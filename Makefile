@@ -43,6 +43,51 @@ test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reprodu
 test-faults: $(READY)  ## runs under faults: killed, out of disk, damaged, misused; within 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n auto --dist worksteal
 
+.PHONY: test-browser
+test-browser: $(READY)  ## the pages of bilevel-report in Chromium, off the network
+	$(BIN)/python -m pytest -m browser
+
+.PHONY: test-slurm
+test-slurm: $(READY)  ## sweeps on a SLURM of one node, started and stopped here: Debian, as root
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[slurm]'
+	command -v slurmctld slurmdbd munged mariadbd > /dev/null || \
+		apt-get install --yes --no-install-recommends slurm-wlm slurmdbd munge mariadb-server
+	dir=$$(mktemp -d) && trap "tests/slurm/stop.sh $$dir; rm -rf $$dir" EXIT INT TERM && \
+		tests/slurm/start.sh $$dir && \
+		SLURM_CONF=$$dir/slurm.conf OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
+
+RAY := $(VENV)/ray
+
+# Of its own: the launcher asks for cloudpickle below 3, joblib 1.6 for 3 or newer.
+.PHONY: test-ray
+test-ray:  ## a sweep on a Ray cluster, started and stopped here; listens on every interface, by token
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	grep -Ev '^(cloudpickle|joblib)=' constraints.txt > $(RAY)/constraints.txt
+	$(RAY)/bin/python -m pip install --quiet --constraint $(RAY)/constraints.txt torch
+	$(RAY)/bin/python -m pip install --quiet --constraint $(RAY)/constraints.txt \
+		--editable '.[ray]' 'cloudpickle<3' 'joblib<1.6' pytest
+	$(RAY)/bin/python -m pytest -m ray tests/test_ray.py
+
+# The default tests in an environment of its own, with given constraints.
+define test_with
+	$(PYTHON) -m venv $(VENV)/$(1)
+	$(VENV)/$(1)/bin/python -m pip --disable-pip-version-check install --quiet $(2) torch
+	$(VENV)/$(1)/bin/python -m pip --disable-pip-version-check install --quiet $(2) --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)/$(1)/bin/python -m pytest -n auto --dist worksteal
+endef
+
+.PHONY: test-oldest
+test-oldest: $(READY)  ## the default tests with the oldest dependencies allowed; downloads torch
+	$(call test_with,oldest,--constraint tests/oldest.txt)
+
+.PHONY: test-newest
+test-newest: $(READY)  ## the same with the newest ones that pip finds
+	$(call test_with,newest,--upgrade)
+
+.PHONY: audit
+audit: $(READY)  ## known vulnerabilities of the pinned dependencies
+	$(BIN)/python tests/audit.py
+
 .PHONY: test-gpu
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
