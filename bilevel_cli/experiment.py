@@ -184,8 +184,9 @@ class _Run:
         if runner is None:
             return
         try:
+            task = runner.task
             self.manifest.begin(
-                runner.device, runner.task.statement, runner.task.checksum, runner.step
+                runner.device, task.statement, task.checksum, runner.step, task.higher_is_better
             )
         except OSError as error:
             self.outcome = error

@@ -49,7 +49,14 @@ class Manifest:
             "settings": settings,
         }
 
-    def begin(self, device: torch.device, data: str, checksum: str | None, first_step: int) -> None:
+    def begin(
+        self,
+        device: torch.device,
+        data: str,
+        checksum: str | None,
+        first_step: int,
+        higher_is_better: tuple[str, ...],
+    ) -> None:
         """Notes what is known once the run is built.
 
         Args:
@@ -57,11 +64,13 @@ class Manifest:
             data: What a reader of the scores must know of the data.
             checksum: Of the data.
             first_step: Outer steps already taken, by a run that this one continues.
+            higher_is_better: Patterns of the names of scores that are.
         """
         self._entries |= {
             "data": data,
             "data_sha256": checksum,
             "first_step": first_step,
+            "higher_is_better": higher_is_better,
             "device": str(device),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),

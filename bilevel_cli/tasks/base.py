@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import Problem, StepData
+from bilevel_cli.scores import HIGHER_IS_BETTER
 from bilevel_cli.trees import Params
 
 
@@ -28,6 +29,7 @@ class Task(Problem, abc.ABC):
             minibatches are blocks and say so by `block`; or None.
         statement: What a reader of the scores must know of the data, in one line.
         checksum: Of the data that were delivered; None for a task that brings its own.
+        higher_is_better: Patterns of the names of scores that are; the others are better lower.
     """
 
     episodes: int | None = None
@@ -35,6 +37,7 @@ class Task(Problem, abc.ABC):
     blocks: tuple[int, int] | None = None
     statement: str = ""
     checksum: str | None = None
+    higher_is_better: tuple[str, ...] = HIGHER_IS_BETTER
 
     @abc.abstractmethod
     def init_outer(self, generator: torch.Generator) -> Params:

@@ -1,0 +1,203 @@
+"""The bilevel-report command: compares runs, also while they are going."""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bilevel_cli import __version__
+from bilevel_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from bilevel_cli.report.question import Question
+    from bilevel_cli.report.report import Report
+    from bilevel_cli.report.runs import Run
+
+WIDTH = 120  # of what is printed elsewhere than in a terminal
+
+DESCRIPTION = """\
+Compares runs at one budget: means and 95 % intervals over seeds, ties, failures, costs.
+
+  bilevel-report outputs/sweeps/TIME                       the first score, at equal outer steps
+  bilevel-report RUN RUN SWEEP --metric f1 --at seconds    any runs, at equal seconds of training
+  bilevel-report SWEEP --at inner_grads=15000              what 15 000 inner gradients buy
+  bilevel-report SWEEP --select best --validation outer_loss   early stopping, on validation data
+  bilevel-report SWEEP --html page.html --latex table.tex --figure curves.pdf
+  bilevel-report SWEEP --watch                             again every 5 s, until all have ended
+
+The folders are only read. What the numbers mean: docs/report.md.
+Exit codes: 0 done, or --watch was left by Ctrl-C; 2 a wrong option, value or folder.
+"""
+
+
+def main() -> None:
+    """Runs the command. Exit codes as in its description."""
+    arguments = _parser().parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names of runs may be in any script
+    try:
+        _compare(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # who reads has seen enough: nothing is left to say, at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (UsageError, OSError) as error:
+        print(f"bilevel-report: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bilevel-report",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, a sweep, or above them")
+    add("--metric", metavar="NAME", help="a column of eval.csv or train.csv; default: first score")
+    add(
+        "--at",
+        default="steps",
+        metavar="BUDGET",
+        help="steps, seconds, inner_grads, peak_memory_mb, each alone (the most that all reached) "
+        "or with =LIMIT; or end, whatever it cost; default: steps",
+    )
+    add("--select", choices=("final", "best"), default="final", help="row of a run within that")
+    add("--validation", metavar="NAME", help="the column by which --select best selects")
+    add("--iqm", action="store_true", help="interquartile means, with bootstrap intervals")
+    add("--by", metavar="OPTION,...", help="options that alone distinguish configurations")
+    direction = parser.add_mutually_exclusive_group()
+    direction.add_argument("--higher", action="store_true", help="the metric is better higher")
+    direction.add_argument("--lower", action="store_true", help="the metric is better lower")
+    add("--markdown", action="store_true", help="print the table in Markdown")
+    add("--csv", type=Path, metavar="FILE", help="also write the numbers in full")
+    add("--latex", type=Path, metavar="FILE", help="also write a booktabs table")
+    add("--html", type=Path, metavar="FILE", help="also write a page with curves and pictures")
+    add("--figure", type=Path, metavar="FILE", help="also draw the curves: .pdf, .svg or .png")
+    add("--watch", action="store_true", help="again and again, until no run is going")
+    add("--every", type=float, default=5.0, metavar="SECONDS", help="of --watch; default: 5")
+    add("--version", action="version", version=f"bilevel-report {__version__}")
+    return parser
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    writers = _writers(arguments)
+    question = _question(arguments)
+
+    from bilevel_cli.report import compare, runs, watch
+    from bilevel_cli.report.runs import plain
+
+    said: set[str] = set()
+    report: Report | None = None
+
+    def show(found: "list[Run]") -> str:
+        nonlocal report
+        report = compare.compare(found, question)
+        redrawn = arguments.watch and sys.stdout.isatty()
+        if redrawn:  # where lines of stderr would not stay
+            return _text(report, arguments.markdown, report.warnings)
+        for warning in dict.fromkeys(report.warnings):
+            if warning not in said:
+                print(f"bilevel-report: warning: {plain(warning)}", file=sys.stderr)
+                said.add(warning)
+        return _text(report, arguments.markdown)
+
+    if arguments.watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            watch.watch(arguments.folders, show, arguments.every)
+    else:
+        print(show(runs.read(arguments.folders)))
+    if report is not None:
+        for path, write in writers.items():
+            write(report, path)
+            print(f"Wrote {path}", file=sys.stderr)
+
+
+def _text(report: "Report", markdown: bool, warnings: Sequence[str] = ()) -> str:
+    from bilevel_cli.report import papers, terminal
+    from bilevel_cli.report.runs import plain
+
+    width, _ = shutil.get_terminal_size((WIDTH, 24))
+    text = papers.markdown(report) if markdown else terminal.text(report, width)
+    return "\n".join([text, *([""] if warnings else []), *map(plain, warnings)])
+
+
+def _question(arguments: argparse.Namespace) -> "Question":
+    """What the command line asks, as far as it can be known without the runs."""
+    if (arguments.select == "best") != (arguments.validation is not None):
+        raise UsageError(
+            "--select best needs --validation NAME, and that needs --select best: a column of "
+            f"validation data, got --select {arguments.select} and "
+            f"{'no ' if arguments.validation is None else ''}--validation. "
+            "Such as --select best --validation outer_loss."
+        )
+    if not 0.1 <= arguments.every < 1e6:
+        raise UsageError(f"--every needs seconds from 0.1 on, got {arguments.every:g}.")
+
+    from bilevel_cli.report.question import Question  # here: --help does not wait for pandas
+
+    question = Question(
+        metric=arguments.metric,
+        at=arguments.at,
+        validation=arguments.validation,
+        iqm=arguments.iqm,
+        group_by=arguments.by.split(",") if arguments.by else None,
+        higher=True if arguments.higher else False if arguments.lower else None,
+    )
+    question.budget  # noqa: B018 - raises where --at is wrong, before 200 runs are read
+    return question
+
+
+def _writers(arguments: argparse.Namespace) -> "dict[Path, Callable[[Report, Path], None]]":
+    """What is to be written besides the table, by file."""
+    found: dict[Path, Callable[[Report, Path], None]] = {}
+    for option, write in WRITERS.items():
+        path = getattr(arguments, option)
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir() or path.is_dir():
+            raise UsageError(f"--{option} needs a file in a folder that is there, got {path}.")
+        found[path] = write
+    return found
+
+
+def _write_csv(report: "Report", path: Path) -> None:
+    from bilevel_cli.report import papers
+
+    papers.write_csv(report, path)
+
+
+def _write_latex(report: "Report", path: Path) -> None:
+    from bilevel_cli.report import papers
+
+    path.write_text(papers.latex(report), encoding="utf-8", errors="replace")
+
+
+def _write_html(report: "Report", path: Path) -> None:
+    from bilevel_cli.report import page  # here, as below: it needs an extra
+
+    page.write(path, report)
+
+
+def _write_figure(report: "Report", path: Path) -> None:
+    from bilevel_cli.report import figures
+
+    figures.save(report, path)
+
+
+WRITERS = {
+    "csv": _write_csv,
+    "latex": _write_latex,
+    "html": _write_html,
+    "figure": _write_figure,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""From runs to a comparison: at one budget, over seeds, with its ties."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from bilevel_cli.report import statistics
+from bilevel_cli.report.fairness import unfair
+from bilevel_cli.report.groups import Configuration, configurations
+from bilevel_cli.report.measure import (
+    COSTS,
+    END,
+    MEMORY,
+    Course,
+    Point,
+    course,
+    is_higher_better,
+    point,
+)
+from bilevel_cli.report.question import Question
+from bilevel_cli.report.report import BEST, TIE, TOO_FEW, Budget, Report, Row
+from bilevel_cli.report.runs import COMPLETED, MISSING, Run
+from bilevel_cli.report.statements import statements
+
+BROKEN = ("diverged", "failed", "oom")  # how a run ends that has no number, whatever it wrote
+
+
+def compare(runs: list[Run], question: Question) -> Report:
+    """The comparison.
+
+    Raises:
+        UsageError: It is of something that the runs have not, or would be biased.
+    """
+    groups = configurations(runs, question.group_by)
+    metric = question.metric_of(runs)
+    higher = is_higher_better(metric, runs) if question.higher is None else question.higher
+    courses = {run: course(run, metric) for group in groups for run in group.runs}
+    budget = question.budget
+    if budget.limit is None:
+        budget = Budget(budget.column, _common(budget.column, groups, courses))
+    statistic = statistics.interquartile_mean if question.iqm else statistics.mean
+    with np.errstate(over="ignore", invalid="ignore"):  # of scores on their way to infinity
+        rows = [_row(group, courses, budget, question) for group in groups]
+        rows = _marked(rows, higher, statistic)
+    report = Report(runs, groups, rows, metric, higher, budget)
+    report.statements.extend(statements(report, question, _ended_before(budget, rows, courses)))
+    report.warnings.extend(unfair(groups))
+    report.warnings.extend(line for run in runs for line in run.warnings)
+    return report
+
+
+def _common(
+    column: str, groups: list[Configuration], courses: dict[Run, Course | None]
+) -> float | None:
+    """The largest budget that all configurations reached; of memory, the least in which all fit."""
+    if column == END:
+        return None
+    reached = []
+    for group in groups:
+        ends: dict[bool, list[float]] = {True: [], False: []}
+        for run in group.runs:
+            line = courses[run]
+            if run.status not in BROKEN and line and np.isfinite(line.costs[column][-1]):
+                ends[run.status == COMPLETED].append(float(line.costs[column][-1]))
+        if ends[True]:
+            reached.append(max(ends[True]) if column == MEMORY else min(ends[True]))
+        elif ends[False]:  # its runs are on their way: as far as the first has come
+            reached.append(max(ends[False]))
+    if not reached:
+        return None
+    return max(reached) if column == MEMORY else min(reached)
+
+
+def _row(
+    group: Configuration,
+    courses: dict[Run, Course | None],
+    budget: Budget,
+    question: Question,
+) -> Row:
+    counts = Counter(run.status for run in group.runs if run.status != COMPLETED)
+    points: dict[str, Point] = {}
+    for run in group.runs:
+        line = courses[run]
+        if run.status in BROKEN or not _arrived(run, line, budget):
+            continue
+        found = point(run, line, budget, question.validation) if line else None
+        if found is not None:
+            points[run.name] = found
+        elif run.status == COMPLETED:
+            counts["too large" if line and budget.column == MEMORY else "without a number"] += 1
+    values = {name: found.value for name, found in points.items()}
+    estimate = statistics.robust if question.iqm else statistics.student
+    costs = {
+        name: float(np.mean([found.costs[name] for found in points.values()]))
+        for name in COSTS
+        if points
+    }
+    return Row(group, values, estimate(list(values.values())), "", dict(counts), costs)
+
+
+def _arrived(run: Run, line: Course | None, budget: Budget) -> bool:
+    """Whether a run completed or, as nobody knows or it did not, went as far as is compared."""
+    if run.status == COMPLETED:
+        return True
+    if budget.column in (END, MEMORY):
+        return run.status == MISSING
+    if line is None or budget.limit is None:
+        return False
+    return bool(line.costs[budget.column][-1] >= budget.limit)
+
+
+def _marked(rows: list[Row], higher: bool, statistic: statistics.Statistic) -> list[Row]:
+    """The rows, best first, those without a number last, with the best one and its ties marked."""
+    sign = -1 if higher else 1
+    some = sorted((row for row in rows if row.values), key=lambda row: sign * row.estimate.value)
+    none = [row for row in rows if not row.values]
+    if len(rows) < 2 or not some:
+        return [*some, *none]
+    best, *others = some
+    marked = [replace(best, mark=BEST)]
+    for row in others:
+        interval = statistics.difference(_by_seed(best), _by_seed(row), statistic)
+        if interval is None:
+            marked.append(replace(row, mark=TOO_FEW))
+        else:
+            apart = interval[0] > 0 or interval[1] < 0
+            marked.append(replace(row, mark="" if apart else TIE))
+    return [*marked, *none]
+
+
+def _ended_before(budget: Budget, rows: list[Row], courses: dict[Run, Course | None]) -> list[str]:
+    """The labels of configurations with a run in the mean that ended before the budget."""
+    if budget.limit is None or budget.column == MEMORY:
+        return []
+    return [
+        row.configuration.label
+        for row in rows
+        if any(
+            line.costs[budget.column][-1] < budget.limit
+            for run in row.configuration.runs
+            if run.name in row.values and (line := courses[run])
+        )
+    ]
+
+
+def _by_seed(row: Row) -> dict[str, float]:
+    """The values of a row by seed, the mean where a seed has several."""
+    found: dict[str, list[float]] = {}
+    for run in row.configuration.runs:
+        if run.name in row.values:
+            seed = run.name if run.seed is None else str(run.seed)
+            found.setdefault(seed, []).append(row.values[run.name])
+    return {seed: float(np.mean(values)) for seed, values in found.items()}

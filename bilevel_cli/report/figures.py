@@ -1,0 +1,182 @@
+"""The curves of the metric as a figure for a paper: PNG, SVG or PDF, the same bytes every time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bilevel_cli.errors import UsageError
+from bilevel_cli.report import palette, series
+from bilevel_cli.report.curves import (
+    AXES,
+    BROKEN,
+    POINTWISE,
+    Band,
+    Curve,
+    band,
+    curve,
+    end,
+    in_mean,
+    spread,
+    window,
+)
+from bilevel_cli.report.groups import Configuration
+from bilevel_cli.report.headline import words
+from bilevel_cli.report.measure import course
+from bilevel_cli.report.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 3.3, 2.2  # inches: a column of most templates, and the plot without its legend
+ROW = 0.17  # inches of a row of the legend
+LETTERS = 52  # of 8 pt that fit beside each other
+KEY = 7  # letters that the line and the gaps of an entry are wide
+POINTS = 400
+SUFFIXES = (".png", ".svg", ".pdf")
+
+# No TeX, no dates and no names from a random salt; letters stay letters.
+STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",  # ships with matplotlib
+    "axes.labelsize": 8,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.3,
+    "grid.linewidth": 0.4,
+    "grid.color": "#e3e3e3",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "bilevel-report",
+    "savefig.dpi": 300,
+    "text.usetex": False,
+    "text.parse_math": False,  # a dollar in a label is a dollar
+}
+# A PNG has no date in the first place.
+METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+
+
+def save(report: Report, path: Path) -> None:
+    """Writes the figure: the metric against the budget that is compared, a band for each mean.
+
+    A run that broke ends in a cross. The legend stands above the plot, and covers nothing.
+
+    Args:
+        report: What it shows.
+        path: Of the file, whose suffix is its format.
+
+    Raises:
+        UsageError: matplotlib is missing, the format is none of `SUFFIXES`, there is no metric, or
+            the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"--figure needs a file ending in {', '.join(SUFFIXES)}, got {path}.")
+    if not report.metric:
+        raise UsageError("--figure needs a metric to draw, got runs that have not been evaluated.")
+    try:
+        from matplotlib import style  # here: only the figure needs it
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(
+            "--figure needs matplotlib, got a Python without it. pip install 'bilevel-cli[report]'"
+        ) from error
+    with style.context(STYLE, after_reset=True):  # whatever a matplotlibrc of this machine says
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        _draw(figure.add_subplot(), report)
+        columns = _columns([series.name(one) for one in report.configurations])
+        rows = -(-len(report.configurations) // columns)
+        figure.set_size_inches(WIDTH, HEIGHT + ROW * rows)
+        figure.legend(
+            loc="outside upper left",
+            ncols=columns,
+            handlelength=2.2,
+            columnspacing=1.2,
+            handletextpad=0.5,
+            borderaxespad=0.1,
+            labelspacing=0.25,
+        )
+        try:
+            figure.savefig(path, format=suffix[1:], metadata=METADATA[suffix])
+        except OSError as error:
+            raise UsageError(
+                f"--figure needs a file that can be written, got {path}: {error.strerror}."
+            ) from error
+
+
+def _draw(axes: "Axes", report: Report) -> None:
+    cost = report.budget.column if report.budget.column in AXES else "step"
+    counted = in_mean(report)
+    drawn = [
+        _draw_series(axes, number, one, report.metric, cost, counted)
+        for number, one in enumerate(report.configurations)
+    ]
+    shown = window(
+        [c for one in drawn for c in one.curves], [b for one in drawn for b in one.bands]
+    )
+    axes.set_xlabel(AXES[cost])
+    axes.set_ylabel(words(report.metric))
+    axes.margins(x=0.02)
+    axes.locator_params(nbins=6)
+    if shown:
+        axes.set_ylim(*shown)
+    for number, one in enumerate(drawn):
+        colour = palette.colour(number)
+        for x, y in one.crosses:  # at the edge of the plot through which the run left it
+            y = min(max(y, shown[0]), shown[1]) if shown else y
+            axes.plot(x, y, "X", color=colour, markersize=6, markeredgecolor="white", clip_on=False)
+
+
+class Drawn(NamedTuple):
+    """What was drawn of a series: what the plot must show, and where runs broke."""
+
+    curves: list[Curve]
+    bands: list[Band]
+    crosses: list[tuple[float, float]]
+
+
+def _draw_series(
+    axes: "Axes",
+    number: int,
+    configuration: Configuration,
+    metric: str,
+    cost: str,
+    counted: set[str],
+) -> Drawn:
+    dash = palette.style(number).dash
+    looks: dict[str, Any] = {"color": palette.colour(number), "ls": (0, dash) if dash else "solid"}
+    axes.plot([], [], label=_shortened(series.name(configuration)), **looks)  # in any case
+    curves = {run.name: curve(course(run, metric), cost) for run in configuration.runs}
+    whole = [one for name, one in curves.items() if name in counted]
+    mean = None if cost in POINTWISE else band(whole, POINTS)
+    if mean is not None:
+        axes.plot(mean.x, mean.mean, **looks)
+        axes.fill_between(mean.x, mean.low, mean.high, color=looks["color"], alpha=0.16, lw=0)
+    single = {"marker": "o", "ms": 2, "lw": 0} if cost in POINTWISE else {"lw": 0.7}
+    for name, one in curves.items():
+        if mean is None or name not in counted:
+            rows = spread(len(one.x), POINTS)
+            axes.plot(one.x[rows], one.y[rows], **looks, **single)
+    ends = [end(curves[run.name]) for run in configuration.runs if run.status in BROKEN]
+    return Drawn(
+        whole if mean is None else [Curve(mean.x, mean.mean)],
+        [] if mean is None else [mean],
+        [one for one in ends if one is not None],
+    )
+
+
+def _columns(labels: list[str]) -> int:
+    """As many as fit beside each other; the rows of a legend need not."""
+    longest = max((len(_shortened(label)) for label in labels), default=0)
+    return max(1, min(len(labels), LETTERS // (longest + KEY)))
+
+
+def _shortened(label: str) -> str:
+    room = LETTERS - KEY
+    return label if len(label) <= room else f"{label[: room - 3]}..."

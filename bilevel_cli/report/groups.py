@@ -1,0 +1,236 @@
+"""Configurations: runs that differ by their seed alone, and what tells them from others."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bilevel_cli.errors import UsageError
+from bilevel_cli.report.runs import Run, plain
+
+TARGET = "_target_"
+FIRST = ("method", "task", "data")  # the groups that say most, when several would tell apart
+BUNDLE = "experiment"  # a group that chooses from the others
+
+# Settings by themselves: others are computed from suggestions, and from a seed all that varies.
+NOT_OPTIONS = ("seed", "suggest")
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """A row of the table, a series of a plot.
+
+    Attributes:
+        label: Of what differs, such as "iaptt, lr 0.1".
+        differing: Option and value, of those that tell the configurations apart; without those
+            that this one has not.
+        runs: Its runs; of repeated ones the last.
+    """
+
+    label: str
+    differing: dict[str, Any]
+    runs: list[Run]
+
+
+def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> list[Configuration]:
+    """Runs that differ by their seed alone, together.
+
+    Options that tell the configurations apart are added one by one, choices before settings, as
+    long as each tells apart some that were alike: an option that moves in lockstep with those
+    before it is not shown.
+
+    Args:
+        runs: The runs.
+        group_by: Options that alone distinguish configurations: of a group, such as `method`, or
+            a setting, such as `optimizer.lr` or `lr`.
+
+    Raises:
+        UsageError: No run has one of them.
+    """
+    runs = _last(runs)
+    if group_by is None:
+        groups = _grouped(runs, [_everything])
+        shown = _needed(_options(runs), [group[0] for group in groups])
+    else:
+        shown = {name: _named(name, runs) for name in group_by}
+        groups = _grouped(runs, shown.values())
+    groups.sort(key=lambda group: [_order(value(group[0])) for value in shown.values()])
+    short = _short(shown)
+    values = [
+        {name: found for name, value in shown.items() if (found := value(group[0])) is not ABSENT}
+        for group in groups
+    ]
+    chosen = _groups(runs)
+    labels = _labels(
+        [_label(one, short, chosen, group[0]) for one, group in zip(values, groups, strict=True)]
+    )
+    return [
+        Configuration(label, one, group)
+        for label, one, group in zip(labels, values, groups, strict=True)
+    ]
+
+
+def differences(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
+    """Every option that differs between configurations, with the value in each; "-" for none."""
+    firsts = [configuration.runs[0] for configuration in configurations]
+    found: dict[str, list[Any]] = {}
+    for name, value in _options(firsts).items():
+        said = name.endswith(TARGET) and _group(name) in found  # by the name of the option
+        if len(_grouped(firsts, [value])) > 1 and not said:
+            found[name] = ["-" if (one := value(run)) is ABSENT else one for run in firsts]
+    return found
+
+
+class _Absent:
+    """The value of an option that a run has not."""
+
+
+ABSENT = _Absent()
+_Value = Callable[[Run], Any]
+
+
+def _last(runs: list[Run]) -> list[Run]:
+    """Without those that were repeated, with the same settings and seed, by a later run.
+
+    The last one counts, however it ended: to take the best would be to choose by the outcome.
+    """
+    last: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: str(run.manifest.get("started") or "")):
+        key = str(run.folder) if run.seed is None else f"{_everything(run)} {_key(run.seed)}"
+        last[key] = run
+    kept = set(last.values())
+    return [run for run in runs if run in kept]
+
+
+def _everything(run: Run) -> str:
+    return _key([{k: v for k, v in run.settings.items() if _is_option(k)}, run.choices])
+
+
+def _is_option(name: str) -> bool:
+    return name.split(".")[0] not in NOT_OPTIONS
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _grouped(runs: Iterable[Run], values: Iterable[_Value]) -> list[list[Run]]:
+    values, groups = list(values), dict[tuple[str, ...], list[Run]]()
+    for run in runs:
+        groups.setdefault(tuple(_key(value(run)) for value in values), []).append(run)
+    return list(groups.values())
+
+
+def _options(runs: Sequence[Run]) -> dict[str, _Value]:
+    """All options of some runs, those that say most first."""
+    settings = dict.fromkeys(name for run in runs for name in run.settings if _is_option(name))
+    # Classes before numbers: one option may stand for two of them.
+    ranked = sorted(settings, key=lambda name: not name.endswith(TARGET))
+    groups = {group: _choice(group) for group in sorted(_groups(runs), key=_rank)}
+    # A group from which nothing was chosen is a setting too: null.
+    return groups | {name: _setting(name) for name in ranked if name not in groups}
+
+
+def _groups(runs: Sequence[Run]) -> list[str]:
+    """The config groups from which runs chose, or would have to have chosen their classes."""
+    found = dict.fromkeys(group for run in runs for group in run.choices)
+    for name in dict.fromkeys(name for run in runs for name in run.settings):
+        if name.endswith(f".{TARGET}") and _is_option(name):
+            found.setdefault(_group(name))
+    return list(found)
+
+
+def _group(target: str) -> str:
+    """The config group whose options set a `_target_`."""
+    return target.removesuffix(f".{TARGET}").replace(".", "/")
+
+
+def _rank(group: str) -> tuple[int, int]:
+    place = FIRST.index(group) if group in FIRST else len(FIRST) + (group == BUNDLE)
+    return (place, group.count("/"))
+
+
+def _choice(group: str) -> _Value:
+    def value(run: Run) -> Any:
+        if group in run.choices:
+            return run.choices[group]
+        target = run.settings.get(f"{group.replace('/', '.')}.{TARGET}")
+        return ABSENT if target is None else str(target).rpartition(".")[2]
+
+    return value
+
+
+def _setting(name: str) -> _Value:
+    return lambda run: run.settings.get(name, ABSENT)
+
+
+def _needed(options: dict[str, _Value], firsts: list[Run]) -> dict[str, _Value]:
+    """Those of `options` that tell runs apart which those before them do not."""
+    needed: dict[str, _Value] = {}
+    apart = 1
+    for name, value in options.items():
+        if apart == len(firsts):
+            break
+        refined = len(_grouped(firsts, [*needed.values(), value]))
+        if refined > apart:
+            needed[name], apart = value, refined
+    return needed
+
+
+def _named(name: str, runs: Sequence[Run]) -> _Value:
+    """An option by its whole name, or by the end of it where that is clear."""
+    options = _options(runs)
+    ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
+    if name not in options and len(ends) != 1:
+        from bilevel_cli.options import hint  # here: it imports Hydra
+
+        several = f": it may be {', '.join(ends)}." if ends else hint(name, options)
+        raise UsageError(f"--by needs options of the runs, got {name}{several}")
+    return options[name if name in options else ends[0]]
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if value is ABSENT or value is None:
+        return (0, 0.0, "")
+    if isinstance(value, int | float):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def _short(names: Iterable[str]) -> dict[str, str]:
+    """The shortest ends of dotted names that tell them apart: lr for optimizer.lr."""
+    names = list(names)
+    short = {}
+    for name in names:
+        parts = name.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        short[name] = next(
+            end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1
+        )
+    return short
+
+
+def _label(values: dict[str, Any], short: dict[str, str], chosen: Sequence[str], run: Run) -> str:
+    parts = [
+        str(value) if name in chosen else f"{short[name]} {text(value)}"
+        for name, value in values.items()
+    ]
+    return plain(", ".join(parts)) or str(run.choices.get("method", "")) or run.name
+
+
+def text(value: Any) -> str:
+    """A value as a command line has it."""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, default=str)
+
+
+def _labels(labels: list[str]) -> list[str]:
+    """With numbers for those that are alike after all."""
+    counts, seen = Counter(labels), Counter[str]()
+    unique = []
+    for label in labels:
+        seen[label] += 1
+        unique.append(f"{label} ({seen[label]})" if counts[label] > 1 else label)
+    return unique

@@ -1,0 +1,49 @@
+"""Pieces of HTML that several parts of the page share."""
+
+import html
+from collections.abc import Sequence
+
+from bilevel_cli.report.curves import BROKEN
+from bilevel_cli.report.palette import style
+from bilevel_cli.report.runs import Run
+
+
+def escape(value: object) -> str:
+    """Text that is nothing but text in HTML, in attributes as well."""
+    return html.escape(str(value), quote=True)
+
+
+def breakable(name: str) -> str:
+    """The name of a run as HTML, which may go to the next line after a comma."""
+    return escape(name).replace(",", ",<wbr>")
+
+
+def swatch(number: int) -> str:
+    """A piece of the line of a series."""
+    colour, dash = style(number)
+    strokes = " ".join(f"{length * 2.5:g}" for length in dash)
+    dashes = f' stroke-dasharray="{strokes}"' if dash else ""
+    line = f'<path d="M0 5H30" stroke="var(--c{colour})"{dashes}/>'
+    return f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
+
+
+def badge(run: Run) -> str:
+    kind = "bad" if run.status in BROKEN else "plain"
+    return f'<span class="badge {kind}">{escape(run.status)}</span>'
+
+
+def card(name: str, title: str, content: str) -> str:
+    return (
+        f'<section class="card" id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{title}</h2>{content}</section>'
+    )
+
+
+def short_names(runs: Sequence[Run]) -> dict[str, str]:
+    """What tells the names of runs apart, of "method=cg,seed=0,task=reweight" the first two."""
+    parts = {run.name: run.name.split(",") for run in runs}
+    common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    return {
+        name: ",".join(part for part in some if part not in common) or name
+        for name, some in parts.items()
+    }

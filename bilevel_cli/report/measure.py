@@ -1,0 +1,130 @@
+"""What a run had achieved, and spent, when it reached a budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bilevel_cli.report.report import Budget
+from bilevel_cli.report.runs import Run
+
+Numbers = NDArray[np.float64]
+
+STEP, SECONDS, MEMORY, END = "step", "seconds", "peak_memory_mb", "end"
+COSTS = (STEP, SECONDS, "inner_grads", "hvps", MEMORY)
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """A column of a run, and what had been spent at each of its values.
+
+    Attributes:
+        values: Of the column; NaN where they were not finite.
+        costs: By name, as many of each; NaN where they are unknown.
+    """
+
+    values: Numbers
+    costs: dict[str, Numbers]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The metric of a run where it is compared, and what had been spent by then."""
+
+    value: float
+    costs: dict[str, float]
+
+
+def course(run: Run, name: str) -> Course | None:
+    """A column of eval.csv or else of train.csv, with costs; None where there is none.
+
+    Evaluations know their step and their seconds. Their other costs come from the rows of train.csv
+    around them: in between, what is spent grows in proportion to the steps; memory is that of the
+    next row.
+    """
+    table = _table(run, name)
+    if table is None or not len(table):
+        return None
+    steps = _numbers(table, STEP)
+    costs = {
+        cost: _numbers(table, cost) if cost in table else _spent(run.train, cost, steps)
+        for cost in COSTS
+    }
+    return Course(_numbers(table, name), costs)
+
+
+def point(run: Run, course: Course, budget: Budget, validation: str | None = None) -> Point | None:
+    """The last value within a budget, or the one at which a validation column is best.
+
+    Args:
+        run: Whose course it is.
+        course: Of the metric.
+        budget: What may have been spent.
+        validation: A column that selects among the values within the budget; None for the last.
+
+    Returns:
+        None where nothing is within the budget, or no finite number is there.
+    """
+    within = len(course.values)
+    if budget.column != END:
+        if budget.limit is None:
+            return None
+        over = np.flatnonzero(~(course.costs[budget.column] <= budget.limit))
+        within = int(over[0]) if len(over) else within
+    if not within:
+        return None
+    place: int | None = within - 1
+    if validation is not None:
+        place = _best(run, validation, course.costs[STEP][:within])
+    if place is None or not np.isfinite(course.values[place]):
+        return None
+    costs = {name: float(spent[place]) for name, spent in course.costs.items()}
+    return Point(float(course.values[place]), costs)
+
+
+def is_higher_better(name: str, runs: Sequence[Run]) -> bool:
+    """Whether more of a score is better, by the patterns of the runs that have it."""
+    patterns = {pattern for run in runs for pattern in run.higher_is_better if has(run, name)}
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def has(run: Run, name: str) -> bool:
+    """Whether a run has a column of that name."""
+    return name in run.evals or name in run.train
+
+
+def _best(run: Run, validation: str, steps: Numbers) -> int | None:
+    """The place among `steps` at which a column that was known by then was best; the first one."""
+    table = _table(run, validation)
+    if table is None or not len(table):
+        return None
+    values = _numbers(table, validation)
+    rows = np.searchsorted(_numbers(table, STEP), steps, side="right") - 1
+    known = np.where(rows >= 0, values[rows], np.nan)
+    if np.isnan(known).all():
+        return None
+    return int(np.nanargmax(known if is_higher_better(validation, [run]) else -known))
+
+
+def _table(run: Run, name: str) -> pd.DataFrame | None:
+    return next((table for table in (run.evals, run.train) if name in table), None)
+
+
+def _numbers(table: pd.DataFrame, name: str) -> Numbers:
+    return table[name].to_numpy(dtype=np.float64)
+
+
+def _spent(train: pd.DataFrame, cost: str, steps: Numbers) -> Numbers:
+    """A cost at some steps, from the rows of train.csv."""
+    if cost not in train:
+        return np.full(len(steps), np.nan)
+    known = train[[STEP, cost]].dropna()
+    at, spent = _numbers(known, STEP), _numbers(known, cost)
+    if not len(at):
+        return np.full(len(steps), np.nan)
+    if cost == MEMORY:
+        return spent[np.minimum(np.searchsorted(at, steps), len(at) - 1)]
+    return np.interp(steps, [0.0, *at], [0.0, *spent])

@@ -1,0 +1,117 @@
+"""The report as a page: one HTML file that fetches nothing and works from a disk."""
+
+import json
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bilevel_cli import __version__
+from bilevel_cli.errors import UsageError
+from bilevel_cli.report import series
+from bilevel_cli.report.curves import AXES
+from bilevel_cli.report.headline import headline
+from bilevel_cli.report.markup import escape, swatch
+from bilevel_cli.report.palette import COLOURS
+from bilevel_cli.report.report import Report
+from bilevel_cli.report.sections import SECTIONS
+
+ASSETS = Path(__file__).parent / "assets"
+
+TABLES = {"eval": "Scores", "train": "Training"}  # as the list of metrics calls them
+
+
+def write(path: Path, report: Report) -> None:
+    """Writes the page.
+
+    Args:
+        path: Of the file.
+        report: What it shows.
+
+    Raises:
+        UsageError: plotly is missing, or the file cannot be written.
+    """
+    try:
+        from plotly.offline import get_plotlyjs  # here: only the page needs it
+    except ImportError as error:
+        raise UsageError(
+            "--html needs plotly, got a Python without it. pip install 'bilevel-cli[report]'"
+        ) from error
+    page = html(report, get_plotlyjs())
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--html needs a file that can be written, got {path}: {error.strerror}."
+        ) from error
+
+
+def html(report: Report, plotly: str) -> str:
+    """The page.
+
+    Args:
+        report: What it shows.
+        plotly: The code of plotly.js.
+    """
+    assert "</script" not in plotly.lower(), "plotly.js would end its own script"
+    data = series.data(report)
+    count = len(report.configurations)
+    title = f"{report.metric or 'Runs'}, {count} configuration{'s' * (count != 1)}"
+    return string.Template(_asset("page.html")).substitute(
+        title=escape(title),
+        css=_colours() + _asset("page.css"),
+        headline=escape(headline(report)).replace(" \u00b1 ", "&nbsp;\u00b1&nbsp;"),
+        statements=_lines(report.statements, "statements") + _lines(report.warnings, "warnings"),
+        metrics="".join(_metrics(data["metrics"], table) for table in TABLES),
+        axes="".join(_axis(axis, name) for axis, name in AXES.items()),
+        plot_label=escape(f"Curves of {title}. The numbers are in the table."),
+        legend="".join(_entry(number, one["label"]) for number, one in enumerate(data["series"])),
+        sections="\n".join(section(report) for section in SECTIONS),
+        footer=f"Written by bilevel-report {__version__}. Nothing on this page is fetched.",
+        data=embedded(data),
+        plotly=plotly,
+        js=_asset("page.js"),
+    )
+
+
+def embedded(data: object) -> str:
+    """JSON that no HTML parser takes for the end of its script.
+
+    Args:
+        data: Without NaN, which is no JSON.
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _colours() -> str:
+    pairs = [f"--c{i}: light-dark({light}, {dark});" for i, (light, dark) in enumerate(COLOURS)]
+    return f":root {{ {' '.join(pairs)} }}\n"
+
+
+def _lines(lines: Iterable[str], kind: str) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
+
+
+def _metrics(metrics: Mapping[str, str], table: str) -> str:
+    options = "".join(
+        f'<option value="{escape(name)}">{escape(name)}</option>'
+        for name, source in metrics.items()
+        if source == table
+    )
+    return f'<optgroup label="{TABLES[table]}">{options}</optgroup>' if options else ""
+
+
+def _axis(axis: str, name: str) -> str:
+    return f'<label><input type="radio" name="axis" value="{axis}"><span>{name}</span></label>'
+
+
+def _entry(number: int, label: str) -> str:
+    return (
+        f'<li><button type="button" aria-pressed="true">{swatch(number)}'
+        f"<span>{escape(label)}</span></button></li>"
+    )

@@ -1,0 +1,110 @@
+"""A comparison for other programs: Markdown, LaTeX, CSV."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from bilevel_cli.report import cells, terminal
+from bilevel_cli.report.groups import text
+from bilevel_cli.report.report import BEST, Report
+from bilevel_cli.report.runs import plain
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+} | {letter: f"\\{letter}" for letter in "&%$#_{}"}
+
+
+def markdown(report: Report) -> str:
+    """The sentences and the table, the best in bold."""
+    head, *rows = terminal.columns(report)
+    marked = [
+        (label, f"**{number}**" if row.mark == BEST else number, *others)
+        for (label, number, *others), row in zip(rows, report.rows, strict=True)
+    ]
+    rule = (":---", *(["---:"] * (len(head) - 1)))
+    table = [
+        "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row) + " |"
+        for row in (head, rule, *marked)
+    ]
+    return "\n".join([*report.statements, "", *table])
+
+
+def latex(report: Report) -> str:
+    """A booktabs table, the best in bold and its ties underlined; the sentences as comments."""
+    lines = cells.lines(report)
+    costs = list(lines[0].costs) if lines else []
+    others = any(line.others for line in lines)
+    head = [
+        "configuration",
+        report.metric or "score",
+        "$n$",
+        *(["others"] if others else []),
+        *costs,
+    ]
+    body = [_row([escaped(cell) if cell != "$n$" else cell for cell in head]), r"\midrule"]
+    for line, row in zip(lines, report.rows, strict=True):
+        number = escaped(line.number)
+        if row.values:
+            number = _exponent(cells.estimate(row.estimate, r"\pm"))
+            number = rf"$\mathbf{{{number}}}$" if row.mark == BEST else f"${number}$"
+        if row.mark not in ("", BEST):
+            number = rf"\underline{{{number}}}"
+        rest = [line.n, *([escaped(line.others)] if others else []), *line.costs.values()]
+        body.append(_row([escaped(line.label), number, *rest]))
+    return "\n".join(
+        [
+            *(f"% {plain(statement)}" for statement in report.statements),
+            rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def escaped(label: str) -> str:
+    """A label as LaTeX prints it."""
+    return "".join(_LATEX.get(letter, letter) for letter in plain(label))
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Every number in full, and each option that tells configurations apart in a column."""
+    options = dict.fromkeys(name for one in report.configurations for name in one.differing)
+    statuses = sorted({status for row in report.rows for status in row.counts})
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
+            + statuses
+            + [f"mean_{cost}" for cost in cells.COSTS]
+        )
+        for row in report.rows:
+            found, configuration = row.estimate, row.configuration
+            cost: list[Any] = [row.costs.get(name) for name in cells.COSTS]
+            writer.writerow(
+                [configuration.label]
+                + [text(configuration.differing.get(name, "")) for name in options]
+                + [_full(value) for value in (found.value, found.low, found.high)]
+                + [found.n, row.mark, *(row.counts.get(status, 0) for status in statuses)]
+                + [_full(value) for value in cost]
+            )
+
+
+def _row(row: list[str]) -> str:
+    return " & ".join(row) + r" \\"
+
+
+def _exponent(number: str) -> str:
+    """(1.2 +- 0.3)e-05 as LaTeX has it."""
+    mantissa, _, power = number.rpartition("e")
+    return rf"{mantissa} \cdot 10^{{{int(power)}}}" if mantissa else number
+
+
+def _full(value: float | None) -> str:
+    return "" if value is None or value != value else repr(float(value))

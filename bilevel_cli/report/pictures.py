@@ -1,0 +1,197 @@
+"""What runs left behind besides tables, as pictures for the page: one function a kind of file.
+
+A kind is known by the file and its columns, not by the task that wrote it. To show another, write a
+function from a folder to HTML, or None where it has nothing to show, and add it to `KINDS`.
+"""
+
+import base64
+import html
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bilevel_cli.report.groups import Configuration
+
+MOST_BYTES = 4_000_000  # of all pictures together: the page is to stay one that a browser opens
+BINS = 40
+WIDTH, HEIGHT, LEFT, FOOT = 320, 150, 8, 34  # of a plot, in its own units
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Picture(NamedTuple):
+    """A picture of one run.
+
+    Attributes:
+        series: Number of the configuration.
+        run: Its name.
+        html: The picture and its caption.
+    """
+
+    series: int
+    run: str
+    html: str
+
+
+def found(configurations: Sequence[Configuration]) -> tuple[list[Picture], int]:
+    """The pictures of each configuration's first run that left any, and how many did not fit."""
+    pictures, left_out, size = [], 0, 0
+    for number, configuration in enumerate(configurations):
+        for run in configuration.runs:
+            texts = [text for kind in KINDS for text in _tried(kind, run.folder)]
+            for text in texts:
+                if size + len(text) > MOST_BYTES:
+                    left_out += 1
+                    continue
+                size += len(text)
+                pictures.append(Picture(number, run.name, text))
+            if texts:
+                break
+    return pictures, left_out
+
+
+def distilled(folder: Path) -> str | None:
+    """distilled.png, as it is."""
+    path = folder / "distilled.png"
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MOST_BYTES:
+        return _note("distilled.png is too large to be shown here.")
+    content = path.read_bytes()
+    if not content.startswith(PNG):
+        return _note("distilled.png is not a PNG file.")
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    picture = f'<img src="{source}" alt="Distilled images, a row for each class">'
+    return f"{picture}<figcaption>Distilled images, a row a class</figcaption>"
+
+
+def weights(folder: Path) -> str | None:
+    """weights.csv: how the weights of examples are spread, flagged ones apart."""
+    table = _table(folder / "weights.csv")
+    if table is None or "weight" not in table:
+        return None
+    values = _numbers(table["weight"])
+    if not np.isfinite(values).any():
+        return _note("weights.csv has no finite weight.")
+    if "flag" not in table:
+        groups = {"all examples": values}
+    else:
+        flagged = _numbers(table["flag"]) == 1
+        groups = {"not flagged": values[~flagged], "flagged as corrupted": values[flagged]}
+    return _histogram("Weights of training examples", groups)
+
+
+def penalties(folder: Path) -> str | None:
+    """hyperparameters.csv with log_l2 and weight: what each feature's penalty left of it."""
+    table = _table(folder / "hyperparameters.csv")
+    if table is None or not {"log_l2", "weight"} <= {*table.columns}:
+        return None
+    x, y = _numbers(table["log_l2"]), np.abs(_numbers(table["weight"]))
+    both = np.isfinite(x) & np.isfinite(y)
+    if not both.any():
+        return _note("hyperparameters.csv has no finite number.")
+    return _scatter("|weight| of each feature, by the log of its penalty", x[both], y[both])
+
+
+def best_row(folder: Path) -> str | None:
+    """hyperparameters.csv with a column best: the row it marks."""
+    table = _table(folder / "hyperparameters.csv")
+    if table is None or "best" not in table or not (table["best"] == 1).any():
+        return None
+    row = table[table["best"] == 1].iloc[0].drop("best")
+    items = "".join(
+        f"<tr><th scope=row>{html.escape(str(name))}</th><td>{html.escape(_short(value))}</td></tr>"
+        for name, value in row.items()
+    )
+    caption = "<figcaption>Hyperparameters of least validation loss</figcaption>"
+    return f'<div class="scroll"><table class="plain">{items}</table></div>{caption}'
+
+
+KINDS: tuple[Callable[[Path], str | None], ...] = (distilled, weights, penalties, best_row)
+
+
+def _tried(kind: Callable[[Path], str | None], folder: Path) -> Iterable[str]:
+    """The picture, if there is one; a note where its file cannot be read."""
+    try:
+        text = kind(folder)
+    except (OSError, ValueError) as error:  # pandas' and Unicode's errors are ValueErrors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = _note(f"The {kind.__name__.replace('_', ' ')} cannot be read: {reason}")
+    return [] if text is None else [text]
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def _numbers(column: "pd.Series[float]") -> NDArray[np.float64]:
+    return pd.to_numeric(column, errors="coerce").to_numpy(float)
+
+
+def _histogram(title: str, groups: dict[str, NDArray[np.float64]]) -> str:
+    every = np.concatenate(list(groups.values()))
+    every = every[np.isfinite(every)]
+    low, high = float(every.min()), float(every.max())
+    if low >= 0 and high <= 1:  # most are shares: the same axis for all of them
+        low, high = 0.0, 1.0
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    counts = {name: np.histogram(values, edges)[0] for name, values in groups.items()}
+    tallest = max(int(count.max()) for count in counts.values()) or 1
+    step = (WIDTH - 2 * LEFT) / BINS
+    bars = []
+    for index, count in enumerate(counts.values()):
+        tops = (1 - count / tallest) * HEIGHT
+        path = "".join(
+            f"V{top:.1f}H{LEFT + (i + 1) * step:.1f}" for i, top in enumerate(tops.tolist())
+        )
+        bars.append(f'<path class="part{index}" d="M{LEFT} {HEIGHT}{path}V{HEIGHT}Z"/>')
+    legend = "".join(
+        f'<span class="key"><i class="part{index}"></i>{name} ({len(values)})</span>'
+        for index, (name, values) in enumerate(groups.items())
+    )
+    label = f"{title}: " + ", ".join(
+        f"{name}, {len(values)}, median {np.nanmedian(values):.3g}"
+        for name, values in groups.items()
+        if np.isfinite(values).any()
+    )
+    plot = _plot(label, "".join(bars), float(edges[0]), float(edges[-1]))
+    return f"{plot}<figcaption>{title}<br>{legend}</figcaption>"
+
+
+def _scatter(title: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
+    left, right, top = float(x.min()), float(x.max()), float(y.max()) or 1.0
+    width = right - left or 1.0
+    dots = "".join(
+        f'<circle class="part0" r="3" cx="{LEFT + (a - left) / width * (WIDTH - 2 * LEFT):.1f}"'
+        f' cy="{HEIGHT - b / top * (HEIGHT - 10):.1f}"/>'
+        for a, b in zip(x.tolist(), y.tolist(), strict=True)
+    )
+    label = f"{title}: {len(x)} features"
+    return f"{_plot(label, dots, left, right)}<figcaption>{title}</figcaption>"
+
+
+def _plot(label: str, marks: str, left: float, right: float) -> str:
+    middle = (left + right) / 2
+    ticks = "".join(
+        f'<text x="{x}" y="{HEIGHT + 18}" text-anchor="{anchor}">{_short(value)}</text>'
+        for x, value, anchor in (
+            (LEFT, left, "start"),
+            (WIDTH / 2, middle, "middle"),
+            (WIDTH - LEFT, right, "end"),
+        )
+    )
+    line = f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
+    box = f"0 0 {WIDTH} {HEIGHT + FOOT - 10}"
+    name = html.escape(label, quote=True)
+    return f'<svg viewBox="{box}" role="img" aria-label="{name}">{marks}{line}{ticks}</svg>'
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def _note(text: str) -> str:
+    return f"<figcaption>{html.escape(text)}</figcaption>"

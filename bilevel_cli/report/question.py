@@ -1,0 +1,109 @@
+"""What is asked of a comparison."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bilevel_cli.errors import UsageError
+from bilevel_cli.report.measure import COSTS, END, MEMORY, SECONDS, STEP
+from bilevel_cli.report.report import Budget
+from bilevel_cli.report.runs import Run
+
+BUDGETS = {
+    "steps": STEP,
+    "seconds": SECONDS,
+    "inner_grads": "inner_grads",
+    "peak_memory_mb": MEMORY,
+    "end": END,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be compared, and where.
+
+    Args:
+        metric: A column of eval.csv or train.csv; None for the first score.
+        at: What may be spent: a key of BUDGETS, alone or with `=LIMIT`.
+        validation: A column that selects a row of each run within the budget; None for the last.
+        iqm: Whether interquartile means are compared.
+        group_by: Options that alone distinguish configurations; None for all.
+        higher: Whether more of the metric is better; None to ask the runs.
+    """
+
+    metric: str | None = None
+    at: str = "steps"
+    validation: str | None = None
+    iqm: bool = False
+    group_by: Sequence[str] | None = None
+    higher: bool | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """Without a limit where none is given.
+
+        Raises:
+            UsageError: It is no budget.
+        """
+        name, equals, number = self.at.partition("=")
+        if name not in BUDGETS:
+            known = ", ".join(BUDGETS)
+            raise UsageError(f"--at needs one of {known}, got {name!r}{_hint(name, BUDGETS)}")
+        if not equals:
+            return Budget(BUDGETS[name], None)
+        if name == END:
+            raise UsageError(f"--at end has no limit, got {self.at}. Leave out what follows end.")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = np.nan
+        if not 0 <= limit < np.inf:
+            raise UsageError(
+                f"--at needs a number after {name}=, at least 0, got {number!r}. "
+                "Such as --at seconds=60."
+            )
+        return Budget(BUDGETS[name], limit)
+
+    def metric_of(self, runs: Sequence[Run]) -> str:
+        """The metric; "" where none is given and no run has a score.
+
+        Raises:
+            UsageError: The runs have no such column, or the question is biased.
+        """
+        metric = _first_score(runs) if self.metric is None else self.metric
+        if self.metric is not None:
+            _check_known("--metric", metric, runs)
+        name = self.validation
+        if name is not None:
+            if name == metric or "test" in name.split("_"):
+                raise UsageError(
+                    f"--select best needs a validation column, got --validation {name}: the best "
+                    "of a run's test scores is better than the run, the more so the more often it "
+                    "was evaluated. Use --validation outer_loss, say, or --select final."
+                )
+            _check_known("--validation", name, runs)
+        return metric
+
+
+def _first_score(runs: Sequence[Run]) -> str:
+    firsts = (next((name for name in run.evals if name not in COSTS), "") for run in runs)
+    counts = Counter(str(first) for first in firsts if first)
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _check_known(option: str, name: str, runs: Sequence[Run]) -> None:
+    known = dict.fromkeys(str(column) for run in runs for column in (*run.evals, *run.train))
+    if known and name not in known:  # of runs that have not written a row nothing is known
+        columns = ", ".join(column for column in known if column not in (STEP, SECONDS))
+        raise UsageError(
+            f"{option} needs a column of the runs, got {name}{_hint(name, known)} "
+            f"They have {columns}."
+        )
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    from bilevel_cli.options import hint  # here: it imports Hydra
+
+    return hint(name, known)

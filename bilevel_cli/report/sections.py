@@ -1,0 +1,216 @@
+"""The sections of the page below its curves, each from a report to HTML, empty without content."""
+
+import math
+from collections.abc import Iterable
+
+from bilevel_cli.report import cells, pictures
+from bilevel_cli.report.curves import BROKEN, broken
+from bilevel_cli.report.groups import differences, text
+from bilevel_cli.report.headline import measurement, words
+from bilevel_cli.report.markup import badge, breakable, card, escape, short_names, swatch
+from bilevel_cli.report.report import Report, Row
+from bilevel_cli.report.runs import Run
+
+# Costs in the table: the name of the column in a run's table, and for people.
+COSTS = {
+    "step": "steps",
+    "seconds": "seconds",
+    "inner_grads": "inner gradients",
+    "hvps": "Hessian products",
+    "peak_memory_mb": "memory (MB)",
+}
+
+
+MOST_ROWS = 20  # of a table that is not folded
+UP, DOWN, NAN = "ascending", "descending", math.nan
+
+
+def results(report: Report) -> str:
+    """The table of the report, to be sorted."""
+    costs = [
+        cost
+        for cost in COSTS
+        if any(math.isfinite(row.costs.get(cost, NAN)) for row in report.rows)
+    ]
+    others = any(row.counts for row in report.rows)
+    header = [
+        _header("configuration", "text"),
+        _header(escape(words(report.metric or "score")), first=DOWN if report.higher else UP),
+        _header("runs", first=DOWN),
+        *([_header("other runs", "text")] if others else []),
+        *(_header(COSTS[cost]) for cost in costs),
+    ]
+    numbers = {id(one): number for number, one in enumerate(report.configurations)}
+    rows = []
+    for row, line in zip(report.rows, cells.lines(report), strict=True):
+        label = f"{swatch(numbers[id(row.configuration)])}{escape(row.configuration.label)}"
+        row_cells = [
+            f'<th scope="row" class="label">{label}</th>',
+            _measured(row, line.number),
+            f'<td data-sort="{row.estimate.n}">{line.n}</td>',
+            *([f'<td class="text">{_ended(row, line.others)}</td>'] if others else []),
+            *(_cost(row.costs.get(cost, NAN)) for cost in costs),
+        ]
+        rows.append(f'<tr class="{_mark(row)}">{"".join(row_cells)}</tr>')
+    note = (
+        "Mean over runs with its 95&nbsp;% interval. A tie: the difference to the best may be "
+        "chance. Costs are means of the same runs, where they are compared."
+    )
+    return card("results", "Table", f'{_table("Results", header, rows)}<p class="note">{note}</p>')
+
+
+def _measured(row: Row, otherwise: str) -> str:
+    if not row.values:
+        return f'<td class="metric" data-sort="">{escape(otherwise)}</td>'
+    mark = f' <span class="badge {_mark(row)}">{escape(row.mark)}</span>' if row.mark else ""
+    return f'<td class="metric" data-sort="{row.estimate.value!r}">{measurement(row)}{mark}</td>'
+
+
+def _mark(row: Row) -> str:
+    return escape(row.mark.partition(" ")[0])
+
+
+def _ended(row: Row, text: str) -> str:
+    kind = "bad" if set(row.counts) & set(BROKEN) else "plain"
+    return f'<span class="badge {kind}">{escape(text)}</span>' if text else ""
+
+
+def _cost(number: float) -> str:
+    if not math.isfinite(number):
+        return '<td data-sort="">-</td>'
+    return f'<td data-sort="{number!r}">{cells.amount(number)}</td>'
+
+
+def _header(name: str, kind: str = "", first: str = UP) -> str:
+    """Of a column that can be sorted; `first` is the direction of the first press."""
+    button = f'<button type="button">{name}</button>'
+    return f'<th scope="col" class="{kind}" data-first="{first}">{button}</th>'
+
+
+def _table(name: str, header: Iterable[str], rows: Iterable[str]) -> str:
+    """In a box of its own, in which it scrolls where it is too wide."""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
+        f"<thead><tr>{''.join(header)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def differing(report: Report) -> str:
+    """All settings in which configurations differ, those that come with another among them."""
+    found = differences(report.configurations)
+    if not found:
+        return ""
+    header = ['<th scope="col" class="text">setting</th>'] + [
+        f'<th scope="col">{swatch(number)} {escape(one.label)}</th>'
+        for number, one in enumerate(report.configurations)
+    ]
+    rows = [
+        f'<tr><th scope="row" class="label"><code>{escape(name)}</code></th>'
+        + "".join(f"<td>{escape(text(value))}</td>" for value in values)
+        + "</tr>"
+        for name, values in found.items()
+    ]
+    table = _table("Settings that differ", header, rows)
+    if len(rows) > MOST_ROWS:
+        table = f"<details><summary>{len(rows)} settings</summary>{table}</details>"
+    return card("differences", "What differs", table)
+
+
+def failures(report: Report) -> str:
+    """The runs that broke, and why."""
+    found = broken(report)
+    if not found:
+        return ""
+    names = short_names(report.runs)
+    header = [
+        '<th scope="col" class="text">run</th>',
+        '<th scope="col" class="text">status</th>',
+        '<th scope="col">last step</th>',
+        '<th scope="col" class="text">reason</th>',
+    ]
+    rows = [
+        f'<tr><td class="label run">{breakable(names[run.name])}</td>'
+        f'<td class="text">{badge(run)}</td>'
+        f'<td>{_last_step(run)}</td><td class="text wide">{escape(run.error or "-")}</td></tr>'
+        for run in found
+    ]
+    return card("failures", "Runs that broke", _table("Runs that broke", header, rows))
+
+
+def _last_step(run: Run) -> str:
+    steps = [int(table["step"].iloc[-1]) for table in (run.train, run.evals) if len(table)]
+    return f"{max(steps):,}" if steps else "-"
+
+
+def learned(report: Report) -> str:
+    """What runs left behind, as pictures."""
+    found, left_out = pictures.found(report.configurations)
+    if not found:
+        return ""
+    names = short_names(report.runs)
+    figures = "".join(
+        f"<figure><h3>{swatch(one.series)}{escape(report.configurations[one.series].label)}</h3>"
+        f'{one.html}<figcaption class="run">{breakable(names[one.run])}</figcaption></figure>'
+        for one in found
+    )
+    note = "Of the first run of each configuration that left any."
+    if left_out:
+        note += f" {left_out} more would make this page too large."
+    figures = f'<div class="pictures">{figures}</div><p class="note">{note}</p>'
+    return card("pictures", "What was learned", figures)
+
+
+def runs(report: Report) -> str:
+    """What each run says of itself, folded; runs that were repeated later come last."""
+    several, names = report.configurations, short_names(report.runs)
+    series = {id(run): number for number, one in enumerate(several) for run in one.runs}
+    ordered = sorted(report.runs, key=lambda run: series.get(id(run), len(several)))
+    items = "".join(
+        f"<details><summary>{swatch(series[id(run)]) if id(run) in series else ''}"
+        f"<span>{breakable(names[run.name])}</span>{badge(run)}</summary>"
+        f"<dl>{_manifest(run)}</dl></details>"
+        for run in ordered
+    )
+    return card("runs", f"Runs ({len(ordered)})", items)
+
+
+def _manifest(run: Run) -> str:
+    known = run.manifest
+    device = [known.get("device"), known.get("gpu"), _counted(known.get("threads"), "thread")]
+    versions = known.get("versions")
+    entries: dict[str, tuple[str, object]] = {
+        "error": ("", run.error),
+        "command": ("code", known.get("command")),
+        "folder": ("code", run.folder),
+        "time": ("", " to ".join(_present([known.get("started"), known.get("ended")]))),
+        "device": ("", ", ".join(_present(device))),
+        "commit": ("code", known.get("git_commit")),
+        "versions": ("", _pairs(versions)),
+        "data": ("", known.get("data")),
+        "data SHA-256": ("code", known.get("data_sha256")),
+        "diverged at step": ("", known.get("diverged_at")),
+        "restores": ("", known.get("restores")),
+        "damaged": ("", "; ".join(run.warnings)),
+    }
+    return "".join(
+        f'<dt>{name}</dt><dd class="{kind}">{escape(entry)}</dd>'
+        for name, (kind, entry) in entries.items()
+        if entry not in (None, "", 0)
+    )
+
+
+def _present(entries: Iterable[object]) -> list[str]:
+    return [str(entry) for entry in entries if entry is not None]
+
+
+def _counted(count: object, name: str) -> str | None:
+    return None if count is None else f"{count} {name}{'s' * (count != 1)}"
+
+
+def _pairs(entries: object) -> str:
+    if not isinstance(entries, dict):
+        return ""
+    return ", ".join(f"{name} {version}" for name, version in entries.items())
+
+
+SECTIONS = (results, failures, learned, differing, runs)

@@ -1,0 +1,171 @@
+"""The numbers behind the curves of the page, few enough for a browser."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bilevel_cli.report.curves import (
+    AXES,
+    BROKEN,
+    POINTWISE,
+    Numbers,
+    band,
+    curve,
+    in_mean,
+    spread,
+)
+from bilevel_cli.report.groups import Configuration
+from bilevel_cli.report.markup import short_names
+from bilevel_cli.report.measure import Course, course
+from bilevel_cli.report.palette import style
+from bilevel_cli.report.report import Report
+from bilevel_cli.report.runs import Run
+
+MOST_POINTS = 400  # of a curve: more than a screen has room for
+FEWEST_POINTS = 20
+MOST_NUMBERS = 1_000_000  # of the page, about seven bytes each
+TIME = ("step", "seconds")  # columns of both tables: axes rather than metrics
+WIDTH = 2.4  # pixels, of a line whose dashes are given in widths
+
+Tables = dict[str, dict[str, Course]]
+
+
+def data(report: Report) -> dict[str, Any]:
+    """What the script of the page reads, as JSON.
+
+    Entries: `metrics`, names with the table they are from; `axes`; the first `metric` and `axis`;
+    `series`, one for each configuration, with its looks, the means of its runs, and its runs.
+    """
+    metrics = _metrics(report)
+    counted, points = in_mean(report), _points(report, len(metrics))
+    names = short_names(report.runs)
+    return {
+        "metrics": metrics,
+        "axes": AXES,
+        "pointwise": POINTWISE,
+        "metric": report.metric if report.metric in metrics else next(iter(metrics), None),
+        "axis": report.budget.column if report.budget.column in AXES else "step",
+        "series": [
+            _series(number, one, names, counted, metrics, points)
+            for number, one in enumerate(report.configurations)
+        ],
+    }
+
+
+def _metrics(report: Report) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for table in ("eval", "train"):
+        for run in report.runs:
+            for column in run.evals if table == "eval" else run.train:
+                if column not in TIME:
+                    found.setdefault(str(column), table)
+    return found
+
+
+def _points(report: Report, metrics: int) -> int:
+    """That each curve may have, such that the page stays within its size."""
+    runs = sum(len(one.runs) for one in report.configurations)
+    of_runs = runs * (metrics + 2 * len(AXES))
+    of_means = len(report.configurations) * metrics * 3 * (len(AXES) - len(POINTWISE))
+    return max(FEWEST_POINTS, min(MOST_POINTS, MOST_NUMBERS // (of_runs + of_means + 1)))
+
+
+def _series(
+    number: int,
+    configuration: Configuration,
+    names: Mapping[str, str],
+    counted: set[str],
+    metrics: Mapping[str, str],
+    points: int,
+) -> dict[str, Any]:
+    colour, dash = style(number)
+    courses = {run.name: _courses(run, metrics) for run in configuration.runs}
+    averaged = [courses[run.name] for run in configuration.runs if run.name in counted]
+    return {
+        "label": name(configuration),
+        "colour": colour,
+        "dash": ",".join(f"{length * WIDTH:g}px" for length in dash) or "solid",
+        **(_means(averaged, metrics, points) if len(averaged) > 1 else {"grids": [], "means": {}}),
+        "runs": [
+            {
+                "name": names[run.name],
+                "status": run.status,
+                "broken": run.status in BROKEN,
+                "counted": run.name in counted,
+                "tables": _tables(courses[run.name], metrics, points),
+            }
+            for run in configuration.runs
+        ],
+    }
+
+
+def name(configuration: Configuration) -> str:
+    """Its label, which says so where it has nothing to show because all of its runs broke."""
+    runs = configuration.runs
+    nothing = not any(len(run.train) or len(run.evals) for run in runs)
+    failed = nothing and all(run.status in BROKEN for run in runs)
+    return f"{configuration.label} (failed)" if failed else configuration.label
+
+
+def _courses(run: Run, metrics: Iterable[str]) -> dict[str, Course]:
+    found = {metric: course(run, metric) for metric in metrics}
+    return {metric: one for metric, one in found.items() if one is not None}
+
+
+def _tables(
+    courses: Mapping[str, Course], metrics: Mapping[str, str], points: int
+) -> dict[str, dict[str, Any]]:
+    """The rows of a run that are shown, by table: costs as `x`, metrics as `y`."""
+    tables: dict[str, dict[str, Any]] = {}
+    for table in dict.fromkeys(metrics.values()):
+        # As long as the first one: of a run that has a score in its other table, none is shown.
+        some = {name: one for name, one in courses.items() if metrics[name] == table}
+        length = max((len(one.values) for one in some.values()), default=0)
+        some = {name: one for name, one in some.items() if len(one.values) == length}
+        if length:
+            rows, first = _rows(some.values(), length, points), next(iter(some.values()))
+            tables[table] = {
+                "x": {axis: _rounded(first.costs[axis][rows], 8) for axis in AXES},
+                "y": {name: _rounded(one.values[rows]) for name, one in some.items()},
+            }
+    return tables
+
+
+def _rows(courses: Iterable[Course], length: int, points: int) -> NDArray[np.intp]:
+    """Evenly many, and the last finite one of each column, where its curve ends."""
+    ends = [np.flatnonzero(np.isfinite(one.values))[-1:] for one in courses]
+    return np.unique(np.concatenate([spread(length, points), *ends]))
+
+
+def _means(
+    runs: list[dict[str, Course]], metrics: Mapping[str, str], points: int
+) -> dict[str, Any]:
+    """Means and intervals by metric and axis, each with the number of its grid."""
+    grids: dict[bytes, int] = {}
+    lists: list[list[float | None]] = []
+    means: dict[str, dict[str, Any]] = {}
+    for metric in metrics:
+        for axis in AXES:
+            if axis in POINTWISE:
+                continue
+            found = band([curve(run.get(metric), axis) for run in runs], points)
+            if found is None:
+                continue
+            grid = grids.setdefault(found.x.tobytes(), len(lists))
+            if grid == len(lists):
+                lists.append(_rounded(found.x, 8))
+            means.setdefault(metric, {})[axis] = {
+                "grid": grid,
+                "mean": _rounded(found.mean),
+                "low": _rounded(found.low),
+                "high": _rounded(found.high),
+            }
+    return {"grids": lists, "means": means}
+
+
+def _rounded(values: Numbers, digits: int = 5) -> list[float | None]:
+    """With so many significant digits; None for what is not finite."""
+    return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.tolist()]

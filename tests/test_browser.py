@@ -1,0 +1,248 @@
+"""The page of bilevel-report in Chromium, from its file alone and off the network."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import leave, report, three_methods
+
+from bilevel_cli.report import page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of [dev]")
+
+CHROMIUM = Path("/usr/bin/chromium")
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM}"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    three_methods(folder / "runs")
+    evil = "<b>a</b></script><img src=x onerror=alert(1)>"
+    leave(folder / "runs", evil, 7, [0.1, 0.2, 0.3, 0.35, 0.4])
+    page.write(folder / "page.html", report(folder / "runs"))
+    return folder / "page.html"
+
+
+class Opened:
+    """A page, and all that it asked for and complained about."""
+
+    def __init__(self, browser: Any, file: Path, width: int = 1280, **context: Any) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, offline=True, **context
+        )
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector("#plot .trace")
+
+    def traces(self) -> list[dict[str, Any]]:
+        """What Plotly draws: for each trace its series, kind, and whether it is visible."""
+        script = """plot.data.map(({ meta, x, y }, number) =>
+            ({ ...meta, x, y, visible: plot._fullData[number].visible }))"""
+        return list(self.page.evaluate(script))
+
+    def layout(self, name: str) -> Any:
+        return self.page.evaluate(f"plot._fullLayout.{name}")
+
+    def lines(self) -> int:
+        """That are there to be seen."""
+        return int(self.page.locator("#plot .scatterlayer .trace").count())
+
+    def column(self, number: int) -> list[str]:
+        return list(
+            self.page.locator(f"#results tbody tr > :nth-child({number})").all_inner_texts()
+        )
+
+
+@pytest.fixture
+def opened(browser: Any, file: Path) -> Iterator[Opened]:
+    found = Opened(browser, file)
+    yield found
+    found.context.close()
+    # Whatever was done with it, and but for pictures that are inside.
+    assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert found.complaints == []
+
+
+def test_the_curves_are_drawn_from_the_file_alone(opened: Opened) -> None:
+    kinds = {(trace["series"], trace["kind"]) for trace in opened.traces()}
+    labels = opened.page.locator(".legend button").all_inner_texts()
+    good, bad, none = (labels.index(name) for name in ("good", "bad", "none (failed)"))
+    assert {(good, "mean"), (good, "band"), (bad, "cross"), (none, "empty")} <= kinds
+    assert (bad, "mean") not in kinds
+    # A run that broke ends in a cross where it was last seen: after 5 steps, at 0.2.
+    cross = next(trace for trace in opened.traces() if trace["kind"] == "cross")
+    assert cross["x"] == [5]
+
+
+def test_a_press_in_the_legend_hides_a_series_and_another_shows_it(opened: Opened) -> None:
+    button = opened.page.locator(".legend button", has_text="good")
+    number = opened.page.locator(".legend button").all_inner_texts().index("good")
+    plot, lines = opened.page.locator("#plot"), opened.lines()
+    shown = {trace["series"] for trace in opened.traces() if trace["visible"]}
+    before = plot.screenshot()
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    visible = {trace["series"] for trace in opened.traces() if trace["visible"]}
+    assert shown - visible == {number}
+    assert opened.lines() < lines
+    opened.page.mouse.move(0, 0)
+    assert plot.screenshot() != before
+    button.press("Enter")  # by keyboard as well
+    assert button.get_attribute("aria-pressed") == "true"
+    assert opened.lines() == lines
+
+
+def test_two_presses_leave_one_series_alone(opened: Opened) -> None:
+    opened.page.locator(".legend button", has_text="poor").dblclick()
+    pressed = opened.page.locator('.legend button[aria-pressed="true"]').all_inner_texts()
+    assert pressed == ["poor"]
+
+
+def test_the_table_is_sorted_by_numbers_and_says_so(opened: Opened) -> None:
+    header = opened.page.locator("#results th", has_text="test accuracy")
+    assert header.get_attribute("aria-sort") is None
+    best_first = [text.split()[0] for text in opened.column(1)]
+    assert best_first[0] == "good"
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    values = [text.split()[0] for text in opened.column(2)]
+    numbers = [float(value) for value in values if re.match(r"[\d.]+$", value)]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 4
+    assert not re.match(r"[\d.]+$", values[-1])  # what has no number comes last in both directions
+    other = opened.page.locator("#results th", has_text="configuration")
+    other.locator("button").click()
+    assert header.get_attribute("aria-sort") is None
+    assert opened.column(1) == sorted(opened.column(1))
+
+
+@pytest.mark.parametrize(("axis", "last"), [("seconds", 4), ("inner_grads", 400), ("step", 20)])
+def test_curves_move_to_the_axis_that_is_chosen(opened: Opened, axis: str, last: int) -> None:
+    opened.page.locator(f"input[name=axis][value={axis}]").check()
+    means = [trace for trace in opened.traces() if trace["kind"] == "mean"]
+    assert {trace["x"][-1] for trace in means} == {last}
+    names = {"seconds": "seconds", "inner_grads": "inner gradients", "step": "outer steps"}
+    assert opened.layout("xaxis.title.text") == names[axis]
+
+
+def test_against_memory_there_are_points_of_runs(opened: Opened) -> None:
+    opened.page.locator("input[name=axis][value=peak_memory_mb]").check()
+    kinds = {trace["kind"] for trace in opened.traces()}
+    assert "mean" not in kinds
+    assert "single" in kinds
+
+
+def test_another_metric_and_logarithmic_axes_are_a_choice_away(opened: Opened) -> None:
+    opened.page.locator("#metric").select_option("outer_loss")
+    mean = next(trace for trace in opened.traces() if trace["kind"] == "mean")
+    assert mean["y"] == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1 / 5], rel=1e-4)
+    opened.page.locator("#log-x").check()
+    opened.page.locator("#log-y").check()
+    assert opened.layout("xaxis.type") == opened.layout("yaxis.type") == "log"
+
+
+def test_single_runs_and_bands_come_and_go(opened: Opened) -> None:
+    def count(kind: str) -> int:
+        return sum(trace["kind"] == kind for trace in opened.traces())
+
+    single = count("single")
+    opened.page.locator("#singles").check()
+    assert count("single") == single + 9  # three seeds of three methods
+    assert count("band") == 3
+    opened.page.locator("#bands").uncheck()
+    assert count("band") == 0
+
+
+def test_a_hover_shows_the_values(opened: Opened) -> None:
+    box = opened.page.locator("#plot .nsewdrag").first.bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] * 0.98, box["y"] + box["height"] / 2)
+    opened.page.wait_for_selector("#plot .hoverlayer text")
+    assert "0.91" in opened.page.locator("#plot .hoverlayer").text_content()
+
+
+def test_no_button_of_the_plot_sends_it_anywhere(opened: Opened) -> None:
+    names = "[...document.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title)"
+    assert opened.page.evaluate(names) == ["Download plot as a PNG", "Zoom", "Pan", "Reset axes"]
+
+
+def test_a_label_with_tags_is_shown_with_its_tags(opened: Opened) -> None:
+    assert opened.page.locator(".legend", has_text="<b>a</b></script><img src=x").count() == 1
+    assert opened.page.locator("img[onerror]").count() == 0
+
+
+def test_the_switch_turns_light_into_dark_and_back(opened: Opened) -> None:
+    def page_and_line() -> tuple[str, str]:
+        script = (
+            "[getComputedStyle(document.body).backgroundColor, plot._fullData.at(-1).line.color]"
+        )
+        back, line = opened.page.evaluate(script)
+        return back, line
+
+    light = page_and_line()
+    opened.page.locator("#theme").click()
+    dark = page_and_line()
+    assert light[0] != dark[0]
+    assert light[1] != dark[1]
+    opened.page.locator("#theme").click()
+    assert page_and_line() == light
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_but_boxes_of_tables_scrolls_sideways(
+    browser: Any, file: Path, width: int, scheme: str
+) -> None:
+    found = Opened(browser, file, width, color_scheme=scheme)
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = """[...document.querySelectorAll("main *")].filter((e) =>
+        !e.closest(".scroll, .hidden, #plot")
+        && e.getBoundingClientRect().right > innerWidth).length"""
+    assert found.page.evaluate(outside) == 0
+    assert found.complaints == []
+    found.context.close()
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(opened: Opened) -> None:
+    unnamed = """[...document.querySelectorAll("button, input, select")].filter((e) =>
+        !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.length)).length"""
+    assert opened.page.evaluate(unnamed) == 0
+    assert opened.page.evaluate("document.title") != ""
+    reached = set()
+    for _ in range(60):
+        opened.page.keyboard.press("Tab")
+        reached.add(
+            opened.page.evaluate("document.activeElement.id || document.activeElement.name")
+        )
+    assert {"theme", "metric", "axis", "log-x", "bands", "singles"} <= reached
