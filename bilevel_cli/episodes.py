@@ -33,9 +33,10 @@ def outer_step(
     """
 
     def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
-        found = method.estimate(loop, outer, data, carry)
-        kept = loop.start.remember(carry["inner"], found.carry["inner"])
-        return found._replace(carry={**found.carry, "inner": kept})
+        grad, loss, after, metrics = method.estimate(loop, outer, data, carry)
+        kept = loop.start.remember(carry["inner"], after["inner"])
+        # Not by _replace, which the compiler of torch 2.11 cannot follow.
+        return Estimate(grad, loss, {**after, "inner": kept}, metrics)
 
     return over_episodes(estimate, chunk_size) if _has_episodes(loop) else estimate
 

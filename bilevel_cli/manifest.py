@@ -40,7 +40,8 @@ class Manifest:
                 "bilevel-cli": bilevel_cli.__version__,
                 "python": platform.python_version(),
                 "platform": platform.platform(),
-                **{name: version(name) for name in ("torch", "numpy", "hydra-core", "omegaconf")},
+                "torch": str(torch.__version__),  # with its build
+                **{name: version(name) for name in ("numpy", "hydra-core", "omegaconf")},
             },
             "git_commit": git_commit(),
             "settings_sha256": hashlib.sha256(

