@@ -56,17 +56,12 @@ test-slurm: $(READY)  ## sweeps on a SLURM of one node, started and stopped here
 		tests/slurm/start.sh $$dir && \
 		SLURM_CONF=$$dir/slurm.conf OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
-RAY := $(VENV)/ray
-
-# Of its own: the launcher asks for cloudpickle below 3, joblib 1.6 for 3 or newer.
+# The launcher without what it asks for: cloudpickle below 3, where joblib 1.6 asks for 3.
 .PHONY: test-ray
-test-ray:  ## a sweep on a Ray cluster, started and stopped here; listens on every interface, by token
-	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
-	grep -Ev '^(cloudpickle|joblib)=' constraints.txt > $(RAY)/constraints.txt
-	$(RAY)/bin/python -m pip install --quiet --constraint $(RAY)/constraints.txt torch
-	$(RAY)/bin/python -m pip install --quiet --constraint $(RAY)/constraints.txt \
-		--editable '.[ray]' 'cloudpickle<3' 'joblib<1.6' pytest
-	$(RAY)/bin/python -m pytest -m ray tests/test_ray.py
+test-ray: $(READY)  ## a sweep on a Ray cluster of its own, which listens on every interface, by token
+	$(PIP) install --quiet --constraint constraints.txt 'ray[default]>=2.60' 'aiohttp<4' boto3
+	$(PIP) install --quiet --no-deps hydra-ray-launcher==1.2.2
+	$(BIN)/python -m pytest -m ray tests/test_ray.py
 
 # The default tests in an environment of its own, with given constraints.
 define test_with

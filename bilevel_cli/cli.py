@@ -14,33 +14,31 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, interrupts, options, sweep
+from bilevel_cli import __version__, interrupts, jobs, options, plugins, sweep
 from bilevel_cli.arguments import check_command_line
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.options import CONF
 
-OmegaConf.register_new_resolver("slug", sweep.slug, replace=True)
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []
-_codes: set[int] = set()  # of the jobs of a sweep that failed
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(config: DictConfig) -> float | None:
-    from bilevel_cli import experiment  # here: --help and completion do not wait for torch
-
     composed = HydraConfig.get()
     directory = Path(composed.runtime.output_dir)
-    try:
+
+    def run() -> float | None:
+        from bilevel_cli import experiment  # here: --help and completion do not wait for torch
+
         return experiment.run(config, directory, dict(composed.runtime.choices))
+
+    if composed.mode == RunMode.MULTIRUN:
+        return jobs.carry_out(run, config, directory)
+    try:
+        return run()
     except (UsageError, Failed) as error:
-        # Not raised: Hydra would add its own words, and a sweep must go on to the other jobs.
-        if composed.mode == RunMode.RUN:
-            _errors.append(error)
-        else:
-            print(f"bilevel-run: job {composed.job.num} failed: {error}", file=sys.stderr)
-            sweep.failures[directory.name] = str(error)
-            _codes.add(error.code)
+        _errors.append(error)  # not raised: Hydra would add its own words
         return None
 
 
@@ -63,33 +61,33 @@ def main() -> None:
             print(options.describe_pairs(folders))
         return
     _errors.clear()
-    _codes.clear()
-    sweep.failures.clear()
+    plugins.ignore_broken()
     # argparse takes overrides in one piece: a -m between them would end it.
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
     debug = os.environ.get(_DEBUG)
     logging.raiseExceptions = False  # a full disk must not end a run by its log
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
-    try:
-        check_command_line(arguments)
-        with interrupts.stops_at_once():
-            _job()
-    except KeyboardInterrupt as error:
-        sys.exit(getattr(error, "code", 128 + signal.SIGINT))
-    except Exception as error:  # from composing: besides its own, Hydra raises all kinds
-        _errors.append(error)
-    finally:
-        del os.environ[_DEBUG]
+    with sweep.remaining() as known:
+        try:
+            check_command_line(arguments)
+            with interrupts.stops_at_once():
+                _job()
+        except KeyboardInterrupt as error:
+            sys.exit(getattr(error, "code", 128 + signal.SIGINT))
+        except Exception as error:  # from composing: besides its own, Hydra raises all kinds
+            _errors.append(error)
+        finally:
+            del os.environ[_DEBUG]
+            if known:
+                print(sweep.table(known), flush=True)
     for reason in _errors:
         if debug:
             raise reason
         full = Unwritten.code if refusal(reason, NO_SPACE) else UsageError.code
         _exit(getattr(reason, "code", full), explain(reason))
-    if sweep.failures:
-        lines = [f"  {folder}: {reason}" for folder, reason in sweep.failures.items()]
-        code = Unwritten.code if Unwritten.code in _codes else Failed.code
-        _exit(code, "\n".join([f"{len(lines)} of the jobs failed:", *lines]))
+    if failed := sweep.failures(known):
+        _exit(*failed)
 
 
 def _exit(code: int, message: str) -> None:
@@ -105,8 +103,12 @@ def _config_dirs(arguments: list[str]) -> list[Path]:
 
 def explain(error: BaseException) -> str:
     """One to three lines: what is wrong, and the nearest thing that would be right."""
+    if install := plugins.broken(error):
+        return install
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if install := plugins.missing(group, name):
+            return install
         known = error.options or options.names(group)
         if known:
             near = options.hint(name, known)

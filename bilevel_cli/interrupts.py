@@ -1,12 +1,19 @@
 """Signals, obeyed between two steps."""
 
 import contextlib
+import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+asked: list[int] = []
+"""The signals that a process received for which `serve` was called, and that it is to obey."""
+
+_ignored: set[int] = set()
 
 
 class Stopped(KeyboardInterrupt):
@@ -48,16 +55,64 @@ def stop_requests() -> Iterator[list[int]]:
         if requests:
             raise Stopped(signum)
         requests.append(signum)
-        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+        if not _ignored:  # in a pool, the process that passed it on says so
+            print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
 
     with _handled(note):
         yield requests
 
 
 @contextlib.contextmanager
+def passed_on() -> Iterator[list[int]]:
+    """Collects the same signals and passes the first on to the processes that run jobs for this.
+
+    These stop after their step. Without any, and at a second signal, raises `Stopped`.
+    """
+    requests: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        children = multiprocessing.active_children()
+        if requests or not children:
+            raise Stopped(signum)
+        requests.append(signum)
+        print("\nStopping the jobs after their step; once more to stop at once.", file=sys.stderr)
+        for child in children:
+            if child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM)
+
+    with _handled(note):
+        yield requests
+
+
+def serve() -> list[int] | None:
+    """Prepares a process of a pool for the signals that `passed_on` sends it.
+
+    A terminal sends Ctrl-C to this process too: it is left to the one that passes it on. What
+    comes between two jobs is kept, where it would end the process, and the pool with it.
+
+    Returns:
+        The signals so far; None where this is no pool, since another handles SIGTERM.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _ask)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _ignored.add(signal.SIGINT)
+    elif handler is not _ask:
+        return None
+    return asked
+
+
+def _ask(signum: int, frame: FrameType | None) -> None:
+    asked.append(signum)
+
+
+@contextlib.contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     try:
-        before = {signum: signal.signal(signum, handler) for signum in SIGNALS}
+        obeyed = [signum for signum in SIGNALS if signum not in _ignored]
+        before = {signum: signal.signal(signum, handler) for signum in obeyed}
     except ValueError:  # not in the main thread, which alone receives signals
         yield
         return
