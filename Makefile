@@ -83,6 +83,10 @@ test-newest: $(READY)  ## the same with the newest ones that pip finds
 audit: $(READY)  ## known vulnerabilities of the pinned dependencies
 	$(BIN)/python tests/audit.py
 
+.PHONY: test-ranks
+test-ranks: $(READY)  ## runs by several processes: stopped, killed, and a hundred in a row
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_ranks.py
+
 .PHONY: test-gpu
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

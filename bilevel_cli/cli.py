@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, interrupts, jobs, options, plugins, sweep
+from bilevel_cli import __version__, interrupts, jobs, launch, options, plugins, sweep
 from bilevel_cli.arguments import check_command_line
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.options import CONF
@@ -42,6 +42,7 @@ def _job(config: DictConfig) -> float | None:
         return None
 
 
+@launch.together
 def main() -> None:
     """Runs the command, and ends it with one message instead of a traceback.
 
@@ -71,6 +72,7 @@ def main() -> None:
     with sweep.remaining() as known:
         try:
             check_command_line(arguments)
+            launch.check_command_line(arguments)
             with interrupts.stops_at_once():
                 _job()
         except KeyboardInterrupt as error:

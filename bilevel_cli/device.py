@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bilevel_cli import linear, memory
+from bilevel_cli import launch, linear, memory
 
 # On Linux this includes the peak of whatever launched the process; see `peak_memory_mb`.
 _MAXRSS_BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -80,6 +80,13 @@ class Device:
         name = self.name
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
+        place = launch.place()
+        if place.count > 1 and name.startswith("cuda:"):
+            raise ValueError(
+                f"Several processes need a GPU each, got device.name={name}. Use device=cuda."
+            )
+        if place.count > 1 and name == "cuda":
+            name = f"cuda:{place.local_rank}"
         try:
             device = torch.device(name)
             torch.empty(0, device=device)
@@ -100,7 +107,10 @@ class Device:
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        memory.set_budget(self.memory_budget, device)
+        if device.index is not None and place.count > 1:
+            torch.cuda.set_device(device)  # which the processes exchange their gradients on
+        sharing = place.local_count if device.type == "cpu" else 1
+        memory.set_budget(self.memory_budget, device, sharing)
         linear.use(self.linear)
         _keep_freed_memory()
         return device

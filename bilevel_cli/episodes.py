@@ -22,7 +22,10 @@ PER_EPISODE = StepData(init=0, inner=0, outer=0, noise=None, extra=0)  # type: i
 
 
 def outer_step(
-    method: Hypergradient[Any], loop: InnerLoop, chunk_size: int | None = None
+    method: Hypergradient[Any],
+    loop: InnerLoop,
+    chunk_size: int | None = None,
+    total: bool = False,
 ) -> OuterStep:
     """The outer step of `method`, over episodes where the problem has them.
 
@@ -30,6 +33,7 @@ def outer_step(
         method: The hypergradient method.
         loop: The inner loop, of a task.
         chunk_size: As in `each`.
+        total: As in `over_episodes`.
     """
 
     def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
@@ -38,7 +42,7 @@ def outer_step(
         # Not by _replace, which the compiler of torch 2.11 cannot follow.
         return Estimate(grad, loss, {**after, "inner": kept}, metrics)
 
-    return over_episodes(estimate, chunk_size) if _has_episodes(loop) else estimate
+    return over_episodes(estimate, chunk_size, total) if _has_episodes(loop) else estimate
 
 
 def sample(
@@ -86,7 +90,9 @@ def begin(
     return begun(data, state)
 
 
-def over_episodes(estimate: OuterStep, chunk_size: int | None = None) -> OuterStep:
+def over_episodes(
+    estimate: OuterStep, chunk_size: int | None = None, total: bool = False
+) -> OuterStep:
     """Extends an outer step to a leading episode dimension of data and carry.
 
     The gradient, loss and metrics are means over episodes; the carry stays one per episode.
@@ -94,7 +100,9 @@ def over_episodes(estimate: OuterStep, chunk_size: int | None = None) -> OuterSt
     Args:
         estimate: The outer step of a single inner problem.
         chunk_size: As in `each`.
+        total: Sums instead of means, where other processes have the other episodes.
     """
+    reduce = torch.sum if total else torch.mean
 
     def batched(outer: Params, data: StepData, carry: Carry) -> Estimate:
         def episode(data: StepData, carry: Carry) -> Estimate:
@@ -102,7 +110,8 @@ def over_episodes(estimate: OuterStep, chunk_size: int | None = None) -> OuterSt
 
         grad, loss, carry, metrics = each(episode, chunk_size)(data, carry)
         floats = {name: value.to(loss.dtype) for name, value in metrics.items()}
-        return Estimate(_mean(grad), loss.mean(), carry, _mean(floats))
+        grad, floats = ({n: reduce(x, 0) for n, x in tree.items()} for tree in (grad, floats))
+        return Estimate(grad, reduce(loss, 0), carry, floats)
 
     return batched
 
@@ -178,7 +187,3 @@ def _stack(results: list[Tree]) -> Tree:
         return {name: _stack([result[name] for result in results]) for name in some}
     stacked = [_stack(list(parts)) for parts in zip(*results, strict=True)]
     return some._make(stacked) if hasattr(some, "_make") else tuple(stacked)
-
-
-def _mean(tree: Params) -> Params:
-    return {name: value.mean(0) for name, value in tree.items()}

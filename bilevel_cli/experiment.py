@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import checkpoint, trees
+from bilevel_cli import checkpoint, interrupts, launch, trees
 from bilevel_cli.arguments import check_arguments, fits, target
 from bilevel_cli.data.base import Source
 from bilevel_cli.device import Device, generator, peak_memory_mb
@@ -37,6 +37,7 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.manifest import Manifest, origin
 from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.options import options_of_kind
+from bilevel_cli.ranks import ALONE, Ranks, following, leading
 from bilevel_cli.replicas import Replicas
 from bilevel_cli.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
 from bilevel_cli.tasks.base import Task
@@ -84,11 +85,31 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
     with contextlib.ExitStack() as locks:
         for _, folder in replicas:
             locks.enter_context(_folder(folder))
-        runs = [_Run(one, folder, len(replicas)) for one, folder in replicas]
+        ranks = locks.enter_context(leading(lambda: (_plain(config), directory, options)))
+        runs = [_Run(one, folder, len(replicas), ranks) for one, folder in replicas]
         if len(replicas) > 1 and (directory / ".hydra").is_dir():
             for one in runs:  # Hydra notes the configuration of a single run
                 one.note_config()
         return _run(runs, config.objective, options)
+
+
+def follow() -> None:
+    """Takes part in the run that the first process has begun; writes and says nothing.
+
+    Raises:
+        Exception: The run failed, here or in another process.
+        Interrupted: As in `run`.
+    """
+    with following() as (ranks, given), interrupts.stops_at_once():
+        if given is None:
+            return
+        logging.getLogger().addHandler(logging.NullHandler())
+        config, directory, options = given
+        runner = build(config, resolved(config), directory, options, ranks)
+        (outcome,) = Replicas([runner]).run()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        runner.result()
 
 
 def _run(runs: "list[_Run]", objective: str | None, options: dict[str, str]) -> float | None:
@@ -147,14 +168,16 @@ class _Run:
         config: The composed configuration.
         directory: Of the run.
         replicas: How many runs there are.
+        ranks: The processes that share it.
 
     Attributes:
         runner: None until it is built.
         outcome: The last scores, or what the run raised; None until it ends.
     """
 
-    def __init__(self, config: DictConfig, directory: Path, replicas: int) -> None:
+    def __init__(self, config: DictConfig, directory: Path, replicas: int, ranks: Ranks) -> None:
         self.config, self.directory, self.replicas = config, directory, replicas
+        self.ranks = ranks
         self.settings = resolved(config)
         self.manifest = Manifest(directory, self.settings)
         self.runner: Runner | None = None
@@ -174,7 +197,7 @@ class _Run:
         if self.outcome is not None:
             return
         try:
-            self.runner = build(self.config, self.settings, self.directory, options)
+            self.runner = build(self.config, self.settings, self.directory, options, self.ranks)
         except Exception as error:
             self.outcome = error
 
@@ -292,6 +315,11 @@ def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Pat
         )
     if count == 1:
         return [(config, directory)]
+    if launch.place().count > 1:
+        raise UsageError(
+            f"Several processes share a single run, got replicas={count}. Use replicas=1, or one "
+            "process."
+        )
     first, found = _whole(config, "seed"), []
     for seed in range(first, first + count):
         one = OmegaConf.merge(config, {"seed": seed, "replicas": 1})
@@ -367,6 +395,11 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items() if key not in _NOT_SETTINGS}
 
 
+def _plain(config: DictConfig) -> Any:
+    """`config` with its interpolations filled in: other processes know nothing of Hydra's own."""
+    return OmegaConf.merge(config, resolved(config))
+
+
 class Parts(NamedTuple):
     """What an experiment is a product of."""
 
@@ -382,6 +415,7 @@ def build(
     settings: dict[str, Any],
     directory: Path,
     options: dict[str, str],
+    ranks: Ranks = ALONE,
 ) -> Runner:
     """Builds all objects of a run, and checks that they fit together.
 
@@ -411,6 +445,7 @@ def build(
             config.on_divergence,
             config.resume,
             origin(where, task.checksum),
+            ranks,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -47,15 +47,19 @@ def stops_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collects the same signals, to be obeyed between two steps; a second one at once."""
+def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
+    """Collects the same signals, to be obeyed between two steps; a second one at once.
+
+    Args:
+        quiet: Whether another process tells the user.
+    """
     requests: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         if requests:
             raise Stopped(signum)
         requests.append(signum)
-        if not _ignored:  # in a pool, the process that passed it on says so
+        if not (quiet or _ignored):  # in a pool, the process that passed it on says so
             print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
 
     with _handled(note):

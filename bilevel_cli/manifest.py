@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import bilevel_cli
+from bilevel_cli import launch
 
 
 class Manifest:
@@ -75,6 +76,7 @@ class Manifest:
             "device": str(device),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
+            "processes": launch.place().count,
             "cores": os.cpu_count(),
         }
         self._write()
@@ -113,6 +115,7 @@ def origin(device: torch.device, checksum: str | None) -> dict[str, str | int | 
         "git_commit": git_commit(),
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
+        "processes": launch.place().count,
         "device": device.type,
         "data": checksum,
     }

@@ -13,17 +13,18 @@ _threads = torch.get_num_threads()
 _runs = 1  # that take outer steps at once, each on a thread of its own
 
 
-def set_budget(setting: int | str, device: torch.device) -> None:
+def set_budget(setting: int | str, device: torch.device, processes: int = 1) -> None:
     """Sets the budget of this process.
 
     Args:
         setting: As `budget_bytes` reads it, where "auto" is half of what is free now.
         device: Where the graphs will be.
+        processes: Those that share it.
     """
     global _budget, _threads
     _threads = torch.get_num_threads()
     size = budget_bytes(setting)
-    _budget = free(device) // 2 if size is None else size
+    _budget = (free(device) // 2 if size is None else size) // processes
 
 
 def budget(problems: int = 1) -> int:

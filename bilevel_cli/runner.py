@@ -28,7 +28,8 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.problem import StepData
-from bilevel_cli.table import Table
+from bilevel_cli.ranks import ALONE, Ranks
+from bilevel_cli.table import Table, Unkept
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params, Scalar
 
@@ -118,6 +119,7 @@ class Runner:
         resume: "auto" to refuse a checkpoint of other settings or data, or "force" to warn.
         origin: What the numbers of a run depend on besides its settings, such as versions, "device"
             and "data": a checkpoint of other ones is warned of, and of these two is refused.
+        ranks: The processes that share the outer steps; `run` must be called in each.
 
     Attributes:
         diverged_at: The first step with a number that is not finite, in a run that went on.
@@ -142,6 +144,7 @@ class Runner:
         on_divergence: str = "stop",
         resume: str = "auto",
         origin: dict[str, Any] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         for name, got, options in (
             ("on_divergence", on_divergence, ("stop", "continue", "restore")),
@@ -154,7 +157,7 @@ class Runner:
         self.task, self.loop, self.method = task, loop, method
         self.schedule, self.directory, self.device = schedule, directory, device
         self.metrics, self.settings, self.origin = metrics, settings or {}, origin or {}
-        self.on_divergence, self.resume = on_divergence, resume
+        self.on_divergence, self.resume, self.ranks = on_divergence, resume, ranks
         self.diverged_at: int | None = None
         self.restores = 0
         self._lost: Diverged | None = None  # why the last row is not finite, in a run that goes on
@@ -163,18 +166,19 @@ class Runner:
         self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
         self.noise = generator(seed, "noise", device)
         check_memory(task, loop, method)
+        ranks.check(task)
         with torch.no_grad():
             self._begin(seed, optimizer)
         self.scheduler = scheduler(self.optimizer)
-        self.outer_step = episodes.outer_step(method, loop, episodes_chunk)
+        self.outer_step = episodes.outer_step(method, loop, episodes_chunk, total=ranks.count > 1)
         self.captured = partial(captured, how=capture, device=device)
-        self.estimate = self.captured(self.outer_step)
+        self.estimate = ranks.shared(self.captured(self.outer_step))
         self.step, self.clock = 0, Clock()
         self.earlier = 0.0  # seconds of the run that this one continues
         self.inner_grads: Scalar = 0
         self.hvps: Scalar = 0
         self._file = directory / CHECKPOINT
-        state = checkpoint.resume(self._file)
+        state = ranks.once(partial(checkpoint.resume, self._file))
         if state is not None:
             self._check(state)
             self._restore(state)
@@ -203,7 +207,7 @@ class Runner:
         if self._over():
             return self._last_scores()
         scores = self._last_scores() if self.evals.size else self._evaluate(bar)
-        if self.on_divergence == "restore" and not checkpoint.exists(self._file):
+        if self.on_divergence == "restore" and not self._saved():
             self.save()
         while not self._over():
             try:
@@ -246,13 +250,16 @@ class Runner:
 
     def result(self) -> list[Path]:
         """Writes what the task learned, each file in whole or not, and returns the files."""
+        inner = self.ranks.whole(self.carry["inner"]["inner"])
+        if not self.ranks.first:
+            return []
         partial = self.directory / "result.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             if self.evals.path.exists():  # which a task may read
                 shutil.copy(self.evals.path, partial)
-            written = self.task.save_result(partial, self.outer, self.carry["inner"]["inner"])
+            written = self.task.save_result(partial, self.outer, inner)
             (partial / self.evals.path.name).unlink(missing_ok=True)
             for path in partial.iterdir():
                 path.replace(self.directory / path.name)
@@ -262,11 +269,14 @@ class Runner:
 
     def save(self) -> None:
         """Writes a checkpoint of this step."""
+        state = self._state()
+        if not self.ranks.first:
+            return
         self.train.sync()
         self.evals.sync()
         named = {"train": self.train, "eval": self.evals}
         tables = {name: (table.size, table.digest) for name, table in named.items()}
-        checkpoint.save(self._file, {**self._state(), "tables": tables})
+        checkpoint.save(self._file, {**state, "tables": tables})
 
     def _begin(self, seed: int, optimizer: Callable[..., Optimizer]) -> None:
         outer = self.task.init_outer(generator(seed, "initialisation"))
@@ -286,7 +296,9 @@ class Runner:
         self.optimizer = optimizer(list(self.outer.values()))
         self.method.check(self.loop, self.outer, one)
         state = episodes.fresh(self.loop, self.outer, data)
-        self.carry = episodes.begin(self.method, self.loop, self.outer, data, state)
+        self.carry = self.ranks.part(
+            episodes.begin(self.method, self.loop, self.outer, data, state)
+        )
 
     def _advance(self) -> Generator[Inputs, Estimate, dict[str, Scalar]]:
         """One outer step. Returns what it reports, still on the device."""
@@ -303,8 +315,10 @@ class Runner:
         }
         self.step += 1
         self._count(estimate.metrics)
-        if self._due(self.schedule.log_every):
-            view = StepView(self.step, self.loop, self.outer, data, self.carry, estimate)
+        if self.metrics and self._due(self.schedule.log_every):
+            carry, kept = map(self.ranks.whole, (self.carry, estimate.carry))
+            whole = estimate._replace(carry=kept)
+            view = StepView(self.step, self.loop, self.outer, data, carry, whole)
             for metric in self.metrics.values():
                 report |= metric.measure(view)
         self.carry = estimate.carry
@@ -327,9 +341,8 @@ class Runner:
 
     def _evaluate(self, bar: "tqdm[Any]") -> Row:
         bar.set_description("evaluating")
-        scores = _read(
-            dict(self.task.evaluate(self.loop, self.outer, self.carry["inner"]["inner"]))
-        )
+        inner = self.ranks.whole(self.carry["inner"]["inner"])
+        scores = _read(dict(self.task.evaluate(self.loop, self.outer, inner)))
         bar.set_description()
         self.evals.append({**self._when(), **scores})
         self._check_finite(scores)
@@ -369,8 +382,11 @@ class Runner:
             self.diverged_at = self.step
             log.warning("%s The run goes on, since on_divergence=continue.", self._lost)
 
+    def _saved(self) -> bool:
+        return self.ranks.once(partial(checkpoint.exists, self._file))
+
     def _diverged(self, reason: str) -> Diverged:
-        there = checkpoint.exists(self._file)
+        there = self._saved()
         kept = " The checkpoint of an earlier step is kept." if there else ""
         way_out = "Lower optimizer.lr or solver.lr"
         if there and self.on_divergence == "stop":
@@ -388,14 +404,14 @@ class Runner:
         diverged = error if isinstance(error, Diverged) else self._divergence(error)
         if diverged is None:
             raise error
-        if self.on_divergence != "restore" or not checkpoint.exists(self._file):
+        if self.on_divergence != "restore" or not self._saved():
             raise diverged from error.__cause__
         if self.restores == RESTORES:
             raise Diverged(f"{diverged} The run went back {RESTORES} times.") from error.__cause__
         self.clock.stop()
         step, restores, costs = self.step, self.restores, (self.inner_grads, self.hvps)
         earlier = self.earlier
-        state = checkpoint.load(self._file)
+        state = self.ranks.once(partial(checkpoint.load, self._file))
         self._restore(state)
         self._open(state["tables"])
         self.earlier, self.restores, (self.inner_grads, self.hvps) = earlier, restores + 1, costs
@@ -410,11 +426,13 @@ class Runner:
     def _divergence(self, error: Exception) -> Diverged | None:
         """The divergence that shows itself as another error, if it is one."""
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        # Ranks differ in their episodes, whose memory the next step ignores, and must not in this.
+        watched = self.outer if self.ranks.count > 1 else (self.outer, self.carry["inner"])
         if isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             found = f"After step {self.step} a linear system has no finite solution: {reason}"
         elif isinstance(error, UsageError | OSError) or out_of_memory(error):
             return None
-        elif not all(map(_finite, trees.leaves((self.outer, self.carry["inner"])))):
+        elif not all(map(_finite, trees.leaves(watched))):
             found = f"After step {self.step} parameters are not finite: {reason}"
         else:
             return None
@@ -432,7 +450,7 @@ class Runner:
             "outer": self.outer,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "carry": self.carry,
+            "carry": self.ranks.whole(self.carry),
             "sampling": self.sampling.state(),
             "extras": self.extras.state(),
             "noise": self.noise.get_state(),
@@ -480,7 +498,7 @@ class Runner:
             )
         for reason in reasons:
             log.warning("%s It goes on, since resume=force.", reason)
-        here = _shapes({"outer": self.outer, "carry": self.carry})
+        here = _shapes({"outer": self.outer, "carry": self.ranks.whole(self.carry)})
         if reasons and (shapes := _differing(_shapes(state), here)):
             raise ValueError(
                 f"A run that goes on needs tensors of the same shapes, got in {self.directory} "
@@ -494,7 +512,7 @@ class Runner:
         self.inner_grads, self.hvps = (
             checkpoint.to_device(state[name], self.device) for name in ("inner_grads", "hvps")
         )
-        self.carry = checkpoint.to_device(state["carry"], self.device)
+        self.carry = self.ranks.part(checkpoint.to_device(state["carry"], self.device))
         with torch.no_grad():
             for name, value in self.outer.items():
                 value.copy_(state["outer"][name])
@@ -506,8 +524,9 @@ class Runner:
 
     def _open(self, tables: dict[str, tuple[int, int]]) -> None:
         """Opens the tables at their sizes and digests of a checkpoint."""
-        self.train = Table(self.directory / "train.csv", *tables["train"])
-        self.evals = Table(self.directory / "eval.csv", *tables["eval"])
+        table = Table if self.ranks.first else Unkept
+        self.train = table(self.directory / "train.csv", *tables["train"])
+        self.evals = table(self.directory / "eval.csv", *tables["eval"])
 
 
 def drive(
@@ -530,8 +549,11 @@ def drive(
         runner.earlier, runner.clock = runner.seconds, clock
     outcomes: dict[Runner, Row | BaseException] = {}
     inputs: dict[Runner, Inputs] = {}
-    with torch.no_grad(), stop_requests() as requests, _progress(runners) as bar:
-        steps = {runner: runner.steps(bar, requests) for runner in runners}
+    ranks = runners[0].ranks if runners else ALONE
+    quiet = not ranks.first
+    with torch.no_grad(), stop_requests(quiet) as requests, _progress(runners, quiet) as bar:
+        agreed = ranks.agreed(requests)
+        steps = {runner: runner.steps(bar, agreed) for runner in runners}
 
         def proceed(runner: Runner, estimate: Any) -> None:
             failed = isinstance(estimate, Exception)
@@ -564,13 +586,13 @@ def drive(
     return [outcomes[runner] for runner in runners]
 
 
-def _progress(runners: list[Runner]) -> "tqdm[Any]":
+def _progress(runners: list[Runner], quiet: bool) -> "tqdm[Any]":
     # None: silent where standard error is not a terminal.
     return tqdm(
         total=sum(runner.schedule.outer_steps for runner in runners),
         initial=sum(runner.step for runner in runners),
         unit="step",
-        disable=None,
+        disable=quiet or None,
         dynamic_ncols=True,
     )
 
