@@ -33,6 +33,7 @@ from bilevel_cli.errors import (
     refusal,
 )
 from bilevel_cli.lock import locked
+from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.manifest import Manifest, origin
 from bilevel_cli.methods.base import Hypergradient
@@ -57,7 +58,7 @@ SIZES = (
 )
 
 # Where a run goes, what a sweeper reads of it, which runs are beside it: they change no number.
-_NOT_SETTINGS = ("hydra", "objective", "replicas", "resume")
+_NOT_SETTINGS = ("hydra", "loggers", "objective", "replicas", "resume")
 MOST_REPLICAS = 10_000
 
 
@@ -197,7 +198,10 @@ class _Run:
         if self.outcome is not None:
             return
         try:
+            names = self.config.get("loggers") or {}
+            loggers = {name: make(self.config, f"loggers.{name}") for name in names}
             self.runner = build(self.config, self.settings, self.directory, options, self.ranks)
+            self.runner.loggers = Loggers(loggers)
         except Exception as error:
             self.outcome = error
 
@@ -216,6 +220,7 @@ class _Run:
             return
         if runner.step:
             log.info("Continuing after step %d in %s", runner.step, self.directory)
+        runner.loggers.begin(self.directory, self.settings, runner.step)
         self.begun = True
 
     def conclude(self, outcome: Row | BaseException) -> None:
@@ -272,6 +277,7 @@ class _Run:
         counts = {}
         if self.runner is not None:
             counts = {"diverged_at": self.runner.diverged_at, "restores": self.runner.restores}
+            self.runner.loggers.end(status)
         try:
             self.manifest.end(status, error, **counts)
         except OSError as refused:

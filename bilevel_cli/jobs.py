@@ -110,7 +110,7 @@ def wait(folder: Path) -> None:
 
 def digest(config: DictConfig) -> str:
     """SHA-256 of the settings of a job."""
-    kept = [str(key) for key in config if key not in ("hydra", "resume")]
+    kept = [str(key) for key in config if key not in ("hydra", "loggers", "resume")]
     with contextlib.suppress(OmegaConfBaseException):  # one that the job itself is refused for
         settings = OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=False)
         assert isinstance(settings, dict)

@@ -24,6 +24,7 @@ from bilevel_cli.data.blocks import Stream
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
 from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.interrupts import Interrupted, stop_requests
+from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
@@ -124,6 +125,7 @@ class Runner:
     Attributes:
         diverged_at: The first step with a number that is not finite, in a run that went on.
         restores: Times that the run went back.
+        loggers: Told of every row besides the CSV files.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Runner:
         self.on_divergence, self.resume, self.ranks = on_divergence, resume, ranks
         self.diverged_at: int | None = None
         self.restores = 0
+        self.loggers = Loggers({})
         self._lost: Diverged | None = None  # why the last row is not finite, in a run that goes on
         self.sampling, self.extras = Stream(device), Stream(device)
         self.sampling.manual_seed(stream_seed(seed, "sampling"))
@@ -231,7 +234,7 @@ class Runner:
         bar.update()
         if row is not None and write:
             costs = {"peak_memory_mb": round(peak_memory_mb(self.device), 1)}
-            self.train.append({**self._when(), **row, **costs})
+            self._write(self.train, {**self._when(), **row, **costs})
         if row is not None:
             self._lost = None
             self._check_finite(row)
@@ -344,9 +347,13 @@ class Runner:
         inner = self.ranks.whole(self.carry["inner"]["inner"])
         scores = _read(dict(self.task.evaluate(self.loop, self.outer, inner)))
         bar.set_description()
-        self.evals.append({**self._when(), **scores})
+        self._write(self.evals, {**self._when(), **scores})
         self._check_finite(scores)
         return scores
+
+    def _write(self, table: Table, row: Row) -> None:
+        table.append(row)
+        self.loggers.write(table.path.stem, row)
 
     def _last_scores(self) -> Row:
         row: Row = dict(self.evals.last())

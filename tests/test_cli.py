@@ -36,11 +36,12 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize("argument", ["--help", "--version", "method=?"])
 def test_questions_are_answered_within_a_second_and_a_half(argument: str) -> None:
     seconds = []
-    for _ in range(3):  # the best of three: other processes share the machine
-        since = time.perf_counter()
+    for _ in range(3):  # the best of three, of the processor: other processes share it
+        before = os.times()
         asked = start(argument)
         out, err = asked.communicate()
-        seconds.append(time.perf_counter() - since)
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
         assert (asked.returncode, err) == (0, "")
         assert out
     assert min(seconds) < 1.5

@@ -21,6 +21,8 @@ GIVEN = {"device", "data", "model", "generator", "input_shape", "num_outputs"}
 GIVEN |= {"params", "optimizer"}
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
 OPTIONS = [(path.parent.as_posix(), path.name) for path in FILES if path.parent.parts]
+# Those of which several can be chosen.
+LISTS = re.findall(r"^  - (\w+): \[\]", (CONF / "config.yaml").read_text(), re.MULTILINE)
 TARGETS = [
     (group, option)
     for group, option in OPTIONS
@@ -29,10 +31,10 @@ TARGETS = [
 
 
 def node_of(group: str, option: str) -> DictConfig:
-    value = f"[{option}]" if group == "metrics" else option
+    value = f"[{option}]" if group in LISTS else option
     config = composed(*parent_of(group), f"{group}={value}")
     node: Any = OmegaConf.select(config, group.replace("/", "."))
-    return node[option] if group == "metrics" else node
+    return node[option] if group in LISTS else node
 
 
 def parent_of(group: str) -> list[str]:

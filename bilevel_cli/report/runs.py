@@ -19,7 +19,7 @@ TABLES = ("train.csv", "eval.csv")
 COMPLETED, GOING, KILLED, MISSING = "completed", "running", "killed", "missing"
 
 # Where a run went and what was beside it, which a manifest leaves out: they change no number.
-NOT_SETTINGS = ("hydra", "objective", "replicas", "resume")
+NOT_SETTINGS = ("hydra", "loggers", "objective", "replicas", "resume")
 
 
 class NoRuns(UsageError):

@@ -1,0 +1,1 @@
+"""Copies of the rows of a run in other tools."""
