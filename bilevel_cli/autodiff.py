@@ -11,6 +11,7 @@ is one, and an inner loop that nobody differentiates stores nothing.
 """
 
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from bilevel_cli import trees
 from bilevel_cli.trees import Tree
+
+# Of torch's own code, at its first forward mode; since 2.14 it would tell every user.
+warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
 
 # The levels of torch.func's forward mode belong to the process: two threads that differentiate at
 # once take each other's for their own. So one thread at a time is under torch.func.

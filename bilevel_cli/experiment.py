@@ -86,7 +86,7 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
     with contextlib.ExitStack() as locks:
         for _, folder in replicas:
             locks.enter_context(_folder(folder))
-        ranks = locks.enter_context(leading(lambda: (_plain(config), directory, options)))
+        ranks = locks.enter_context(leading(lambda: [_plain(config), str(directory), options]))
         runs = [_Run(one, folder, len(replicas), ranks) for one, folder in replicas]
         if len(replicas) > 1 and (directory / ".hydra").is_dir():
             for one in runs:  # Hydra notes the configuration of a single run
@@ -105,8 +105,9 @@ def follow() -> None:
         if given is None:
             return
         logging.getLogger().addHandler(logging.NullHandler())
-        config, directory, options = given
-        runner = build(config, resolved(config), directory, options, ranks)
+        values, directory, options = given
+        config = OmegaConf.create(values)
+        runner = build(config, resolved(config), Path(directory), options, ranks)
         (outcome,) = Replicas([runner]).run()
         if isinstance(outcome, BaseException):
             raise outcome
@@ -403,7 +404,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def _plain(config: DictConfig) -> Any:
     """`config` with its interpolations filled in: other processes know nothing of Hydra's own."""
-    return OmegaConf.merge(config, resolved(config))
+    resolved(config)  # which says where one leads nowhere
+    return OmegaConf.to_container(config, resolve=True)
 
 
 class Parts(NamedTuple):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 import socket
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from bilevel_cli import launch, trees
+from bilevel_cli import launch, messages, trees
 from bilevel_cli.episodes import OuterStep
 from bilevel_cli.interrupts import SIGNALS
 from bilevel_cli.methods.base import Carry, Estimate
@@ -146,7 +145,7 @@ class Ranks:
         """All episodes, of a tree of which each rank has its own; all must ask."""
         if self.count == 1:
             return tree
-        # Cloned: pickle would send what a view was cut from.
+        # Cloned: torch.save would write what a view was cut from.
         parts = self._gather(trees.map_leaves(lambda x: x.cpu().clone(), tree))
         return trees.map_leaves(lambda x, *xs: torch.cat(xs).to(x.device), tree, *parts)
 
@@ -159,28 +158,25 @@ class Ranks:
             try:
                 found = [fn(), None]
             except Exception as error:
-                found = [None, _sendable(error)]
+                with self._company():
+                    messages.broadcast([None, messages.described(error, "On rank 0")])
+                raise
         with self._company():
-            dist.broadcast_object_list(found)
-        result, refusal = found
+            result, refusal = messages.broadcast(found)
         if refusal is not None:
-            raise refusal
+            raise messages.error_of(refusal)
         return result
 
     def _raise_first(self, found: Any) -> NoReturn:
         """Raises the error of the first rank that has one, by all of them."""
-        own = found if isinstance(found, Exception) else None
-        if own is not None:
-            own = _sendable(own)
-            # Whoever receives it has not its frames.
-            own.add_note(f"On rank {self.rank}: {''.join(traceback.format_exception(found))}")
-        raise next(error for error in self._gather(own) if error is not None)
+        own = None
+        if isinstance(found, Exception):
+            own = messages.described(found, f"On rank {self.rank}")
+        raise messages.error_of(next(error for error in self._gather(own) if error is not None))
 
     def _gather(self, value: Any) -> list[Any]:
-        found: list[Any] = [None] * self.count
         with self._company():
-            dist.all_gather_object(found, value)
-        return found
+            return messages.gather(value)
 
     @contextlib.contextmanager
     def _company(self) -> Iterator[None]:
@@ -277,15 +273,6 @@ def _stay_inside() -> None:
     names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if names else ():
         os.environ.setdefault(variable, names[0])
-
-
-def _sendable(error: Exception) -> Exception:
-    """`error`, or its words where it cannot be pickled: not all classes of exceptions can."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def _packed(found: Estimate | None, outer: Params) -> Tensor:

@@ -160,7 +160,7 @@ class Remaining(Launcher):
 def remaining() -> Iterator[list[Job]]:
     """Has Hydra launch by `Remaining`. Yields the jobs, as they become known."""
     known: list[Job] = []
-    instantiate = Plugins.instantiate_launcher
+    theirs = Plugins.instantiate_launcher
 
     def instantiate_launcher(
         self: Plugins,
@@ -168,7 +168,7 @@ def remaining() -> Iterator[list[Job]]:
         task_function: TaskFunction,
         config: DictConfig,
     ) -> Launcher:
-        launcher = instantiate(self, hydra_context, task_function, config)
+        launcher = theirs(self, hydra_context, task_function, config)
         return Remaining(launcher, hydra_context, config, known)
 
     # Hydra lets no one between sweeper and launcher, whichever the user chooses of both.
@@ -177,7 +177,7 @@ def remaining() -> Iterator[list[Job]]:
     try:
         yield known
     finally:
-        Plugins.instantiate_launcher = instantiate  # type: ignore[method-assign]
+        Plugins.instantiate_launcher = theirs  # type: ignore[method-assign]
         jobs.launching = False
 
 
