@@ -111,6 +111,20 @@ bench: $(BENCHED)  ## time and memory against published implementations, into do
 bench-quick: $(BENCHED)  ## the same on smaller problems, in under 5 minutes; prints the tables
 	$(BIN)/python -m benchmarks all --size quick --rounds 3 --seconds 6
 
+REPRODUCED := $(VENV)/.report
+
+$(REPRODUCED): $(READY)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[report]'
+	touch $@
+
+.PHONY: reproduce-quick
+reproduce-quick: $(REPRODUCED)  ## the papers' experiments that fit into 25 minutes, into docs/reproductions.md
+	$(BIN)/python -m reproductions quick
+
+.PHONY: reproduce
+reproduce: $(REPRODUCED)  ## the longer ones too
+	$(BIN)/python -m reproductions full
+
 CHECKED := quadratic ridge logistic
 
 .PHONY: docs

@@ -1,0 +1,45 @@
+"""How far the parameters have gone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bilevel_cli import trees
+from bilevel_cli.device import generator
+from bilevel_cli.metrics.base import Metric, StepView
+from bilevel_cli.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Norms(Metric):
+    """Euclidean norms: what an overparameterized problem leaves open, its implicit bias decides.
+
+    Columns, each of all entries together:
+
+        outer_norm             |u|, of the outer parameters before the step
+        outer_displacement     |u - u_0|, of those that the task itself begins, from where it did
+        inner_norm             |w|, of the last inner iterate, over all episodes
+        inner_displacement     |w - w_prev|, from the iterate that the last outer step left
+
+    Outer gradient descent with exact responses keeps the second least, and a fully converged warm
+    start the last (Vicol et al., 2022, arXiv:2212.14032). Draws u_0 again at each row.
+
+    Args:
+        seed: Of the run.
+    """
+
+    seed: int
+
+    def measure(self, view: StepView) -> dict[str, Tensor]:
+        task, inner = view.loop.problem, view.estimate.carry["inner"]["inner"]
+        assert isinstance(task, Task)
+        first = task.init_outer(generator(self.seed, "initialisation"))
+        moved = {n: view.outer[n] - value.to(view.outer[n]) for n, value in first.items()}
+        still = torch.zeros_like(view.estimate.loss)
+        return {
+            "outer_norm": trees.norm(view.outer),
+            "outer_displacement": trees.norm(moved) if moved else still,
+            "inner_norm": trees.norm(inner),
+            "inner_displacement": trees.norm(trees.axpy(-1.0, view.carry["inner"]["inner"], inner)),
+        }
