@@ -35,7 +35,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory, of a device or of the machine."""
     if isinstance(error, RuntimeError):  # of torch, on a CPU and on a GPU
         words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-        return any(word in str(error) for word in words)
+        beyond = ("calculation overflowed", "multiplication overflow")  # of a size in bytes
+        return any(word in str(error) for word in (*words, *beyond))
     return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
 
 

@@ -18,7 +18,7 @@ def missing(group: str, option: str) -> str | None:
     kind = group.removeprefix("hydra/")
     for plugin, extra in _extras().items():
         # hydra-submitit-launcher brings submitit_slurm and submitit_local
-        if re.fullmatch(rf"hydra-{option.partition('_')[0]}-{kind}", plugin):
+        if plugin == f"hydra-{option.partition('_')[0]}-{kind}":
             return f"{group}={option} needs {plugin}, which cannot be imported.{_way_out(extra)}"
     return None
 

@@ -573,6 +573,8 @@ def test_a_replica_that_is_restored_leaves_the_others_alone(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904]"),
+        RuntimeError("numel: integer multiplication overflow"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
     ids=repr,

@@ -291,6 +291,11 @@ def test_a_plugin_that_is_not_there_is_named_with_what_to_install() -> None:
     assert "Did you mean 'basic'?" in cli.explain(other)
 
 
+def test_an_option_may_be_named_by_anything() -> None:
+    missing = MissingConfigException("", "task/\\k", ["toy"])
+    assert cli.explain(missing).startswith("task has no option '\\\\k'")
+
+
 def test_a_broken_plugin_is_named_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
