@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy import stats
 
 from bilevel_cli import experiment
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report import cells, command, papers, runs, statistics, tables, terminal
+from bilevel_cli.report import cells, command, papers, runs, statistics, tables, terminal, watch
 from bilevel_cli.report.compare import compare
 from bilevel_cli.report.groups import configurations, differences
 from bilevel_cli.report.question import Question
@@ -752,6 +753,11 @@ class Clock:
         self.events.pop(0)()
 
 
+def sleeping(monkeypatch: pytest.MonkeyPatch, clock: Callable[[float], None]) -> None:
+    """Replaces the sleep of `watch` alone: threads that other tests left sleep too."""
+    monkeypatch.setattr(watch, "time", SimpleNamespace(sleep=clock, strftime=time.strftime))
+
+
 def test_watching_follows_new_runs_until_all_have_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -775,7 +781,7 @@ def test_watching_follows_new_runs_until_all_have_ended(
 
         (tmp_path / "runs").mkdir()
         clock = Clock(first, lambda: None, grown, second, over, lambda: None)
-        monkeypatch.setattr(time, "sleep", clock)
+        sleeping(monkeypatch, clock)
         table = tmp_path / "t.csv"
         assert bilevel_report(monkeypatch, tmp_path / "runs", "--watch", "--csv", table) == 0
     assert clock.events == []  # the last look only saw that nothing was going still
@@ -790,7 +796,7 @@ def test_ctrl_c_leaves_watching_with_code_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tmp_path.joinpath("runs").mkdir()
-    monkeypatch.setattr(time, "sleep", Clock())
+    sleeping(monkeypatch, Clock())
     assert bilevel_report(monkeypatch, tmp_path / "runs", "--watch") == 0
     assert "Traceback" not in capsys.readouterr().err
 
@@ -804,7 +810,7 @@ def test_a_metric_that_no_run_has_yet_is_waited_for(
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         clock = Clock(lambda: (folder / "eval.csv").write_text(evaluations))
-        monkeypatch.setattr(time, "sleep", clock)
+        sleeping(monkeypatch, clock)
         assert bilevel_report(monkeypatch, folder, "--watch", "--metric", "test_accuracy") == 0
     text = capsys.readouterr().out
     assert text.index("Not yet") < text.index("0.9")
@@ -816,7 +822,7 @@ def test_a_terminal_is_drawn_over_and_no_higher_than_it_is(
     for number in range(30):
         run_at(tmp_path / str(number), solver={"lr": number})
     (tmp_path / "0" / "eval.csv").write_text("")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    sleeping(monkeypatch, lambda seconds: None)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("LINES", "24")
     assert bilevel_report(monkeypatch, tmp_path, "--watch") == 0

@@ -114,7 +114,7 @@ def test_more_outer_steps_continue_completed_jobs_and_other_settings_are_refused
     assert ran[4:] == ["1"]
     assert Path("sweep/1/manifest.json").read_text() == before
     said = capsys.readouterr()
-    assert re.search(r"^seed=5 +refused +-  .* holds a run with \.\.\.$", table(said.out)[2])
+    assert re.search(r"^seed=5 +refused +-  .*\.\.\.$", table(said.out)[2])
     assert "seed=1 there and 5 here" in said.err
     assert notes()["1"]["status"] == "refused"
 
