@@ -761,6 +761,7 @@ def sleeping(monkeypatch: pytest.MonkeyPatch, clock: Callable[[float], None]) ->
 def test_watching_follows_new_runs_until_all_have_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     with (tmp_path / "held").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
