@@ -21,10 +21,9 @@ from bilevel_cli.methods.bome import Bome
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.pbgd import Pbgd, Ramp
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Oracle
 from bilevel_cli.solvers.base import InnerSolver
 from bilevel_cli.solvers.gd import GradientDescent
-from bilevel_cli.solvers.nesterov import Nesterov, NesterovState
+from bilevel_cli.solvers.nesterov import Nesterov
 from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
@@ -33,6 +32,7 @@ from bilevel_cli.tasks.base import Task
 from bilevel_cli.tasks.convex_toy import ConvexToy
 from bilevel_cli.tasks.counterexample import Counterexample
 from bilevel_cli.tasks.pbgd_toy import PbgdToy
+from reproductions.items.convex_toy import Printed
 
 CPU = torch.device("cpu")
 FULL = Reverse(window=None, segment=None)
@@ -110,15 +110,6 @@ def test_acceleration_and_a_learned_start_solve_the_convex_toy(
     found = convex(solver, start, outer_steps=outer_steps)
     assert found["distance_x"] == pytest.approx(x, abs=1e-2)
     assert found["distance_y"] == pytest.approx(y, abs=1e-2)
-
-
-class Printed(Nesterov):
-    """The sequence as printed, t_{k+1} = (1 + sqrt(1 + t_k^2)) / 2."""
-
-    def step(self, oracle: Oracle, state: NesterovState) -> NesterovState:
-        following = (1 + torch.sqrt(1 + state["t"] ** 2)) / 2
-        stepped = super().step(oracle, state)
-        return {**stepped, "t": following, "weight": (state["t"] - 1) / following}
 
 
 def test_the_sequence_as_printed_tends_to_a_momentum_of_a_quarter() -> None:

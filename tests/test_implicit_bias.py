@@ -21,7 +21,6 @@ from bilevel_cli.linear_solvers.identity import Identity
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Hypergradient
-from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.problem import Batch
 from bilevel_cli.solvers.gd import GradientDescent
@@ -31,49 +30,10 @@ from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.anti_distillation import AntiDistillation
 from bilevel_cli.tasks.memory_toy import MemoryToy
 from bilevel_cli.trees import Params
+from reproductions.fourier import CPU, LARGEST, STEP, Fourier, equilibrium, implicit, slope
 
-CPU = torch.device("cpu")
-LARGEST = 13.217788012699264  # eigenvalue of the inner Hessian of anti-distillation
-STEP = 1 / LARGEST
 PSEUDO_INVERSE = Exact(damping=0.0, rtol=1e-10)
 UNROLLED = Reverse(window=None, segment=None)
-
-
-class Fourier(AntiDistillation):
-    """Anti-distillation with 13 points and 6 frequencies, by default of the three examples."""
-
-    def __init__(self, **examples: list[float]) -> None:
-        examples = examples or {"inputs": [-0.55, 0.1, 0.7], "targets": [1.0, -1.0, 0.5]}
-        super().__init__(13, 6, examples["inputs"], examples["targets"], CPU)
-        self.hessian = self.features.T @ self.features
-        self.projector = self.best_response @ self.features  # onto the range of H
-
-    def solved(self, labels: Tensor) -> Params:
-        return {"w": self.best_response @ labels}
-
-
-def implicit(solver: LinearSolver) -> Implicit:
-    return Implicit(solver, warm_adjoint=False)
-
-
-def slope(
-    method: Hypergradient[Any], task: AntiDistillation, labels: Tensor, inner: Params, steps: int
-) -> Tensor:
-    """An estimate after `steps` gradient steps from `inner`."""
-    data = task.sample(steps, torch.Generator())._replace(init=inner)
-    return estimate(method, task, data, {"labels": labels}, Cold(), GradientDescent(STEP)).grad[
-        "labels"
-    ]
-
-
-def equilibrium(
-    solver: LinearSolver, lr: float, task: Fourier, labels: Tensor | None = None
-) -> Tensor:
-    """Where outer gradient descent from `labels`, or 0, ends, if each inner problem is solved."""
-    u = torch.zeros(13) if labels is None else labels
-    for _ in range(20):
-        u = u - lr * slope(implicit(solver), task, u, task.solved(u), 1)
-    return u
 
 
 # --- hypergradients -------------------------------------------------------------------------------
