@@ -7,7 +7,6 @@ for each kill after which share of the undisturbed run's time it came, and the f
 """
 
 import json
-import logging
 import os
 import random
 import signal
@@ -16,7 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bilevel_cli import cli, experiment
+from forking import carry_out, finish
+
+from bilevel_cli import experiment
 
 
 def begin(folder: Path, overrides: list[str]) -> int:
@@ -24,19 +25,7 @@ def begin(folder: Path, overrides: list[str]) -> int:
     child = os.fork()
     if child:
         return child
-    with (folder.with_suffix(".out")).open("ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    sys.argv = ["bilevel-run", *overrides, f"hydra.run.dir={folder}"]
-    code = 1
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        logging.shutdown()
-        os._exit(code)
+    carry_out(folder, overrides, folder.with_suffix(".out"))
 
 
 def wait(child: int, folder: Path) -> None:
@@ -46,11 +35,6 @@ def wait(child: int, folder: Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"No run took {folder}.")
         time.sleep(0.002)
-
-
-def finish(child: int) -> int:
-    """The exit code of a process, negative where a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main(root: Path, kills: int, seed: int, overrides: list[str]) -> None:

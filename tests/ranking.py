@@ -7,7 +7,6 @@ processes, negative where a signal ended one, and the seconds since the signal t
 """
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -20,8 +19,9 @@ from typing import Any
 
 import sklearn.datasets
 import torch._dynamo  # by torch.optim, at the first optimizer
+from forking import carry_out, finish
 
-from bilevel_cli import cli, experiment, ranks
+from bilevel_cli import experiment, ranks
 from bilevel_cli.data import digits
 from bilevel_cli.tasks import meta
 
@@ -62,7 +62,7 @@ def run(command: Command) -> dict[str, Any]:
         since = time.monotonic()
         for rank in command.ranks:
             os.kill(children[rank], command.signum)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    codes = list(map(finish, children))
     return {"codes": codes, "seconds": round(time.monotonic() - since, 1)}
 
 
@@ -70,27 +70,13 @@ def _fork(command: Command, rank: int, port: int) -> int:
     child = os.fork()
     if child:
         return child
-    with Path(f"{command.folder}.rank{rank}.out").open("ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
     signal.alarm(180)  # processes that wait for one another would do so for half an hour
     count = str(command.count)
     os.environ |= {"TORCHELASTIC_RUN_ID": "forked", "RANK": str(rank), "WORLD_SIZE": count}
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": count}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sys.argv = ["bilevel-run", *command.overrides, f"hydra.run.dir={command.folder}"]
-    if command.whole:
-        cli.main()
-        sys.exit()
-    code = 1
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        logging.shutdown()
-        os._exit(code)
+    output = Path(f"{command.folder}.rank{rank}.out")
+    carry_out(Path(command.folder), command.overrides, output, command.whole)
 
 
 def _await_rows(path: Path, rows: int) -> None:

@@ -79,6 +79,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def begun(sweep: Path, count: int) -> "subprocess.Popen[str]":
+    """The command of two runs that have more than so many rows each."""
+    command = start(sweep, *LONG, "seed=0,1")
+    wait_for(lambda: min(rows(sweep, f"*seed={seed}*") for seed in (0, 1)) > count)
+    return command
+
+
 def check_alike(one: Path, other: Path) -> None:
     """The numbers of two sweeps, bit for bit."""
     names = sorted(path.name for path in one.glob("*seed=*"))
@@ -102,8 +109,7 @@ def test_an_array_of_jobs_runs_and_the_table_tells_of_each(tmp_path: Path) -> No
 
 
 def test_a_requeued_job_continues_bit_for_bit(tmp_path: Path, whole: Path) -> None:
-    sweep = start(tmp_path, *LONG, "seed=0,1")
-    wait_for(lambda: min(rows(tmp_path, f"*seed={seed}*") for seed in (0, 1)) > 20)
+    sweep = begun(tmp_path, 20)
     number = squeue("%i")[0]
     subprocess.run(["scontrol", "requeue", number], check=True)
     wait_for(lambda: "interrupted" in statuses(tmp_path))
@@ -113,8 +119,7 @@ def test_a_requeued_job_continues_bit_for_bit(tmp_path: Path, whole: Path) -> No
 
 
 def test_a_job_that_gets_usr2_requeues_itself(tmp_path: Path, whole: Path) -> None:
-    sweep = start(tmp_path, *LONG, "seed=0,1")
-    wait_for(lambda: min(rows(tmp_path, f"*seed={seed}*") for seed in (0, 1)) > 20)
+    sweep = begun(tmp_path, 20)
     for number in squeue("%i"):
         subprocess.run(["scancel", "--signal=USR2", number], check=True)
     wait_for(lambda: statuses(tmp_path) == ["interrupted"] * 2)
@@ -126,8 +131,7 @@ def test_a_job_that_gets_usr2_requeues_itself(tmp_path: Path, whole: Path) -> No
 def test_a_killed_job_is_named_and_the_same_command_continues_it(
     tmp_path: Path, whole: Path
 ) -> None:
-    sweep = start(tmp_path, *LONG, "seed=0,1")
-    wait_for(lambda: min(rows(tmp_path, f"*seed={seed}*") for seed in (0, 1)) > 120)
+    sweep = begun(tmp_path, 120)
     os.kill(process_of(tmp_path, "*seed=0*"), signal.SIGKILL)
     code, said = finish(sweep)
     assert code == 1, said
@@ -142,8 +146,7 @@ def test_a_killed_job_is_named_and_the_same_command_continues_it(
 def test_jobs_outlive_the_launcher_and_the_same_command_waits_for_them(
     tmp_path: Path, whole: Path
 ) -> None:
-    sweep = start(tmp_path, *LONG, "seed=0,1")
-    wait_for(lambda: min(rows(tmp_path, f"*seed={seed}*") for seed in (0, 1)) > 20)
+    sweep = begun(tmp_path, 20)
     sweep.kill()
     finish(sweep)
     assert statuses(tmp_path) == ["running"] * 2
