@@ -250,8 +250,8 @@ thread.join()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     here, in_a_thread = map(int, done.stdout.split())
-    # 64 MB are 16384 pages. Free blocks are split for the first few tensors, and then none is.
-    assert max(here, in_a_thread) < 16384, done.stderr
+    # 64 MB are 16384 pages, ten times new without the setting. A free block is split now and then.
+    assert max(here, in_a_thread) <= 2 * 16384, done.stderr
 
 
 def on(place: str, method: Hypergradient[Any], steps: int = 6) -> Callable[[], Estimate]:
