@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli import checkpoint, episodes, trees
+from bilevel_cli import checkpoint, episodes, retrain, trees
 from bilevel_cli.capture import captured
 from bilevel_cli.data.blocks import Stream
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
@@ -30,6 +30,7 @@ from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.problem import StepData
 from bilevel_cli.ranks import ALONE, Ranks
+from bilevel_cli.starts.base import LEARNED_PREFIX
 from bilevel_cli.table import Table, Unkept
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params, Scalar
@@ -58,6 +59,8 @@ class Schedule:
         save_every: Outer steps between checkpoints.
         budget: Inner gradients after which the run ends, whatever its outer steps, so that methods
             are compared at equal cost; None for none.
+        retrain: Inner steps of the fresh solve that each evaluation reports besides, as
+            `retrain.scores` says; None for none.
     """
 
     outer_steps: int
@@ -66,6 +69,7 @@ class Schedule:
     eval_every: int
     save_every: int
     budget: int | None
+    retrain: int | None
 
     def __post_init__(self) -> None:
         for name, steps in vars(self).items():
@@ -104,7 +108,7 @@ class Runner:
         task: The task.
         loop: The inner loop on that task.
         method: The hypergradient method.
-        optimizer: Makes a torch optimizer of a list of tensors.
+        optimizer: Makes a torch optimizer of a list of tensors, or of groups of them.
         scheduler: Makes a torch scheduler of that optimizer's step size.
         schedule: How often things happen.
         directory: Where train.csv, eval.csv, checkpoint.pt and the learned result go.
@@ -133,7 +137,7 @@ class Runner:
         task: Task,
         loop: InnerLoop,
         method: Hypergradient[Any],
-        optimizer: Callable[[list[Tensor]], Optimizer],
+        optimizer: Callable[[list[Any]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         schedule: Schedule,
         directory: Path,
@@ -157,7 +161,7 @@ class Runner:
                     f"A run needs {name} to be one of {', '.join(options)}, got {got}. Set {name}."
                 )
         self.task, self.loop, self.method = task, loop, method
-        self.schedule, self.directory, self.device = schedule, directory, device
+        self.schedule, self.directory, self.device, self.seed = schedule, directory, device, seed
         self.metrics, self.settings, self.origin = metrics, settings or {}, origin or {}
         self.on_divergence, self.resume, self.ranks = on_divergence, resume, ranks
         self.diverged_at: int | None = None
@@ -169,6 +173,8 @@ class Runner:
         self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
         self.noise = generator(seed, "noise", device)
         check_memory(task, loop, method)
+        if schedule.retrain is not None:
+            retrain.check(task)
         ranks.check(task)
         with torch.no_grad():
             self._begin(seed, optimizer)
@@ -281,6 +287,16 @@ class Runner:
         tables = {name: (table.size, table.digest) for name, table in named.items()}
         checkpoint.save(self._file, {**state, "tables": tables})
 
+    def _parameter_groups(self) -> list[Any]:
+        """The outer parameters, those of a start with a step size of its own apart."""
+        lr = self.loop.start.step_size()
+        if lr is None:
+            return list(self.outer.values())
+        own = [value for name, value in self.outer.items() if not name.startswith(LEARNED_PREFIX)]
+        start = list(trees.under(LEARNED_PREFIX, self.outer).values())
+        apart = [{"params": start, "lr": lr}] if start else []
+        return [{"params": own}, *apart] if own else apart
+
     def _begin(self, seed: int, optimizer: Callable[..., Optimizer]) -> None:
         outer = self.task.init_outer(generator(seed, "initialisation"))
         # A sample of its own: what a method and a start need first must not shift later samples.
@@ -296,7 +312,7 @@ class Runner:
                 "Use start=learned to learn the start of the inner problem."
             )
         self.outer = {name: value.detach().clone().to(self.device) for name, value in outer.items()}
-        self.optimizer = optimizer(list(self.outer.values()))
+        self.optimizer = optimizer(self._parameter_groups())
         self.method.check(self.loop, self.outer, one)
         state = episodes.fresh(self.loop, self.outer, data)
         self.carry = self.ranks.part(
@@ -345,7 +361,12 @@ class Runner:
     def _evaluate(self, bar: "tqdm[Any]") -> Row:
         bar.set_description("evaluating")
         inner = self.ranks.whole(self.carry["inner"]["inner"])
-        scores = _read(dict(self.task.evaluate(self.loop, self.outer, inner)))
+        found: dict[str, Any] = dict(self.task.evaluate(self.loop, self.outer, inner))
+        if (steps := self.schedule.retrain) is not None:
+            found |= retrain.scores(
+                self.task, self.loop, self.outer, inner, steps, self.seed, self.device
+            )
+        scores = _read(found)
         bar.set_description()
         self._write(self.evals, {**self._when(), **scores})
         self._check_finite(scores)

@@ -156,6 +156,41 @@ def test_a_budget_of_inner_gradients_ends_a_run_and_a_larger_one_extends_it(tmp_
     pd.testing.assert_frame_equal(once, twice, check_exact=True)
 
 
+@pytest.mark.parametrize("start", ["cold", "warm", "learned"])
+def test_retraining_scores_a_fresh_solve_whatever_the_start(start: str, tmp_path: Path) -> None:
+    words = [f"start={start}", "inner_steps=4", "retrain=4", "task.noise=0", "outer_steps=5"]
+    runner = build(tmp_path, *words, "device.dtype=float64")
+    runner.run()
+    last = table(tmp_path, "eval.csv").iloc[-1]
+    cold = build(tmp_path / "cold", *words[1:], "start=cold", "device.dtype=float64")
+    data = cold.task.sample(4, torch.Generator())
+    with torch.no_grad():
+        fresh = cold.loop.run(cold.loop.fresh(runner.outer, data), runner.outer, data)["inner"]
+        for name, inner in (("retrained", fresh), ("joint", runner.carry["inner"]["inner"])):
+            expected = float(cold.task.outer_loss(inner, runner.outer, data.outer))
+            assert last[f"{name}_loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_start_with_a_step_size_of_its_own_moves_by_it_and_follows_the_schedule(
+    tmp_path: Path,
+) -> None:
+    words = ["optimizer=sgd", "optimizer.lr=0.01", "outer_steps=1"]
+    moved = {}
+    for name, start in {
+        "together": ["start=learned"],
+        "apart": ["start=learned_apart", "start.lr=0.04"],
+    }.items():
+        runner = build(tmp_path / name, *words, *start)
+        before = {key: value.clone() for key, value in runner.outer.items()}
+        runner.run()
+        moved[name] = {key: runner.outer[key] - value for key, value in before.items()}
+        lr = [group["lr"] for group in runner.optimizer.param_groups]
+        assert lr == ([0.01] if name == "together" else [0.01, 0.04])
+    for key, step in moved["together"].items():
+        factor = 4 if key.startswith("init.") else 1
+        torch.testing.assert_close(moved["apart"][key], factor * step)
+
+
 def test_a_metric_adds_its_columns(tmp_path: Path) -> None:
     build(tmp_path, "metrics=[hypergradient_gap]", "method=truncated").run()
     rows = table(tmp_path, "train.csv")
@@ -219,6 +254,9 @@ def test_float32_numbers_are_written_in_their_shortest_form(tmp_path: Path) -> N
         (["task=meta", "method=cg", "method.warm_adjoint=true"], "Implicit needs the same inner"),
         (["task=meta", "method=cg"], "they act through the start alone. Use method=reverse"),
         (["budget=0"], "A run needs budget >= 1, got budget=0"),
+        (["retrain=0"], "A run needs retrain >= 1, got retrain=0"),
+        (["task=meta", "retrain=5"], "Re-training needs one inner problem that goes on"),
+        (["start=learned_apart", "start.lr=0"], "LearnedApart needs a finite lr > 0, got lr=0"),
         (["budget=many"], "budget needs a whole number, got 'many'"),
         (["outer_steps=0"], "A run needs outer_steps >= 1, got outer_steps=0"),
         (["solver.lr=fast"], "solver.lr needs a number or a Learned, got 'fast'"),

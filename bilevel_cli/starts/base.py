@@ -38,3 +38,7 @@ class Start(abc.ABC):
         """The outer parameters that this policy adds, before the first outer step."""
         del data
         return {}
+
+    def step_size(self) -> float | None:
+        """Of the outer parameters that this policy adds; None for that of the optimizer."""
+        return None

@@ -1,0 +1,31 @@
+"""Every inner solve begins at outer parameters, which have a step size of their own."""
+
+import math
+from dataclasses import dataclass
+
+from bilevel_cli.starts.learned import Learned
+
+
+@dataclass(frozen=True)
+class LearnedApart(Learned):
+    """As `Learned`, with another outer step size than that of the other outer parameters.
+
+    IAPTT-GM needs one where these are of another scale: the released code for hyper-cleaning moves
+    the logits of the weights by Adam, step size 0.01, and the start by gradient descent, 0.03.
+    Here both have the run's optimizer, and its schedule.
+
+    Args:
+        lr: The step size of the start, > 0.
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ValueError(
+                f"LearnedApart needs a finite lr > 0, got lr={self.lr}. Set start.lr, "
+                "or use start=learned for the step size of the optimizer."
+            )
+
+    def step_size(self) -> float:
+        return self.lr
