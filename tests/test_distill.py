@@ -34,6 +34,7 @@ NEUTRAL: dict[str, Any] = {
     "rotate": 0.0,
 }
 EXPERTS = ["task/networks=experts", "task.networks.count=1", "task.networks.batch_size=20"]
+ONE = ["task.count=1", "task.learn_labels=true"]
 TINY = {"fresh": ["task.networks.count=2"], "experts": EXPERTS}
 FAST = [part for part in small("distill") if not part.startswith("task.networks")]
 
@@ -372,6 +373,24 @@ def test_real_images_of_the_batch_are_of_their_class_and_soft_labels_stay_on_the
     torch.testing.assert_close(labels.sum(1), torch.ones(10))
 
 
+def test_one_image_of_no_class_has_a_label_that_begins_uniform(tmp_path: Path) -> None:
+    steps = ["optimizer.lr=0.3", "outer_steps=2", "solver.lr=0.1"]
+    runner = build(tmp_path, "task.per_class=null", *ONE, *steps)
+    assert {name: list(value.shape) for name, value in runner.outer.items()} == {
+        "images": [1, 1, 8, 8],
+        "labels": [1, 10],
+    }
+    torch.testing.assert_close(runner.outer["labels"], torch.full((1, 10), 0.1))
+    runner.run()
+    task, inner = task_of(runner), runner.carry["inner"]["inner"]
+    assert [path.name for path in task.save_result(tmp_path, runner.outer, inner)] == [
+        "distilled.npz",
+        "distilled.png",
+    ]
+    assert runner.outer["labels"].sum() == pytest.approx(1)
+    assert runner.outer["labels"].std() > 0.01
+
+
 def test_images_are_saved_in_the_units_of_the_data(tmp_path: Path) -> None:
     runner = build(tmp_path, "task.per_class=2", "solver=gd_learned_lr")
     files = runner.result()
@@ -391,6 +410,9 @@ def test_images_are_saved_in_the_units_of_the_data(tmp_path: Path) -> None:
     [
         (["task.per_class=0"], "per_class >= 1"),
         (["task.per_class=90"], "rarest class"),
+        (["task.count=1"], "either per_class or count, got per_class=1, count=1"),
+        (["task.per_class=null", "task.count=1"], "Set task.learn_labels=true"),
+        (["task.per_class=null", *ONE, "task/objective=distribution_matching"], "class by class"),
         (["task.batch_size=11"], "batch_size from 1 to 10"),
         (["task.l2=-1"], "l2 >= 0"),
         (["task.adapt=tail"], "The model has head.weight"),

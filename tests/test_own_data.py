@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import io
+import math
 import pickle
 import struct
 import zipfile
@@ -30,7 +31,10 @@ from bilevel_cli.data import arrays, files
 from bilevel_cli.data.arrays import Arrays
 from bilevel_cli.data.base import SHARES, Classes, Source, shared_out
 from bilevel_cli.data.digits import Digits
+from bilevel_cli.data.rings import Rings
 from bilevel_cli.data.table import OwnTable, RegressionTable, Table
+
+PARTS: dict[str, Any] = {"train": None, "validation": None, "test": None}
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,21 @@ def test_every_option_needs_no_file_or_has_a_stand_in_that_it_reads(
         # Enough for an episode of five ways, a shot and a query.
         assert all(part.shape[0] >= 5 and part.shape[1] >= 2 for part in data.classes())
         assert data.split_statement
+
+
+def test_rings_have_the_radii_of_their_classes() -> None:
+    parts = Rings(3, 400, 0.1, 600, 300, 300).splits(seeded(0))
+    radius = torch.cat([part.x for part in parts]).norm(dim=1)
+    label = torch.cat([part.y for part in parts])
+    for number in range(3):
+        ring = radius[label == number]
+        assert len(ring) == 400
+        # Within four standard errors of the mean and of the standard deviation.
+        assert ring.mean() == pytest.approx(number + 1, abs=4 * 0.1 / 20)
+        assert ring.std() == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(2 * 400))
+    for settings in ({"classes": 1}, {"points": 0}, {"noise": -1.0}):
+        with pytest.raises(ValueError, match=f"Rings needs .*{next(iter(settings))}"):
+            Rings(**{"classes": 3, "points": 9, "noise": 0.1, **PARTS, **settings})
 
 
 # ---- sizes of parts

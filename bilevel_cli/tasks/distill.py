@@ -27,7 +27,7 @@ NUMBERS = "augment."  # before the names of what an augmentation draws, in a bat
 
 
 class Distillation(Task):
-    """Learns `per_class` images of every class (Wang et al., 2018, arXiv:1811.10959).
+    """Learns `per_class` images of every class (Wang et al., 2018, arXiv:1811.10959), or `count`.
 
         f(z, lambda) = mean_i CE(network z at image_i, label_i) + l2 |z|^2    on learned images
         F(z, lambda) = the objective                                          on real images
@@ -43,7 +43,9 @@ class Distillation(Task):
     that of the last inner iterate. At step 0 the first is the score of what the images start from.
 
     Args:
-        per_class: Learned images of each class.
+        per_class: Learned images of each class; null where there is a `count`.
+        count: Learned images of no class, whose labels are learned too and begin uniform: one image
+            can stand for ten classes (Vicol et al., 2022, arXiv:2212.14032). Else null.
         real_per_class: Real images of each class in the batch of an outer step, drawn with
             replacement.
         batch_size: Learned images of an inner step, drawn without replacement; null for all.
@@ -68,7 +70,8 @@ class Distillation(Task):
 
     def __init__(
         self,
-        per_class: int,
+        per_class: int | None,
+        count: int | None,
         real_per_class: int,
         batch_size: int | None,
         learn_labels: bool,
@@ -84,9 +87,26 @@ class Distillation(Task):
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
-        for name, count in {"per_class": per_class, "real_per_class": real_per_class}.items():
-            if count < 1:
-                raise ValueError(f"Distillation needs {name} >= 1, got {name}={count}.")
+        sizes = {"per_class": per_class, "count": count, "real_per_class": real_per_class}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"Distillation needs {name} >= 1, got {name}={size}.")
+        if (per_class is None) == (count is None):
+            raise ValueError(
+                "Distillation needs either per_class or count, got "
+                f"per_class={per_class}, count={count}. Set one of them to null."
+            )
+        if count is not None and not learn_labels:
+            raise ValueError(
+                f"Distillation needs labels that are learned for images of no class, got "
+                f"count={count}, learn_labels=false. Set task.learn_labels=true."
+            )
+        if count is not None and objective.needs_classes:
+            raise ValueError(
+                f"{type(objective).__name__} compares learned and real images class by class, got "
+                f"count={count} images of no class. Use task.per_class, or "
+                "task/objective=validation."
+            )
         if not 0 <= l2 < math.inf:
             raise ValueError(f"Distillation needs a finite l2 >= 0, got l2={l2}.")
         if objective.needs_target and not networks.targets:
@@ -104,7 +124,7 @@ class Distillation(Task):
             raise ValueError("Distillation needs test examples, got none. Set data.test.")
         # Classes that do not occur among the training examples are left out.
         present, group, counts = torch.unique(train.y, return_inverse=True, return_counts=True)
-        if counts.min() < per_class:
+        if per_class is not None and counts.min() < per_class:
             raise ValueError(
                 f"Distillation needs per_class <= {int(counts.min())}, the training examples of "
                 f"the rarest class, got per_class={per_class}. Raise data.train."
@@ -118,13 +138,20 @@ class Distillation(Task):
         self.rows, self.counts = group.argsort(stable=True).to(device), counts.to(device)
         self.first = self.counts.cumsum(0) - self.counts
         self.group = group.to(device)
-        self.per_class, self.real_per_class = per_class, real_per_class
-        self.batch_size = batch_size
+        self.real_per_class, self.batch_size = real_per_class, batch_size
         self.learn_labels, self.l2 = learn_labels, l2
         self.objective, self.networks, self.siamese = objective, networks, siamese
         self.selection, self.retraining = selection, retraining
         eye = torch.eye(data.num_classes, device=device)[present.to(device)]
-        self.labels = eye.repeat_interleave(per_class, 0)
+        # Learned images are kept group after group: a class each, or one of no class.
+        each = per_class or count
+        assert each is not None
+        self.each, self.groups = each, 1 if per_class is None else len(eye)
+        if per_class is None:
+            self.group = torch.zeros_like(self.group)
+            self.labels = eye.mean(0).expand(each, -1).clone()
+        else:
+            self.labels = eye.repeat_interleave(each, 0)
         self.real_labels = eye[:, None].expand(-1, real_per_class, -1)
         check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
         self.model = build(model, tuple(train.x.shape[1:]), data.num_classes, device)
@@ -147,7 +174,7 @@ class Distillation(Task):
             images = torch.randn(shape, generator=generator).to(self.train.x)
         else:
             images = self.train.x[
-                self.selection.select(self.train.x, self.group, self.per_class, generator)
+                self.selection.select(self.train.x, self.group, self.each, generator)
             ]
         return {"images": images} | ({"labels": self.labels} if self.learn_labels else {})
 
@@ -186,7 +213,7 @@ class Distillation(Task):
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         images, labels = self._learned(outer)
-        groups, real = (len(self.counts), self.per_class), batch["x"]
+        groups, real = (self.groups, self.each), batch["x"]
         learned = {
             "x": self._augmented(images, batch).reshape(*groups, *images.shape[1:]),
             "y": labels.reshape(*groups, -1),
@@ -210,7 +237,7 @@ class Distillation(Task):
         }
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
-        """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a class.
+        """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a group.
 
         Entries: images, in the units of the data; labels, soft; mean and std, with which they are
         normalised before training; and all else that was learned, such as `log_lr`.
@@ -222,7 +249,7 @@ class Distillation(Task):
         save_npz(path, images, labels, mean=self.mean, std=self.std, **more)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             return [path]
-        save_grid(picture, images, self.per_class)
+        save_grid(picture, images, self.each)
         return [path, picture]
 
     def _learned(self, outer: Params) -> tuple[Tensor, Tensor]:

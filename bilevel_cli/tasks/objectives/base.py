@@ -14,9 +14,11 @@ class Objective(abc.ABC):
 
     Attributes:
         needs_target: Whether it compares networks with what they should become, which experts know.
+        needs_classes: Whether it takes learned images class by class.
     """
 
     needs_target: bool = False
+    needs_classes: bool = True
 
     @abc.abstractmethod
     def __call__(
@@ -25,7 +27,8 @@ class Objective(abc.ABC):
         """F, a scalar.
 
         Images, [classes, each, ...], and their labels, [classes, each, all classes], are grouped by
-        class. Classes without a training example are absent.
+        class. Classes without a training example are absent. Learned images of no class are one
+        group, for an objective that does not need classes.
 
         Args:
             model: The architecture.

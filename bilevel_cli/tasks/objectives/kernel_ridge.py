@@ -31,6 +31,8 @@ class KernelRidge(Objective):
 
     penalty: float
 
+    needs_classes = False
+
     def __post_init__(self) -> None:
         if not 0 < self.penalty < math.inf:
             raise ValueError(

@@ -15,6 +15,8 @@ class Validation(Objective):
     For methods that differentiate the inner problem, by unrolling or implicitly.
     """
 
+    needs_classes = False
+
     def __call__(
         self, model: Functional, params: Params, learned: Batch, real: Batch, target: Params
     ) -> Tensor:
