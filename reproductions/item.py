@@ -118,6 +118,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of the page besides the comparison.
+
+    Args:
+        caption: What it shows.
+        cells: Its lines, the head first.
+    """
+
+    caption: str
+    cells: Callable[[Results], list[list[str]]]
+
+
+@dataclass(frozen=True)
 class Item:
     """One experiment.
 
@@ -129,6 +142,7 @@ class Item:
         runs: Its runs.
         rows: The comparison, from the results.
         figures: Its figures.
+        tables: Its tables.
         measure: A numeric experiment besides the runs: writes CSV files into the folder given.
     """
 
@@ -139,6 +153,7 @@ class Item:
     runs: tuple[Run, ...]
     rows: Callable[[Results], list[Row]]
     figures: tuple[Figure, ...]
+    tables: tuple[Table, ...] = ()
     measure: Callable[[Path], None] | None = None
 
 

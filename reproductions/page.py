@@ -40,13 +40,15 @@ def write(items: dict[str, Item], outputs: Path, page: Path) -> None:
         sections += [
             f"## {item.order}. {item.title}",
             f"{item.about} {tally(rows[name])}.",
-            f"    {_command(name)}",
+            f"    {_command(name, item)}",
         ]
         there = any(row.verdict != "not run" for row in rows[name])
         for wanted in item.figures if there else ():
             path = page.parent / page.stem / f"{wanted.name}.png"
             figure.draw(wanted, results, path)
             sections.append(f"![{wanted.name}]({page.stem}/{path.name})\n\n*{wanted.caption}*")
+        for table in item.tables if there else ():
+            sections.append(f"{_markdown(table.cells(results))}\n\n*{table.caption}*")
         sections += [_comparison(rows[name]), f"**Not reproduced, and why.** {item.open}"]
         sections += [_settings(item)] if item.runs else []
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +56,9 @@ def write(items: dict[str, Item], outputs: Path, page: Path) -> None:
     print(f"Wrote {page}: {tally([row for part in rows.values() for row in part])}")
 
 
-def _command(name: str) -> str:
-    return f"python -m reproductions quick --only {name}"
+def _command(name: str, item: Item) -> str:
+    some = item.measure or any(run.quick for run in item.runs)
+    return f"python -m reproductions {'quick' if some else 'full'} --only {name}"
 
 
 def tally(rows: Iterable[Row]) -> str:

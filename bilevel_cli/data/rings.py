@@ -45,7 +45,8 @@ class Rings(Examples):
     def read(self) -> tuple[Labelled, Labelled | None]:
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(self.num_classes).repeat_interleave(self.points)
-        turn, noise = torch.rand(len(y), generator=generator), torch.randn(len(y), generator=generator)
+        turn = torch.rand(len(y), generator=generator)
+        noise = torch.randn(len(y), generator=generator)
         radius, angle = 1 + y + self.noise * noise, 2 * math.pi * turn
         x = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
         return Labelled(x, y, torch.arange(len(y))), None
