@@ -26,7 +26,7 @@ from bilevel_cli.methods.pes import Pes
 from bilevel_cli.methods.pzobo import Pzobo
 from bilevel_cli.methods.random_search import RandomSearch
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
+from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.base import Start
@@ -36,6 +36,7 @@ from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.quadratic import Quadratic as QuadraticTask
 from bilevel_cli.tasks.toy import Toy
 from bilevel_cli.trees import Params
+from reproductions.items import evolution
 
 FULL = Reverse(window=None, segment=None)
 PLANE = Plane()
@@ -210,52 +211,14 @@ def test_what_draw_draws_is_unbiased_in_the_second_window_and_truncation_is_not(
     assert scores(Warm(), Pes(1, 0.1, 1)).max() > 5 * Z
 
 
-class Alternating:
-    """Forgets its past at once, and every window's loss is linear: +- sum(lambda)."""
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return 0.5 * (inner["z"] - outer["lam"]).square().sum()
-
-    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return batch["sign"] * inner["z"].sum()
-
-
-def variance(method: Any, windows: int, dim: int = 4, draws: int = 40_000) -> float:
-    """Of the gradient summed over the windows of a problem, all entries together, one pair."""
-    loop = InnerLoop(Alternating(), GradientDescent(1.0), Cold())
-    outer = {"lam": torch.zeros(dim)}
-    data = StepData({"z": torch.zeros(dim)}, {"unused": torch.zeros(1)}, {})
-    signs = torch.ones(windows)
-    signs[1::2] = -1.0  # an odd number of windows, so that the sum is that of one
-
-    def summed(noise: Tensor) -> Tensor:
-        carry = method.init(outer, loop.fresh(outer, data))
-        total = torch.zeros(dim)
-        for sign, eps in zip(signs, noise, strict=True):
-            window = data._replace(outer={"sign": sign}, noise={"lam": eps[None]})
-            found = method.estimate(loop, outer, window, carry)
-            total, carry = total + found.grad["lam"], found.carry
-        return total
-
-    generator = torch.Generator().manual_seed(0)
-    noise = method.std * torch.randn(draws, windows, dim, generator=generator)
-    return float(autodiff.vmap(summed)(noise).var(0).sum())
-
-
 @pytest.mark.parametrize("windows", [1, 3, 11])
 def test_the_variance_of_es_single_does_not_grow_with_the_windows_and_that_of_pes_does(
     windows: int,
 ) -> None:
-    # With gradients +- a in turn, |a|^2 = d, moments of Gaussians give the variances
-    # |a|^2 (d + 1) and |a|^2 (d W (W + 1) / 2 + W). Sampling error: about one percent.
-    dim, squared = 4, 4
-    single = squared * (dim + 1)
-    persistent = squared * (dim * windows * (windows + 1) / 2 + windows)
-    assert variance(EsSingle(1, 0.1, windows), windows) == pytest.approx(single, rel=0.06)
-    assert variance(Pes(1, 0.1, windows), windows) == pytest.approx(persistent, rel=0.06)
+    theory = evolution.expected(windows)
+    for name, method in (("ES-Single", EsSingle(1, 0.1, windows)), ("PES", Pes(1, 0.1, windows))):
+        # The sampling error is about one percent.
+        assert evolution.variance(method, windows) == pytest.approx(theory[name], rel=0.06)
 
 
 @pytest.mark.parametrize("start", [Cold(), Warm()], ids=["cold", "warm"])

@@ -260,7 +260,7 @@ ITEM = Item(
         Table(
             "Test accuracy and F1 in per cent, mean and standard deviation of five seeds. y_K: "
             "last inner iterate; z: learned start; weights alone: a fresh classifier after 500 "
-            "steps on the weighted examples; products: with second derivatives; seconds: of one core.",
+            "steps on the weighted examples; products: second derivatives; seconds: of a core.",
             scores,
         ),
         Table(
