@@ -113,7 +113,7 @@ def lines(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=13,
+    order=14,
     title="The variance of ES-Single and of PES (Vicol, Kolter & Swersky, 2023, arXiv:2304.11153)",
     about=f"An inner problem that is cut into windows, whose losses are + and - the same linear "
     f"function of {DIM} outer parameters in turn: nothing but the noise of the method is left. "

@@ -92,7 +92,7 @@ def pictures(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=12,
+    order=13,
     title="Weights of a simplex collapse under joint dynamics (Ivanova & Ablin, 2023)",
     about="600 digits, half of them with a wrong label, softmax regression; weights on a simplex "
     "by mirror descent. `joint` moves the classifier, the adjoint and the weights once in each of "
