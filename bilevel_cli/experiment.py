@@ -41,6 +41,7 @@ from bilevel_cli.options import options_of_kind
 from bilevel_cli.ranks import ALONE, Ranks, following, leading
 from bilevel_cli.replicas import Replicas
 from bilevel_cli.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
+from bilevel_cli.settings import NOT_SETTINGS
 from bilevel_cli.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,6 @@ SIZES = (
     "inner_steps",
 )
 
-# Where a run goes, what a sweeper reads of it, which runs are beside it: they change no number.
-_NOT_SETTINGS = ("hydra", "loggers", "objective", "replicas", "resume")
 MOST_REPLICAS = 10_000
 
 
@@ -399,7 +398,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}.") from error
     assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items() if key not in _NOT_SETTINGS}
+    return {str(key): value for key, value in settings.items() if key not in NOT_SETTINGS}
 
 
 def _plain(config: DictConfig) -> Any:

@@ -30,6 +30,7 @@ from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.problem import StepData
 from bilevel_cli.ranks import ALONE, Ranks
+from bilevel_cli.settings import flat
 from bilevel_cli.starts.base import LEARNED_PREFIX
 from bilevel_cli.table import Table, Unkept
 from bilevel_cli.tasks.base import Task
@@ -648,7 +649,7 @@ FREE = {"outer_steps", "budget", "on_divergence"}
 
 def _differing(old: Any, new: Any, free: Iterable[str] = ()) -> dict[str, str]:
     """What changed between two nested dicts, by name."""
-    before, now = _flat(old), _flat(new)
+    before, now = ({n: v for n, v in flat(tree).items() if v != {}} for tree in (old, new))
     return {
         name: f"{name}={before.get(name)} there and {now.get(name)} here"
         for name in sorted((before.keys() | now.keys()) - set(free))
@@ -658,20 +659,12 @@ def _differing(old: Any, new: Any, free: Iterable[str] = ()) -> dict[str, str]:
 
 def _shapes(state: dict[str, Any]) -> Any:
     """The shapes of outer parameters and memories."""
-    tensors = _flat({name: state[name] for name in ("outer", "carry")})
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+    entries = flat({name: state[name] for name in ("outer", "carry")})
+    return {name: list(x.shape) for name, x in entries.items() if isinstance(x, Tensor)}
 
 
 def _finite(x: Tensor) -> bool:
     return bool(x.isfinite().all())
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    joint = "." if prefix else ""
-    pairs = [_flat(value, f"{prefix}{joint}{key}").items() for key, value in tree.items()]
-    return {key: value for part in pairs for key, value in part}
 
 
 def _read(values: dict[str, Scalar]) -> Row:

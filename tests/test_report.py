@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bilevel_cli import experiment
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report import cells, command, papers, runs, statistics, tables, terminal, watch
 from bilevel_cli.report.compare import compare
@@ -212,10 +211,6 @@ def test_settings_of_a_run_without_a_manifest_are_those_that_hydra_noted(tmp_pat
     (folder / ".hydra" / "config.yaml").write_text("seed: 3\nreplicas: 1\na: {b: '${seed}'}\n")
     (run,) = runs.read([folder])
     assert (run.status, run.settings) == ("missing", {"seed": 3, "a.b": 3})
-
-
-def test_what_is_no_setting_is_what_the_runner_says() -> None:
-    assert runs.NOT_SETTINGS == experiment._NOT_SETTINGS
 
 
 def test_a_run_is_going_as_long_as_its_lock_is_held_and_killed_after(tmp_path: Path) -> None:

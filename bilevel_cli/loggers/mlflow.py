@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_cli.loggers.base import Logger, Row, require
+from bilevel_cli.settings import flat
 
 FOLDER = "bilevel.directory"  # the tag by which a continued run is found
 LONGEST = 6000  # characters of a parameter's value
@@ -36,8 +37,8 @@ class MLflow(Logger):
             self._client.set_terminated(self._run, "RUNNING")
             return
         self._run = self._client.create_run(number, tags={FOLDER: folder}).info.run_id
-        flat = {key: str(value)[:LONGEST] for key, value in _flat(settings).items()}
-        self._client.log_batch(self._run, params=[Param(*pair) for pair in flat.items()])
+        params = {key: str(value)[:LONGEST] for key, value in flat(settings).items()}
+        self._client.log_batch(self._run, params=[Param(*pair) for pair in params.items()])
 
     def write(self, table: str, row: Row) -> None:
         from mlflow.entities import Metric
@@ -52,11 +53,3 @@ class MLflow(Logger):
         ended = {"completed": "FINISHED", "interrupted": "KILLED"}.get(status, "FAILED")
         self._client.set_tag(self._run, "status", status)
         self._client.set_terminated(self._run, ended)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    joint = "." if prefix else ""
-    pairs = [_flat(value, f"{prefix}{joint}{key}").items() for key, value in tree.items()]
-    return {key: value for part in pairs for key, value in part}

@@ -14,12 +14,10 @@ import yaml
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report import tables
 from bilevel_cli.scores import HIGHER_IS_BETTER
+from bilevel_cli.settings import NOT_SETTINGS, flat
 
 TABLES = ("train.csv", "eval.csv")
 COMPLETED, GOING, KILLED, MISSING = "completed", "running", "killed", "missing"
-
-# Where a run went and what was beside it, which a manifest leaves out: they change no number.
-NOT_SETTINGS = ("hydra", "loggers", "objective", "replicas", "resume")
 
 
 class NoRuns(UsageError):
@@ -136,10 +134,10 @@ def _read(folder: Path, name: str, known: tables.Known) -> Run:
     if not isinstance(settings, dict):
         settings = _config(folder / ".hydra" / "config.yaml", warnings)
     try:
-        flat = dict(_flat(settings))
+        named = flat(settings) if settings else {}
     except RecursionError:
         warnings.append(f"{folder}: its settings are nested too deeply; they count as unknown.")
-        flat = {}
+        named = {}
     train, evals = (tables.read(folder / table, known, warnings) for table in TABLES)
     error, patterns = manifest.get("error"), manifest.get("higher_is_better")
     return Run(
@@ -147,7 +145,7 @@ def _read(folder: Path, name: str, known: tables.Known) -> Run:
         name,
         _status(manifest, folder),
         None if error is None else str(error),
-        flat,
+        named,
         _choices(folder),
         manifest,
         train,
@@ -218,14 +216,6 @@ def _choices(folder: Path) -> dict[str, str]:
 
 # Safe, and ten times as fast where PyYAML was built with C.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _flat(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _held(lock: Path) -> bool | None:
