@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from configs import composed
+from scipy.stats import ttest_rel
 
 from reproductions import carry_out, item, page, results
 
@@ -107,6 +108,26 @@ def test_pessimistic_steps_are_averaged_over_fifty_outer_steps() -> None:
     separation = importlib.import_module("reproductions.items.separation")
     steps = pd.DataFrame({"pessimistic_step": [10] * 50 + [30] * 50}, index=range(1, 101))
     assert separation.mean_steps(steps).to_dict() == {50: 10, 100: 30}
+
+
+def test_a_difference_survives_by_a_paired_test_and_holms_correction() -> None:
+    cleaning = importlib.import_module("reproductions.items.hyper_cleaning")
+    one, other = [1.0, 0.7, 1.4, 0.9], [0.8, 0.1, 1.1, 0.2]
+    expected = float(ttest_rel(one, other).pvalue)
+    assert cleaning.chance(cleaning.gaps(one, other)) == pytest.approx(expected, rel=1e-9)
+    assert cleaning.gaps(one, [*other[:3], math.inf]) == []
+    # 0.005 <= 0.05 / 4 and 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2 ends it.
+    assert cleaning.surviving({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == {"a", "d"}
+    assert cleaning.surviving({"a": 0.02, "b": 0.03}) == {"a", "b"}
+
+
+def test_a_lead_counts_where_it_survives_and_the_others_are_named() -> None:
+    cleaning = importlib.import_module("reproductions.items.hyper_cleaning")
+    sure, unsure, worse = [1.0, 1.1, 0.9, 1.0], [1.0, -1.0, 2.0, 0.0], [-1.0, -1.1, -0.9, -1.0]
+    count, reason = cleaning.ahead({"cg": sure, "bda": unsure, "reverse": worse, "neumann": []})
+    assert count == 1
+    assert [part.split()[0] for part in reason.split("; ")] == ["BDA", "RHG"]
+    assert reason.endswith("behind")
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def boundaries(results: Results, figure: Any) -> None:
     if path.exists():
         learned = load_npz(path)
         boundary(last, retrained(learned), learned)
-    last.set_title("re-trained on the last points of the warm start")
+    last.set_title("re-trained on the points of the last")
     for run, columns in (("warm", {JOINT: "C0", RETRAINED: "C3"}), ("cold", {JOINT: "C1"})):
         for seed in SEEDS:
             for _, scores in results.present([f"{run} {seed}"]):
@@ -113,8 +113,8 @@ def boundaries(results: Results, figure: Any) -> None:
                     word = {JOINT: run, RETRAINED: "warm, re-trained"}[column]
                     label = word if seed == 0 else None
                     curves.plot(scores.index, scores[column], color=color, label=label, lw=0.7)
-    curves.set(xlabel="outer step", ylabel="test accuracy", ylim=(0, 1))
-    legend(curves)
+    curves.set(xlabel="outer step", ylabel="test accuracy", ylim=(0, 1.3))
+    legend(curves, loc="upper right")
 
 
 ITEM = Item(
