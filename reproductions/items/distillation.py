@@ -16,11 +16,12 @@ COMMON = (
     "optimizer._target_=torch.optim.AdamW metrics=[norms] log_every=100"
 )
 FAST = "optimizer.lr=0.3 +optimizer.weight_decay=0.1 solver.lr=0.03"
+CALM = "optimizer.lr=0.3 +optimizer.weight_decay=0.2 scheduler=cosine solver.lr=0.03"
 SLOW = "optimizer.lr=0.03 +optimizer.weight_decay=0.3 scheduler=cosine solver.lr=0.1"
 IMAGES = {"one image": "task.per_class=null task.count=1", "ten images": "task.per_class=1"}
 STARTS = {
     "one image": {
-        "warm": f"{FAST} start=warm inner_steps=1 outer_steps=6000 eval_every=500 retrain=300",
+        "warm": f"{CALM} start=warm inner_steps=1 outer_steps=4000 eval_every=500 retrain=300",
         "cold": f"{SLOW} start=cold inner_steps=20 outer_steps=1000 eval_every=250",
     },
     "ten images": {

@@ -234,7 +234,7 @@ def dots(results: Results, figure: Any) -> None:
         plain = values(results, data, model, "none", Y)
         if plain:
             pane.axhline(np.mean(plain), color="gray", ls=":", lw=0.8)
-        pane.set_xticks(range(len(NAMES)), list(NAMES.values()))
+        pane.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=5)
         pane.set_title(f"{DATA[data]}, {model}")
     legend_below(figure, panes[0, 0])
 
