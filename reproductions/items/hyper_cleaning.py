@@ -192,7 +192,20 @@ def rows(results: Results) -> list[Row]:
     return found
 
 
-OPEN = "Published are single numbers of 5000 examples and 3000 outer steps, a day on two cores."
+OPEN = (
+    "Published are single numbers of 5000 examples and 3000 outer steps, 33 hours of two cores for "
+    "two layers, and the other methods have the linear model there. What survives here: the lead "
+    "of IAPTT-GM in the accuracy of the last inner iterate, on both data sets and with both "
+    "models. It comes from the learned start, which sees validation examples directly and goes on "
+    "from outer step to outer step: IA-GM has most of it, and a warm start of RHG, which remembers "
+    "training alone, none. Truncation adds one or two points to IA-GM, with a tenth to a half of "
+    "the products. With the linear model the weights themselves are not better: classifiers "
+    "trained afresh on them do not differ but for LS, and no lead in F1 over RHG, T-RHG and BDA "
+    "survives. With two layers, for which 20 inner steps from a cold start are few, weights and F1 "
+    "are better on MNIST. It matters which iterate is judged: z is far behind y_K on "
+    "Fashion-MNIST with the linear model. NS fails there, since 20 terms at the step size of the "
+    "inner loop do not converge; at 0.1 it reached 60 % on seed 100."
+)
 ESTIMATE = "an estimate for linear models on MNIST"
 # What is compared, the model of IAPTT-GM, and that of the other methods.
 COMPARED = (
