@@ -93,7 +93,14 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("task", "group", "option"), CHOICES)
+# Each choice meets a third of the tasks by default: their number is no multiple of three.
+SOME = [
+    pytest.param(*choice, marks=[pytest.mark.slow] if number % 3 else [])
+    for number, choice in enumerate(CHOICES)
+]
+
+
+@pytest.mark.parametrize(("task", "group", "option"), SOME)
 def test_every_choice_serves_every_task_or_says_why_not(
     task: str, group: str, option: str, tmp_path: Path
 ) -> None:
