@@ -123,7 +123,7 @@ reproduce-quick: $(REPRODUCED)  ## the papers' experiments that fit into 25 minu
 	$(BIN)/python -m reproductions quick
 
 .PHONY: reproduce
-reproduce: $(REPRODUCED)  ## the longer ones too
+reproduce: $(REPRODUCED)  ## the longer ones too, in about five hours of a core; downloads MNIST
 	$(BIN)/python -m reproductions full
 
 CHECKED := quadratic ridge logistic
