@@ -81,8 +81,8 @@ OPEN = (
     "are presets for a GPU, not run."
 )
 COLD = (
-    "one image teaches a network from a fixed start the class of few others; with the published "
-    "budget, which is not printed, it may teach more"
+    "from a fixed start one image moves all logits along one direction, label minus output, which "
+    "tells two classes of ten apart; the network that was published is not known"
 )
 
 
