@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 
@@ -54,6 +55,15 @@ class Results:
         for run in runs:
             if len(scores := self.scores(run)):
                 yield run, scores
+
+
+def spread(numbers: Sequence[float]) -> str:
+    """Mean and standard deviation of some runs, as a table shows them."""
+    if not len(numbers) or any(map(math.isnan, numbers)):
+        return "-"
+    if lost := sum(map(math.isinf, numbers)):
+        return f"{lost} of {len(numbers)} diverged"
+    return f"{np.mean(numbers):.1f} ± {np.std(numbers, ddof=1):.1f}"
 
 
 def _read(path: Path, index: str | None) -> pd.DataFrame:

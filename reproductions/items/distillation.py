@@ -7,7 +7,7 @@ import numpy as np
 from bilevel_cli.distilled.images import load_npz
 from reproductions.figure import legend
 from reproductions.item import Expected, Figure, Item, Row, Run, Table, above, below, between
-from reproductions.results import Results
+from reproductions.results import Results, spread
 
 SEEDS = range(5)
 COMMON = (
@@ -84,12 +84,6 @@ COLD = (
     "from a fixed start one image moves all logits along one direction, label minus output, which "
     "tells two classes of ten apart; the network that was published is not known"
 )
-
-
-def spread(numbers: Any) -> str:
-    if np.isnan(numbers).any():
-        return "-"
-    return f"{numbers.mean():.1f} ± {numbers.std(ddof=1):.1f}"
 
 
 def table(results: Results) -> list[list[str]]:

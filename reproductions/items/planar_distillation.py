@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from bilevel_cli import checkpoint
 from bilevel_cli.data.rings import Rings
 from bilevel_cli.distilled.images import Distilled, load_npz
-from bilevel_cli.distilled.retraining import Retraining
 from bilevel_cli.models import Functional, Mlp, functional
+from bilevel_cli.options import CONF
 from bilevel_cli.trees import Params
 from reproductions.figure import legend
 from reproductions.item import Figure, Item, Row, Run, above
@@ -65,7 +67,7 @@ def inner_of(results: Results, run: str) -> Params:
 
 def retrained(learned: Distilled) -> Params:
     """A fresh network after training on the learned points alone, as conf/ has it."""
-    judge = Retraining(1, 300, 0.01, 0.1, 0.9, 0.0005, None, 500, None)
+    judge = instantiate(OmegaConf.load(CONF / "task/retraining/default.yaml"), networks=1)
     images = (learned.images - learned.mean) / learned.std
     (params,) = judge.networks_of(
         model(), [(images, learned.labels)], torch.Generator().manual_seed(0)
