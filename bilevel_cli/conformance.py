@@ -6,9 +6,7 @@
 Each function returns nothing, and raises AssertionError with the sentence that does not hold.
 """
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli import autodiff, checkpoint, episodes, trees
+from bilevel_cli.device import computing_in
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
 from bilevel_cli.problem import MinibatchOracle, StepData
@@ -33,7 +32,7 @@ STEPS = 4
 def check_method(method: Hypergradient[Any]) -> None:
     """Checks keys, shapes, purity, mapping, cost and memory of a method on a small quadratic."""
     for dtype in (torch.float32, torch.float64):
-        with _precision(dtype):
+        with computing_in(dtype):
             _check_method_in_this_precision(method)
 
 
@@ -119,7 +118,7 @@ def check_task(task: Task, num_steps: int = 2) -> None:
 
 def check_solver(solver: InnerSolver[Any]) -> None:
     """Checks purity and memory of an inner solver, and that a start may replace its `inner`."""
-    with _precision(torch.float64):
+    with computing_in(torch.float64):
         task = _quadratic()
         data = task.sample(STEPS, torch.Generator().manual_seed(0))
         outer = {"lam": torch.linspace(-1.0, 1.0, 3)} | solver.outer_init(data.init)
@@ -192,17 +191,6 @@ def _check_reload(state: Tree) -> None:
 def _quadratic() -> Quadratic:
     generator = torch.Generator().manual_seed(0)
     return Quadratic(5, 3, noise=0.1, device=torch.device("cpu"), generator=generator)
-
-
-@contextlib.contextmanager
-def _precision(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _assert(holds: bool, sentence: str) -> None:

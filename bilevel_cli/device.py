@@ -124,6 +124,18 @@ def set_precision(matmul_precision: str) -> None:
 
 
 @contextlib.contextmanager
+def computing_in(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors have this type, and none is followed by autograd, until the context ends."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def precision(matmul_precision: str) -> Iterator[None]:
     """Computes float32 products in another precision within."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

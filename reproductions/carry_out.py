@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize_config_dir
 
 from bilevel_cli import experiment
+from bilevel_cli.device import computing_in
 from bilevel_cli.errors import Failed
 from bilevel_cli.options import CONF
 from reproductions.item import Item, Run, items
@@ -52,7 +54,8 @@ def one(what: tuple[str, Run | None], folder: Path) -> bool:
         return complete(run.command, folder / run.name)
     measure = items()[name].measure  # by name: functions do not travel to other processes
     assert measure is not None
-    measure(folder)  # seconds, and always anew
+    with computing_in(torch.float64):
+        measure(folder)  # seconds, and always anew
     return True
 
 

@@ -143,7 +143,8 @@ class Item:
         rows: The comparison, from the results.
         figures: Its figures.
         tables: Its tables.
-        measure: A numeric experiment besides the runs: writes CSV files into the folder given.
+        measure: A numeric experiment besides the runs, in float64 and without autograd: writes CSV
+            files into the folder given.
     """
 
     order: int

@@ -32,16 +32,10 @@ BEST = {2: 0.105, 4: 0.208}
 
 def measure(folder: Path) -> None:
     """Writes sweep.csv, of angles that fill the circle, and best.csv, the least F of one angle."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.no_grad():
-            sweep().to_csv(folder / "sweep.csv", index=False)
-            least = {h: sum(best_cold(h, seed) for seed in SEEDS) / len(SEEDS) for h in BEST}
-            table = pd.DataFrame(least.items(), columns=["harmonics", "best_cold"])
-            table.to_csv(folder / "best.csv", index=False)
-    finally:
-        torch.set_default_dtype(before)
+    sweep().to_csv(folder / "sweep.csv", index=False)
+    least = {h: sum(best_cold(h, seed) for seed in SEEDS) / len(SEEDS) for h in BEST}
+    table = pd.DataFrame(least.items(), columns=["harmonics", "best_cold"])
+    table.to_csv(folder / "best.csv", index=False)
 
 
 class Derived(MemoryToy):

@@ -23,26 +23,20 @@ CONSTANT = "method=pbgd method.gamma.steps=0 inner_steps=5 solver.lr=0.15 outer_
 
 def measure(folder: Path) -> None:
     """Writes landscape.csv, F(x, -x), and slope.csv, of F in x at (0.3, -0.3)."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        task = PbgdToy([0.3, -0.3], CPU)
-        x = torch.linspace(0, 3, 30001)
-        value = task.outer_loss({"y": -x}, {"x": x}, {})
-        with torch.no_grad():
-            slope = autodiff.grad(lambda outer: task.outer_loss({"y": task.y}, outer, {}))
-            found = float(slope({"x": task.x})["x"])
-        landscape = pd.DataFrame({"x": x.numpy(), "value": value.numpy()})
-        landscape.iloc[::50].to_csv(folder / "landscape.csv", index=False)
-        inside = landscape[np.r_[False, np.diff(np.sign(np.diff(landscape["value"]))) > 0, False]]
-        pd.DataFrame({"number": range(len(inside)), **inside.to_dict("list")}).to_csv(
-            folder / "minima.csv", index=False
-        )
-        pd.DataFrame({"at": ["(0.3, -0.3)"], "slope": [found]}).to_csv(
-            folder / "slope.csv", index=False
-        )
-    finally:
-        torch.set_default_dtype(before)
+    task = PbgdToy([0.3, -0.3], CPU)
+    x = torch.linspace(0, 3, 30001)
+    value = task.outer_loss({"y": -x}, {"x": x}, {})
+    slope = autodiff.grad(lambda outer: task.outer_loss({"y": task.y}, outer, {}))
+    found = float(slope({"x": task.x})["x"])
+    landscape = pd.DataFrame({"x": x.numpy(), "value": value.numpy()})
+    landscape.iloc[::50].to_csv(folder / "landscape.csv", index=False)
+    inside = landscape[np.r_[False, np.diff(np.sign(np.diff(landscape["value"]))) > 0, False]]
+    pd.DataFrame({"number": range(len(inside)), **inside.to_dict("list")}).to_csv(
+        folder / "minima.csv", index=False
+    )
+    pd.DataFrame({"at": ["(0.3, -0.3)"], "slope": [found]}).to_csv(
+        folder / "slope.csv", index=False
+    )
 
 
 def rows(results: Results) -> list[Row]:
