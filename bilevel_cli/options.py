@@ -16,6 +16,10 @@ from hydra.core.object_type import ObjectType
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from bilevel_cli import resolvers
+
+resolvers.register()
+
 _PACKAGE = Path(__file__).parent
 # In a wheel conf/ lies inside the package; in a checkout, beside it. Hydra takes an absolute
 # path as it is, whereas it would resolve "../conf" against the module name of a console script.
