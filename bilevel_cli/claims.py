@@ -98,6 +98,9 @@ def implicit(inverse: Callable[[Tensor], Tensor]) -> Reference:
 def solution(trial: Trial) -> Params:
     """The hypergradient of the bilevel problem itself: the implicit one at the inner solution.
 
+    The inner problem is the one that the solver minimises: its weight decay is part of the loss of
+    `trial.loop.problem`, and its set bounds z.
+
     Raises:
         NoSolution: The inner problem has none that Newton's method finds, or not an isolated one.
     """
@@ -105,10 +108,13 @@ def solution(trial: Trial) -> Params:
 
 
 def implicit_at(trial: Trial, inner: Params, inverse: Callable[[Tensor], Tensor]) -> Params:
-    """The implicit hypergradient at `inner`, with a dense Hessian."""
+    """The implicit hypergradient at `inner`, with a dense Hessian of the entries free to move."""
     derivatives = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))
     direct, cross_by = derivatives(inner, trial.outer, trial.data.outer)
-    adjoint = inverse(hessian(trial, inner)) @ trees.ravel(direct)[0]
+    rhs, free = trees.ravel(direct)[0], _free(trial, inner)
+    # Entries that a set holds do not respond: for them H is the identity, and d_z F zero.
+    matrix = free[:, None] * hessian(trial, inner) * free + torch.diag(1 - free)
+    adjoint = free * (inverse(matrix) @ (free * rhs))
 
     def tilt(outer: Params) -> Tensor:
         return _slope(trial, inner, outer) @ adjoint
@@ -148,27 +154,59 @@ class NoSolution(Exception):
 
 
 def minimiser(trial: Trial) -> Params:
-    """The inner solution near the last iterate, by damped Newton steps on the dense Hessian."""
-    flat, unravel = trees.ravel(trial.last)
+    """The inner solution near the last iterate, by damped Newton steps on the dense Hessian.
+
+    Within a set, by projected steps on the entries that neither a bound nor the gradient holds
+    there (Bertsekas, 1982); the solution has a projected gradient of zero.
+
+    Raises:
+        NoSolution: There is none, or the solver looks for something else.
+    """
+    if trial.loop.solver.no_minimiser:
+        raise NoSolution(f"the inner solver has {trial.loop.solver.no_minimiser}")
+    flat, unravel = trees.ravel(_projected(trial, trial.last))
 
     def slope(vector: Tensor) -> Tensor:
         return _slope(trial, unravel(vector), trial.outer)
 
+    def moved(vector: Tensor) -> Tensor:
+        return trees.ravel(_projected(trial, unravel(vector)))[0]
+
+    def unsolved(vector: Tensor) -> Tensor:
+        gradient = slope(vector)
+        bounded = trial.loop.solver.within is not None
+        return vector - moved(vector - gradient) if bounded else gradient
+
     scale = 1 + slope(torch.zeros_like(flat)).norm()
     for _ in range(50):
-        matrix, gradient = hessian(trial, unravel(flat)), slope(flat)
+        gradient, matrix = slope(flat), hessian(trial, unravel(flat))
+        # Held: on a bound, where a step along the gradient would not leave it.
+        free = torch.maximum(_free(trial, unravel(flat)), (unsolved(flat) != 0).to(flat))
+        matrix = free[:, None] * matrix * free + torch.diag(1 - free)
         least = torch.linalg.eigvalsh(matrix)[0]
         if not least > 1e-8 * matrix.norm():
             raise NoSolution("the inner problem has no isolated minimiser")
-        if gradient.norm() <= 1e-11 * scale:
+        left = unsolved(flat).norm()
+        if left <= 1e-11 * scale:
             return unravel(flat)
-        step = torch.linalg.solve(matrix, gradient)
-        while slope(flat - step).norm() > gradient.norm():
+        step = torch.linalg.solve(matrix, free * gradient)
+        while unsolved(moved(flat - step)).norm() > left:
             step = step / 2
             if step.norm() <= 1e-14 * (1 + flat.norm()):
                 return unravel(flat)
-        flat = flat - step
+        flat = moved(flat - step)
     raise NoSolution("Newton's method finds no minimiser of the inner problem")
+
+
+def _projected(trial: Trial, inner: Params) -> Params:
+    within = trial.loop.solver.within
+    return inner if within is None else within.project(inner)
+
+
+def _free(trial: Trial, inner: Params) -> Tensor:
+    """1 for each entry of `inner` that the solver's set lets move, flat."""
+    free = trial.loop.free(inner)
+    return torch.ones_like(trees.ravel(inner)[0]) if free is None else trees.ravel(free)[0]
 
 
 def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:

@@ -11,11 +11,24 @@ from bilevel_cli.trees import Params
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """The map z_{t+1} = Phi_t(z_t, lambda), as pure functions of its arguments."""
+    """The map z_{t+1} = Phi_t(z_t, lambda), as pure functions of its arguments.
+
+    Args:
+        problem: The problem as the task poses it. What is kept is the problem that the solver
+            minimises: the solver's weight decay is part of its inner loss, so that no method needs
+            to know of it.
+        solver: The inner solver. What is kept takes the same steps on the problem that is kept.
+        start: Where each inner solve begins.
+    """
 
     problem: Problem
     solver: InnerSolver[Any]
     start: Start
+
+    def __post_init__(self) -> None:
+        problem, solver = self.solver.posed(self.problem)
+        object.__setattr__(self, "problem", problem)
+        object.__setattr__(self, "solver", solver)
 
     def outer_init(self, data: StepData, outer: Params) -> Params:
         """The outer parameters that the start and the solver learn besides the problem's own.
@@ -34,6 +47,11 @@ class InnerLoop:
     def begin(self, outer: Params, data: StepData, previous: SolverState) -> SolverState:
         """The state this outer step starts from, differentiable in `outer`."""
         return self.start(self.fresh(outer, data), outer, previous)
+
+    def free(self, inner: Params) -> Params | None:
+        """1 where the solver's set lets an entry move, 0 where it holds it; None without a set."""
+        within = self.solver.within
+        return None if within is None else within.free(inner)
 
     def step(self, state: SolverState, outer: Params, data: StepData, t: int) -> SolverState:
         oracle = MinibatchOracle(self.problem, outer, data.inner_at(t), data.outer)

@@ -30,6 +30,11 @@ def norm(x: Params) -> Tensor:
     return dot(x, x).sqrt()
 
 
+def masked(x: Params, mask: Params | None) -> Params:
+    """`x` where the mask is 1, and 0 where it is 0; all of `x` where there is no mask."""
+    return x if mask is None else {name: value * mask[name] for name, value in x.items()}
+
+
 def zeros_like(x: Params) -> Params:
     return {name: torch.zeros_like(value) for name, value in x.items()}
 

@@ -31,7 +31,7 @@ _composed_once = functools.cache(composed)  # which takes longer than the smalle
 
 def configured(*overrides: str) -> DictConfig:
     """As `composed`, from options composed once: for many runs that take milliseconds."""
-    chosen = [o for o in overrides if o.split("=")[0] in groups()]
+    chosen = [o for o in overrides if o.split("=")[0].split("@")[0] in groups()]
     values = [o for o in overrides if o not in chosen]
     config = OmegaConf.merge(_composed_once(*chosen), OmegaConf.from_dotlist(values))
     assert isinstance(config, DictConfig)

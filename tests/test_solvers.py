@@ -21,7 +21,8 @@ from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.nesterov import Nesterov
-from bilevel_cli.solvers.projected import Box, Projected
+from bilevel_cli.solvers.projected import Projected
+from bilevel_cli.solvers.sets import Box
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned as LearnedStart
 from bilevel_cli.trees import Params

@@ -25,7 +25,8 @@ from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.models import Conv4, Linear
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
-from bilevel_cli.solvers.projected import Box, Projected
+from bilevel_cli.solvers.projected import Projected
+from bilevel_cli.solvers.sets import Box
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.tasks.meta import FewShot

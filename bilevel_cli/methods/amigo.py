@@ -9,7 +9,7 @@ from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
 from bilevel_cli.methods.implicit import ImplicitCarry
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
@@ -37,6 +37,7 @@ class Amigo(Hypergradient[ImplicitCarry]):
     adjoint_steps: int
     adjoint_lr: float
 
+    requires = AT_A_MINIMISER
     remembers = True
 
     def __post_init__(self) -> None:
@@ -58,9 +59,6 @@ class Amigo(Hypergradient[ImplicitCarry]):
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
 
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Amigo", loop, outer, data)
-
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + self.adjoint_steps + 1, self.adjoint_steps + 1)
 
@@ -70,13 +68,15 @@ class Amigo(Hypergradient[ImplicitCarry]):
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry
     ) -> Estimate:
-        problem, adjoint = loop.problem, carry["adjoint"]
+        problem = loop.problem
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
         inner = state["inner"]
+        free = loop.free(inner)
+        adjoint = trees.masked(carry["adjoint"], free)
         rhs, direct, loss = outer_slope(problem, inner, outer, data.outer)
         for number in range(self.adjoint_steps):
             product = hessian_product(problem, inner, outer, data.extra_at(number), adjoint)
-            residual = trees.axpy(-1.0, rhs, product)
+            residual = trees.masked(trees.axpy(-1.0, rhs, product), free)
             adjoint = trees.axpy(-self.adjoint_lr, residual, adjoint)
         batch = data.extra_at(self.adjoint_steps)
         implicit = cross_product(problem, inner, outer, batch, adjoint)

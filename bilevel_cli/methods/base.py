@@ -1,7 +1,7 @@
 """The interface of hypergradient methods."""
 
 import abc
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel_cli import claims
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
+from bilevel_cli.methods.requirements import Requirement
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params, Scalar
@@ -53,7 +54,16 @@ class Cost(NamedTuple):
 
 
 class Hypergradient(abc.ABC, Generic[AnyCarry]):
-    """An estimator of dF/dlambda, where F(lambda) = outer_loss(z*(lambda), lambda)."""
+    """An estimator of dF/dlambda, where F(lambda) = outer_loss(z*(lambda), lambda).
+
+    The inner problem is the one that the inner solver minimises: `loop.problem`, whose inner loss
+    holds the solver's weight decay, over the set in which the solver keeps z, if it has one.
+
+    Attributes:
+        requires: What it asks of an inner loop, of `methods.requirements`.
+    """
+
+    requires: ClassVar[tuple[Requirement, ...]] = ()
 
     @property
     def remembers(self) -> bool:
@@ -87,6 +97,8 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
             outer: The outer parameters before the first step.
             data: The data of one inner problem: no episode dimension.
         """
+        for requirement in self.requires:
+            requirement(type(self).__name__, loop, outer, data)
 
     @abc.abstractmethod
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: AnyCarry) -> Estimate:

@@ -11,7 +11,7 @@ from bilevel_cli import autodiff, claims, trees
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER, no_constraint
 from bilevel_cli.problem import FixedOracle, StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -32,7 +32,7 @@ class Bome(Hypergradient[Carry]):
     other part. Where y rests, d is the gradient in lambda of F + multiplier * q, which on strongly
     convex problems misses the hypergradient by O(1 / multiplier).
 
-    The start is not differentiated: its outer parameters get gradient 0. Reports the gap q and
+    The start is not differentiated: its outer parameters are refused. Reports the gap q and
     the multiplier, which is 0 where q has no gradient.
 
     Cost: K + 2 inner gradients, and no second derivative.
@@ -42,6 +42,8 @@ class Bome(Hypergradient[Carry]):
     """
 
     eta: float
+
+    requires = (*AT_A_MINIMISER, no_constraint)
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
@@ -55,9 +57,6 @@ class Bome(Hypergradient[Carry]):
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Bome", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + 2, 0)

@@ -9,7 +9,7 @@ from bilevel_cli import autodiff, trees
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -28,11 +28,10 @@ class Bsg1(Hypergradient[Carry]):
     d_z f = 0 the second term is left out. Costs K + 1 inner gradients; no second derivative.
     """
 
+    requires = AT_A_MINIMISER
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Bsg1", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + 1, 0)
@@ -46,6 +45,7 @@ class Bsg1(Hypergradient[Carry]):
         slope, cross = autodiff.grad(problem.inner_loss, (0, 1))(
             state["inner"], outer, data.inner_at(-1)
         )
+        slope = trees.masked(slope, loop.free(state["inner"]))
         # Through the unit vector: squares of small gradients underflow.
         length = trees.norm(slope)
         safe = torch.where(length > 0, length, 1.0)
@@ -64,6 +64,9 @@ class Bsg1(Hypergradient[Carry]):
             )
             (direct_inner, _), (direct, unravel) = outer_slopes
             (slope, _), (cross, _) = inner_slopes
+            free = trial.loop.free(trial.last)
+            if free is not None:
+                slope = slope * trees.ravel(free)[0]
             hessian = torch.linalg.pinv(torch.outer(slope, slope), hermitian=True)
             return unravel(direct - torch.outer(cross, slope) @ hessian @ direct_inner)
 

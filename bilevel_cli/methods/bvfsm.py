@@ -41,7 +41,7 @@ class Bvfsm(ValuePenalty):
     lambda nothing does so: an outer step that leaves y far behind meets a penalty of fourth order.
     Lower optimizer.lr or raise sigma where that diverges.
 
-    The start is not differentiated: its outer parameters get gradient 0. Reports the gap
+    The start is not differentiated: its outer parameters are refused. Reports the gap
     f(y) - f(z) and m.
 
     Cost: 2 K + 2 inner gradients, and K values of the inner loss, which count as gradients.
@@ -95,7 +95,15 @@ class Bvfsm(ValuePenalty):
             level = loop.problem.inner_loss(z, outer, batch) + allowed
             state = loop.solver.step(
                 _Penalised(
-                    loop.problem, outer, batch, data.outer, level, theta, sigma, self.step_size
+                    loop.problem,
+                    outer,
+                    batch,
+                    data.outer,
+                    level,
+                    theta,
+                    sigma,
+                    self.step_size,
+                    loop,
                 ),
                 state,
             )
@@ -131,6 +139,7 @@ class _Penalised(MinibatchOracle):
     theta: Scalar
     sigma: Scalar
     step_size: float
+    loop: InnerLoop
 
     def inner_grad(self, inner: Params) -> Params:
         value_fn = autodiff.grad_and_value(self.problem.inner_loss)
@@ -138,5 +147,7 @@ class _Penalised(MinibatchOracle):
         multiplier = (loss - self.level).clamp(min=0.0) / self.sigma
         direction = trees.axpy(self.theta, inner, self.outer_grad(inner))
         direction = trees.axpy(multiplier, slope, direction)
+        # Entries on a bound do not move along f_y, which does not vanish there.
+        slope = trees.masked(slope, self.loop.free(inner))
         steepness = 1 + multiplier + self.step_size * trees.dot(slope, slope) / self.sigma
         return trees.scale(1 / steepness, direction)

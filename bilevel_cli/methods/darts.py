@@ -10,7 +10,7 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import losses_depend_on_outer, start_is_constant
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -37,14 +37,13 @@ class Darts(Hypergradient[Carry]):
 
     radius: float
 
+    requires = (losses_depend_on_outer, start_is_constant)
+
     def __post_init__(self) -> None:
         check_radius("Darts", self.radius)
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Darts", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + 2, 0)

@@ -27,7 +27,7 @@ class F2sa(ValuePenalty):
     in z enters times the multiplier: let z be the more accurate, the larger it is.
 
     The inner step size keeps its meaning as the multiplier grows. The start is not
-    differentiated: its outer parameters get gradient 0. Reports the gap f(y) - f(z).
+    differentiated: its outer parameters are refused. Reports the gap f(y) - f(z).
 
     Cost: 2 K + 2 inner gradients, and no second derivative.
 

@@ -10,7 +10,7 @@ from bilevel_cli import autodiff, claims, trees
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import losses_depend_on_outer, start_is_constant
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params, Tree
@@ -44,6 +44,8 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
     max_steps: int
     warm_adjoint: bool
 
+    requires = (losses_depend_on_outer, start_is_constant)
+
     def __post_init__(self) -> None:
         if self.max_steps < 1:
             raise ValueError(
@@ -57,9 +59,6 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
 
     def init(self, outer: Params, state: SolverState) -> FixedPointCarry:
         return {"inner": state, "adjoint": trees.map_leaves(torch.zeros_like, state)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("FixedPoint", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         # From zero the first term needs no product; the last one is with the cross derivative.

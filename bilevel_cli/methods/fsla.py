@@ -10,7 +10,7 @@ from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
 from bilevel_cli.methods.momentum import check_weight, old_weight, recursive
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.soba import SobaCarry
 from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
 from bilevel_cli.problem import StepData
@@ -47,6 +47,7 @@ class Fsla(Hypergradient[FslaCarry]):
     adjoint_lr: PowerLaw
     momentum: PowerLaw
 
+    requires = AT_A_MINIMISER
     remembers = True
     extra_batches = 2
 
@@ -63,9 +64,6 @@ class Fsla(Hypergradient[FslaCarry]):
             "count": counter(inner, 0.0),
         }
 
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Fsla", loop, outer, data)
-
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + 3, 3)
 
@@ -81,7 +79,10 @@ class Fsla(Hypergradient[FslaCarry]):
         rhs, direct, loss = outer_slope(problem, inner, outer, data.outer)
         product = hessian_product(problem, inner, outer, data.extra_at(0), before)
         residual = trees.axpy(-1.0, rhs, product)
-        adjoint = trees.axpy(-self.adjoint_lr(count), residual, before)
+        # The one before belongs to the point before, so it is masked by what is free here last.
+        adjoint = trees.masked(
+            trees.axpy(-self.adjoint_lr(count), residual, before), loop.free(inner)
+        )
 
         def implicit(inner: Params, outer: Params, adjoint: Params) -> Params:
             return cross_product(problem, inner, outer, data.extra_at(1), adjoint)

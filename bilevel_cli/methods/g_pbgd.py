@@ -11,7 +11,7 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.pbgd import Ramp
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER, no_constraint
 from bilevel_cli.problem import Batch, MinibatchOracle, Problem, StepData
 from bilevel_cli.solvers.base import SolverState, counter
 from bilevel_cli.trees import Params, Scalar
@@ -38,7 +38,7 @@ class GPbgd(Hypergradient[SlopeCarry]):
     inner gradients. Where gradient descent on f contracts by 1 - lr h along an eigenvector, this
     does so by 1 - (lr h)^2.
 
-    The start is not differentiated: its outer parameters get gradient 0. Reports |d_z f|.
+    The start is not differentiated: its outer parameters are refused. Reports |d_z f|.
 
     Cost: K + 1 inner gradients and K + 1 second-order products.
 
@@ -50,6 +50,8 @@ class GPbgd(Hypergradient[SlopeCarry]):
 
     gamma: Ramp
     step_size: float
+
+    requires = (*AT_A_MINIMISER, no_constraint)
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size < math.inf:
@@ -64,9 +66,6 @@ class GPbgd(Hypergradient[SlopeCarry]):
 
     def init(self, outer: Params, state: SolverState) -> SlopeCarry:
         return {"inner": state, "count": counter(state["inner"], 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("GPbgd", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + 1, num_steps + 1)

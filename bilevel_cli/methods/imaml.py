@@ -11,7 +11,6 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
-from bilevel_cli.methods.requirements import losses_depend_on_outer
 from bilevel_cli.problem import Batch, Problem, StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -46,8 +45,7 @@ class ImplicitMaml(Implicit):
             )
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        tied = self._tied(loop, data, loop.fresh(outer, data))
-        losses_depend_on_outer("ImplicitMaml", tied, outer, data)
+        super().check(self._tied(loop, data, loop.fresh(outer, data)), outer, data)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry

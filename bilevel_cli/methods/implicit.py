@@ -11,7 +11,7 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -33,9 +33,11 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
         dF/dlambda = d_lambda F - (d_lambda d_z f)^T v,    H v = d_z F,    H = d_z^2 f.
 
-    All derivatives are taken at the last inner iterate, on the last inner minibatch, from one
-    retained graph of the inner gradient (AID, Pedregosa, 2016, arXiv:1602.02355; Grazzi et al.,
-    2020, arXiv:2006.16218). The start is not differentiated: its outer parameters get gradient 0.
+    Where the solver keeps z in a set, H and d_z F are those of the entries that the set lets move:
+    v is zero for the others. All derivatives are taken at the last inner iterate, on the last inner
+    minibatch, from one retained graph of the inner gradient (AID, Pedregosa, 2016,
+    arXiv:1602.02355; Grazzi et al., 2020, arXiv:2006.16218). The start is not differentiated, and
+    one that is learned is refused.
 
     Reports the relative residual |H v - d_z F| / |d_z F|, at the cost of one product.
 
@@ -47,6 +49,8 @@ class Implicit(Hypergradient[ImplicitCarry]):
     linear_solver: LinearSolver
     warm_adjoint: bool
 
+    requires = AT_A_MINIMISER
+
     @property
     def remembers(self) -> bool:
         return self.warm_adjoint
@@ -56,9 +60,6 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.linear_solver.draw(generator)
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Implicit", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         # Besides the solver's: the residual, and the product with the cross derivative.
@@ -78,12 +79,18 @@ class Implicit(Hypergradient[ImplicitCarry]):
             inner, outer, data.outer
         )
         _, pullback = autodiff.vjp(inner_grad, inner, outer)
-        rhs, unravel = trees.ravel(direct_inner)
+        free = loop.free(inner)
+        rhs, unravel = trees.ravel(trees.masked(direct_inner, free))
 
         def matvec(vector: Tensor) -> Tensor:
-            return trees.ravel(pullback(unravel(vector), (0,))[0])[0]
+            asked = unravel(vector)
+            product = trees.masked(pullback(trees.masked(asked, free), (0,))[0], free)
+            if free is not None:  # the identity for held entries, so that H can be inverted
+                product = {n: v + (1 - free[n]) * asked[n] for n, v in product.items()}
+            return trees.ravel(product)[0]
 
-        guess = trees.ravel(carry["adjoint"])[0] if self.warm_adjoint else torch.zeros_like(rhs)
+        before = trees.masked(carry["adjoint"], free)
+        guess = trees.ravel(before)[0] if self.warm_adjoint else torch.zeros_like(rhs)
         solution = self.linear_solver.given(data.noise).solve(matvec, rhs, guess)
         adjoint = unravel(solution)
         scale = rhs.norm()
@@ -107,6 +114,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
         slope = autodiff.grad(trial.loop.problem.outer_loss)(
             trial.last, trial.outer, trial.data.outer
         )
-        rhs, rounds = trees.ravel(slope)[0], ROUNDS if self.warm_adjoint else 1
+        rhs = trees.ravel(trees.masked(slope, trial.loop.free(trial.last)))[0]
+        rounds = ROUNDS if self.warm_adjoint else 1
         solver = self.linear_solver.given(trial.data.noise)
         return claims.implicit(lambda hessian: solver.inverse(hessian, rhs, rounds))(trial)

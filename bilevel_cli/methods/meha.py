@@ -38,7 +38,7 @@ class Meha(ValuePenalty):
     which misses it by O(1 / c_k) at converged y and theta where f is strongly convex; f need be
     only weakly convex for the method to make sense. The paper takes one inner step.
 
-    The start is not differentiated: its outer parameters get gradient 0. Reports the gap
+    The start is not differentiated: its outer parameters are refused. Reports the gap
     f(y) - f(theta).
 
     Cost: 2 K + 2 inner gradients, and no second derivative.

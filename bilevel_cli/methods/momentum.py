@@ -10,7 +10,7 @@ from bilevel_cli import claims, trees
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.series import Series
 from bilevel_cli.methods.stochastic import hessian_product, inner_slope, outer_slope
 from bilevel_cli.problem import FixedOracle, StepData
@@ -85,6 +85,7 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     series: Series
     momentum: PowerLaw
 
+    requires = AT_A_MINIMISER
     remembers = True
 
     def __post_init__(self) -> None:
@@ -105,9 +106,6 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.series.draw(generator)
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("RecursiveMomentum", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps - 1 + 2 * self.series.terms, 2 * self.series.terms)
@@ -157,12 +155,15 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
         """The inner gradient and the hypergradient at (z, lambda)."""
         problem = loop.problem
 
+        free = loop.free(inner)
+
         def product(number: int, vector: Params) -> Params:
-            return hessian_product(problem, inner, outer, data.extra_at(number), vector)
+            batch = data.extra_at(number)
+            return trees.masked(hessian_product(problem, inner, outer, batch, vector), free)
 
         gradient, pullback = inner_slope(problem, inner, outer, data.inner_at(-1))
         rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
-        adjoint = self.series.sum(product, rhs, data.noise)
+        adjoint = self.series.sum(product, trees.masked(rhs, free), data.noise)
         _, implicit = pullback(adjoint)
         return {"inner": gradient, "outer": trees.axpy(-1.0, implicit, direct)}
 

@@ -59,7 +59,7 @@ class Pbgd(ValuePenalty):
     code divides both steps by max(gamma, 1). Here that holds for y, whose step size so keeps its
     meaning as gamma grows; the gradient is on the scale of the hypergradient, as of every method.
 
-    The start is not differentiated: its outer parameters get gradient 0. Reports the gap
+    The start is not differentiated: its outer parameters are refused. Reports the gap
     f(y) - f(z).
 
     Cost: K + penalised_steps + 2 inner gradients, and no second derivative.

@@ -8,7 +8,7 @@ from torch import Tensor
 from bilevel_cli import autodiff, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import OracleWrapper, SolverState, counter
 from bilevel_cli.trees import Params, Scalar
@@ -22,13 +22,11 @@ class PenaltyCarry(Carry):
 class ValuePenalty(Hypergradient[PenaltyCarry]):
     """A method that moves y against F and a penalty on the value gap f(y) - f(z), and z along f."""
 
+    requires = AT_A_MINIMISER
     remembers = True
 
     def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
         return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer(type(self).__name__, loop, outer, data)
 
 
 def penalised_gradient(

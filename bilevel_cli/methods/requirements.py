@@ -1,4 +1,6 @@
-"""What methods ask of a problem, checked before any work."""
+"""What methods ask of an inner loop and its problem, checked before any work."""
+
+from collections.abc import Callable
 
 import torch
 
@@ -7,29 +9,110 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import StepData
 from bilevel_cli.trees import Params
 
+# (who needs it, the inner loop, the outer parameters, the data of one inner problem): raises
+# ValueError where the requirement is not met.
+Requirement = Callable[[str, InnerLoop, Params, StepData], None]
+
 
 def losses_depend_on_outer(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
-    """Raises ValueError where the outer parameters act through the start of the inner loop alone.
-
-    Args:
-        who: The class that needs the dependence, for the message.
-        loop: The inner loop.
-        outer: The outer parameters.
-        data: The data of one inner problem.
-    """
-    inner, batch = loop.problem.init_inner(outer, data), data.inner_at(-1)
-    # Away from the start, where a symmetry may hide the dependence.
-    generator = torch.Generator().manual_seed(0)
-    inner = {
-        name: value + torch.randn(value.shape, generator=generator).to(value)
-        for name, value in inner.items()
-    }
-    inner_part = autodiff.grad(loop.problem.inner_loss, 1)(inner, outer, batch)
-    outer_part = autodiff.grad(loop.problem.outer_loss, 1)(inner, outer, data.outer)
-    if not any(bool(g.any()) for part in (inner_part, outer_part) for g in part.values()):
-        names = ", ".join(list(outer)[:3]) + " ..." * (len(outer) > 3)
+    """Refuses outer parameters that act through the start of the inner loop alone."""
+    if _outside_losses(loop, outer, data) == set(outer):
         raise ValueError(
             f"{who} needs losses that depend on the outer parameters, got losses in which "
-            f"{names} do not occur: they act through the start alone. Use method=reverse or "
-            "method=iaptt, which differentiate the start."
+            f"{_listed(outer)} do not occur: they act through the start alone. Use method=reverse "
+            "or method=iaptt, which differentiate the start."
         )
+
+
+def start_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses outer parameters that are a learned start: their estimate would be exactly zero."""
+
+    def begun(outer: Params) -> Params:
+        return loop.begin(outer, data, loop.fresh(outer, data))["inner"]
+
+    if learned := _moving(begun, outer, _outside_losses(loop, outer, data)):
+        raise ValueError(
+            f"{who} needs a start that is not learned, got {_listed(learned)}, which act through "
+            "the start of the inner loop alone: it would take their hypergradient for zero. Use "
+            "start=cold or start=warm, or method=reverse, which differentiates the start."
+        )
+
+
+def solver_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses outer parameters that are settings of the inner solver, for the same reason."""
+
+    def stepped(outer: Params) -> Params:
+        state = loop.solver.init(_away(loop, outer, data))
+        for t in (0, 0):  # a learned momentum acts from the second step on
+            state = loop.step(state, outer, data, t)
+        return state["inner"]
+
+    if learned := _moving(stepped, outer, _outside_losses(loop, outer, data)):
+        raise ValueError(
+            f"{who} needs a solver whose settings are not learned, got {_listed(learned)}, which "
+            "act through the steps of the inner loop alone: it would take their hypergradient for "
+            "zero. Use solver=gd, or method=reverse, which differentiates the steps."
+        )
+
+
+def a_minimiser(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a solver that comes to rest elsewhere than at a minimiser of the inner loss."""
+    if loop.solver.no_minimiser:
+        raise ValueError(
+            f"{who} needs an inner solver that minimises a loss, got {loop.solver.no_minimiser}. "
+            "Use solver=weight_decay for decay as a penalty, or method=reverse, method=iaptt or "
+            "method=fixed_point, which differentiate the solver's own steps."
+        )
+
+
+def no_constraint(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a solver that minimises over a set."""
+    if loop.solver.within is not None:
+        raise ValueError(
+            f"{who} needs an inner problem without constraints, got {loop.solver.within}, at whose "
+            "bounds the gradient of f does not vanish. Use solver=gd, or method=cg, method=f2sa or "
+            "method=reverse, which serve constraints."
+        )
+
+
+# Of methods that differentiate the losses at a point, and take it for a minimiser.
+AT_A_MINIMISER: tuple[Requirement, ...] = (
+    losses_depend_on_outer,
+    start_is_constant,
+    solver_is_constant,
+    a_minimiser,
+)
+
+
+def _outside_losses(loop: InnerLoop, outer: Params, data: StepData) -> set[str]:
+    """The outer parameters on which neither the inner nor the outer loss depends."""
+    # Away from the start, where a symmetry may hide the dependence.
+    inner = _away(loop, outer, data)
+    inner_part = autodiff.grad(loop.problem.inner_loss, 1)(inner, outer, data.inner_at(-1))
+    outer_part = autodiff.grad(loop.problem.outer_loss, 1)(inner, outer, data.outer)
+    return {name for name in outer if not bool(inner_part[name].any() or outer_part[name].any())}
+
+
+def _moving(fn: Callable[[Params], Params], outer: Params, names: set[str]) -> set[str]:
+    """Those of the outer parameters `names` on which `fn` depends."""
+    if not names:
+        return set()
+    result, pullback = autodiff.vjp(fn, outer)
+    generator = torch.Generator().manual_seed(0)
+    cotangent = {n: torch.randn(v.shape, generator=generator).to(v) for n, v in result.items()}
+    (slopes,) = pullback(cotangent)
+    return {name for name in names if bool(slopes[name].any())}
+
+
+def _away(loop: InnerLoop, outer: Params, data: StepData) -> Params:
+    """Inner parameters at a random distance from their start."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: value + torch.randn(value.shape, generator=generator).to(value)
+        for name, value in loop.problem.init_inner(outer, data).items()
+    }
+
+
+def _listed(names: "Params | set[str]") -> str:
+    some = sorted(names) if isinstance(names, set) else list(names)
+    return ", ".join(some[:3]) + " ..." * (len(some) > 3)

@@ -12,7 +12,7 @@ from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
 from bilevel_cli.methods.implicit import ImplicitCarry
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.stochastic import inner_slope, outer_slope
 from bilevel_cli.problem import Batch, FixedOracle, StepData
 from bilevel_cli.solvers.base import SolverState
@@ -58,6 +58,7 @@ class Saba(Hypergradient[SabaCarry]):
 
     adjoint_lr: float
 
+    requires = AT_A_MINIMISER
     remembers = True
 
     def __post_init__(self) -> None:
@@ -81,9 +82,6 @@ class Saba(Hypergradient[SabaCarry]):
             outer_blocks if "block" in data.outer else 1,
         )
 
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Saba", loop, outer, data)
-
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps, 1)
 
@@ -93,10 +91,12 @@ class Saba(Hypergradient[SabaCarry]):
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: SabaCarry
     ) -> Estimate:
-        problem, adjoint = loop.problem, carry["adjoint"]
+        problem = loop.problem
         state = loop.begin(outer, data, carry["inner"])
         state = loop.run(state, outer, data, last=data.num_steps - 1)
         inner, batch = state["inner"], data.inner_at(-1)
+        free = loop.free(inner)
+        adjoint = trees.masked(carry["adjoint"], free)
         gradient, pullback = inner_slope(problem, inner, outer, batch)
         product, implicit = pullback(adjoint)
         rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
@@ -110,6 +110,7 @@ class Saba(Hypergradient[SabaCarry]):
         residual = trees.axpy(
             -1.0, reduced("rhs", rhs, data.outer), reduced("product", product, batch)
         )
+        residual = trees.masked(residual, free)
         grad = trees.axpy(
             -1.0, reduced("implicit", implicit, batch), reduced("direct", direct, data.outer)
         )

@@ -10,7 +10,7 @@ from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
 from bilevel_cli.methods.implicit import ImplicitCarry
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.stochastic import inner_slope, outer_slope
 from bilevel_cli.problem import FixedOracle, StepData
 from bilevel_cli.schedules import PowerLaw
@@ -43,14 +43,12 @@ class Soba(Hypergradient[SobaCarry]):
 
     adjoint_lr: PowerLaw
 
+    requires = AT_A_MINIMISER
     remembers = True
 
     def init(self, outer: Params, state: SolverState) -> SobaCarry:
         inner = state["inner"]
         return {"inner": state, "adjoint": trees.zeros_like(inner), "count": counter(inner, 0.0)}
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("Soba", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps, 1)
@@ -61,15 +59,17 @@ class Soba(Hypergradient[SobaCarry]):
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: SobaCarry
     ) -> Estimate:
-        problem, adjoint, count = loop.problem, carry["adjoint"], carry["count"]
+        problem, count = loop.problem, carry["count"]
         state = loop.begin(outer, data, carry["inner"])
         state = loop.run(state, outer, data, last=data.num_steps - 1)
         inner = state["inner"]
+        free = loop.free(inner)
+        adjoint = trees.masked(carry["adjoint"], free)
         gradient, pullback = inner_slope(problem, inner, outer, data.inner_at(-1))
         product, implicit = pullback(adjoint)
         rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
         state = loop.solver.step(FixedOracle(outer, gradient), state)
-        residual = trees.axpy(-1.0, rhs, product)
+        residual = trees.masked(trees.axpy(-1.0, rhs, product), free)
         return Estimate(
             grad=trees.axpy(-1.0, implicit, direct),
             loss=problem.outer_loss(state["inner"], outer, data.outer),

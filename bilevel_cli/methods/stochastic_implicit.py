@@ -9,7 +9,7 @@ from bilevel_cli import claims, trees
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.requirements import losses_depend_on_outer
+from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.series import Series
 from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
 from bilevel_cli.problem import StepData
@@ -37,6 +37,8 @@ class StochasticImplicit(Hypergradient[Carry]):
 
     series: Series
 
+    requires = AT_A_MINIMISER
+
     @property
     def extra_batches(self) -> int:
         return self.series.products + 1
@@ -46,9 +48,6 @@ class StochasticImplicit(Hypergradient[Carry]):
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.series.draw(generator)
-
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        losses_depend_on_outer("StochasticImplicit", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(num_steps + self.series.terms, self.series.terms)
@@ -64,12 +63,14 @@ class StochasticImplicit(Hypergradient[Carry]):
         problem = loop.problem
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
         inner = state["inner"]
+        free = loop.free(inner)
         rhs, direct, loss = outer_slope(problem, inner, outer, data.outer)
 
         def product(number: int, vector: Params) -> Params:
-            return hessian_product(problem, inner, outer, data.extra_at(number), vector)
+            batch = data.extra_at(number)
+            return trees.masked(hessian_product(problem, inner, outer, batch, vector), free)
 
-        adjoint = self.series.sum(product, rhs, data.noise)
+        adjoint = self.series.sum(product, trees.masked(rhs, free), data.noise)
         batch = data.extra_at(self.series.products)
         implicit = cross_product(problem, inner, outer, batch, adjoint)
         return Estimate(trees.axpy(-1.0, implicit, direct), loss, {"inner": state}, {})

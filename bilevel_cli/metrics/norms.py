@@ -1,6 +1,7 @@
 """How far the parameters have gone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,6 @@ from torch import Tensor
 from bilevel_cli import trees
 from bilevel_cli.device import generator
 from bilevel_cli.metrics.base import Metric, StepView
-from bilevel_cli.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Norms(Metric):
     seed: int
 
     def measure(self, view: StepView) -> dict[str, Tensor]:
-        task, inner = view.loop.problem, view.estimate.carry["inner"]["inner"]
-        assert isinstance(task, Task)
+        task: Any = view.loop.problem  # the task, with the solver's decay in its inner loss
+        inner = view.estimate.carry["inner"]["inner"]
         first = task.init_outer(generator(self.seed, "initialisation"))
         moved = {n: view.outer[n] - value.to(view.outer[n]) for n, value in first.items()}
         still = torch.zeros_like(view.estimate.loss)

@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel_cli import trees
 from bilevel_cli.problem import Oracle
 from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper, counter
+from bilevel_cli.solvers.sets import ConvexSet
 from bilevel_cli.trees import Params, Scalar
 
 
@@ -60,6 +61,14 @@ class DescentAggregation(InnerSolver[AggregationState]):
                     f"DescentAggregation needs {name} in [0, 1], got {name}={number}. "
                     f"Set solver.{name}."
                 )
+
+    @property
+    def within(self) -> ConvexSet | None:
+        return self.base.within
+
+    @property
+    def no_minimiser(self) -> str:
+        return "descent aggregation (BDA), whose inner loop follows a blend of f and F"
 
     def init(self, inner: Params) -> AggregationState:
         memory: Any = self.base.init(inner)

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from bilevel_cli.problem import Oracle
+from bilevel_cli.problem import Oracle, Problem
+from bilevel_cli.solvers.sets import ConvexSet
 from bilevel_cli.trees import Params, Scalar
 
 
@@ -88,7 +89,11 @@ def check_lr(solver: str, lr: float | Learned) -> None:
 
 
 class InnerSolver(abc.ABC, Generic[State]):
-    """Optimizer dynamics z_{t+1} = Phi(z_t), with all of its memory in the state."""
+    """Optimizer dynamics z_{t+1} = Phi(z_t), with all of its memory in the state.
+
+    What it minimises is said here alone, by `posed`, `within` and `no_minimiser`: by default the
+    inner loss f, over all z.
+    """
 
     @abc.abstractmethod
     def init(self, inner: Params) -> State:
@@ -101,6 +106,24 @@ class InnerSolver(abc.ABC, Generic[State]):
     @abc.abstractmethod
     def step(self, oracle: Oracle, state: State) -> State:
         """One step. Asks `oracle` for gradients, and no tensor for its value."""
+
+    def posed(self, problem: Problem) -> "tuple[Problem, InnerSolver[Any]]":
+        """The problem whose inner loss this solver minimises, and the solver that steps on it.
+
+        A solver that adds a penalty to f returns a problem with that penalty in its inner loss, and
+        a solver without it. The two take the steps that this one takes on `problem`.
+        """
+        return problem, self
+
+    @property
+    def within(self) -> ConvexSet | None:
+        """The set over which it minimises; None for all z."""
+        return None
+
+    @property
+    def no_minimiser(self) -> str:
+        """Why the point where it comes to rest minimises no loss; empty where it does."""
+        return ""
 
     def outer_init(self, inner: Params) -> Params:
         """The outer parameters behind the learned settings, of this solver and those it wraps.
@@ -146,6 +169,18 @@ class Wrapper(InnerSolver[SolverState]):
 
     def init(self, inner: Params) -> SolverState:
         return self.base.init(inner)
+
+    def posed(self, problem: Problem) -> tuple[Problem, InnerSolver[Any]]:
+        problem, base = self.base.posed(problem)
+        return problem, dataclasses.replace(self, base=base)
+
+    @property
+    def within(self) -> ConvexSet | None:
+        return self.base.within
+
+    @property
+    def no_minimiser(self) -> str:
+        return self.base.no_minimiser
 
 
 @dataclass(frozen=True)

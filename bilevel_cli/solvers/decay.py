@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from bilevel_cli import trees
-from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import OracleWrapper, SolverState, Wrapper
+from bilevel_cli.problem import Batch, Oracle, Problem, StepData
+from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper
 from bilevel_cli.trees import Params
 
 
@@ -25,6 +28,10 @@ class WeightDecay(Wrapper):
 
     def step(self, oracle: Oracle, state: SolverState) -> SolverState:
         return self.base.step(_Decayed(oracle, self.weight_decay), state)
+
+    def posed(self, problem: Problem) -> tuple[Problem, InnerSolver[Any]]:
+        problem, base = self.base.posed(problem)
+        return DecayedProblem(problem, self.weight_decay), base
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,13 @@ class DecoupledWeightDecay(Wrapper):
         shrink = -self.lr * self.weight_decay
         return {**stepped, "inner": trees.axpy(shrink, state["inner"], stepped["inner"])}
 
+    @property
+    def no_minimiser(self) -> str:
+        return self.base.no_minimiser or (
+            "decoupled weight decay, which comes to rest where its shrinking balances a step, and "
+            "not at a minimiser of f or of f with a penalty"
+        )
+
 
 def _check(decay: WeightDecay | DecoupledWeightDecay) -> None:
     if not 0 <= decay.weight_decay < math.inf:
@@ -66,3 +80,26 @@ class _Decayed(OracleWrapper):
 
     def inner_grad(self, inner: Params) -> Params:
         return trees.axpy(self.weight_decay, inner, self.base.inner_grad(inner))
+
+
+@dataclass(frozen=True)
+class DecayedProblem:
+    """f + weight_decay / 2 * |z|^2, and F. All else is that of the base."""
+
+    base: Problem
+    weight_decay: float
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return self.base.init_inner(outer, data)
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        loss = self.base.inner_loss(inner, outer, batch)
+        return loss + 0.5 * self.weight_decay * trees.dot(inner, inner)
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.base.outer_loss(inner, outer, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base" or name.startswith("__"):  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.base, name)
