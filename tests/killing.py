@@ -30,7 +30,7 @@ def begin(folder: Path, overrides: list[str]) -> int:
 
 def wait(child: int, folder: Path) -> None:
     """Waits until a run has its folder for itself: before, there is nothing to lose."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not any(f"process {child} on " in path.read_text() for path in folder.rglob("lock")):
         if time.monotonic() > deadline:
             raise TimeoutError(f"No run took {folder}.")

@@ -3,7 +3,7 @@
     python ranking.py COMMANDS
 
 takes them as JSON, one after the other, and prints as JSON how each ended: the exit codes of its
-processes, negative where a signal ended one, and the seconds since the signal that it was sent.
+processes, negative where a signal ended one.
 """
 
 import json
@@ -11,11 +11,9 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sklearn.datasets
 import torch._dynamo  # by torch.optim, at the first optimizer
@@ -23,6 +21,7 @@ from forking import carry_out, finish
 
 from bilevel_cli import experiment, ranks
 from bilevel_cli.data import digits
+from bilevel_cli.table import Table, Unkept
 from bilevel_cli.tasks import meta
 
 assert all((sklearn.datasets, torch._dynamo, experiment, ranks, digits, meta))
@@ -36,9 +35,9 @@ class Command:
         folder: Of the run; what it prints goes to a file beside it.
         overrides: The other arguments.
         count: Processes.
-        signum: The signal that some of them are sent, if any.
+        signum: The signal that some of them send themselves, if any.
         ranks: Theirs.
-        rows: Of train.csv, that there are before.
+        rows: Of train.csv, behind which they do. Sent from outside, it may come after the end.
         whole: Whether its processes end as Python's do, which takes seconds.
     """
 
@@ -51,40 +50,42 @@ class Command:
     whole: bool = False
 
 
-def run(command: Command) -> dict[str, Any]:
+def run(command: Command) -> dict[str, list[int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [_fork(command, rank, port) for rank in range(command.count)]
-    since = time.monotonic()
-    if command.signum is not None:
-        _await_rows(Path(command.folder) / "train.csv", command.rows)
-        since = time.monotonic()
-        for rank in command.ranks:
-            os.kill(children[rank], command.signum)
-    codes = list(map(finish, children))
-    return {"codes": codes, "seconds": round(time.monotonic() - since, 1)}
+    return {"codes": list(map(finish, children))}
 
 
 def _fork(command: Command, rank: int, port: int) -> int:
     child = os.fork()
     if child:
         return child
-    signal.alarm(180)  # processes that wait for one another would do so for half an hour
+    signal.alarm(600)  # processes that wait for one another would do so for half an hour
     count = str(command.count)
     os.environ |= {"TORCHELASTIC_RUN_ID": "forked", "RANK": str(rank), "WORLD_SIZE": count}
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": count}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     output = Path(f"{command.folder}.rank{rank}.out")
+    if command.signum is not None and rank in command.ranks:
+        for kind in (Table, Unkept):
+            _signal_after(command.rows, command.signum, kind)
     carry_out(Path(command.folder), command.overrides, output, command.whole)
 
 
-def _await_rows(path: Path, rows: int) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() or path.read_bytes().count(b"\n") <= rows:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} has not {rows} rows.")
-        time.sleep(0.002)
+def _signal_after(rows: int, signum: int, kind: type[Table]) -> None:
+    """Has this process send itself a signal where it has written so many rows of train.csv."""
+    append, seen = kind.append, list[Path]()
+
+    def signalling(table: Table, row: dict[str, float | int]) -> None:
+        append(table, row)
+        if table.path.name == "train.csv":
+            seen.append(table.path)
+            if len(seen) == rows:
+                os.kill(os.getpid(), signum)
+
+    setattr(kind, "append", signalling)  # noqa: B010 - mypy takes methods for constants
 
 
 if __name__ == "__main__":

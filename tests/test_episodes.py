@@ -194,7 +194,7 @@ def test_a_problem_without_episodes_is_estimated_as_it_is() -> None:
 
 
 def test_episodes_on_a_cpu_run_at_once_on_one_core_each(two_threads: None) -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=600)
 
     def episode(data: StepData) -> Tensor:
         meeting.wait()  # breaks unless another episode comes while this one waits

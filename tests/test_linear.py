@@ -317,7 +317,7 @@ def test_a_compiled_layer_is_torchs(kernel: Counted) -> None:
 
 def test_two_threads_at_once_get_the_answers_of_one(kernel: Counted) -> None:
     model = functional(nn.Linear(784, 10).float())
-    meet = Barrier(2, timeout=60)
+    meet = Barrier(2, timeout=600)
 
     def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return model.apply({"weight": weight, "bias": bias}, x)

@@ -228,7 +228,7 @@ def test_a_completed_sweep_is_told_without_torch(monkeypatch: pytest.MonkeyPatch
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -250,7 +250,7 @@ def test_ctrl_c_stops_the_workers_of_joblib_after_their_step_and_the_sweep_conti
     sweep = start(*long, "outer_steps=900000")
     wait_for(lambda: min(rows(0), rows(1)) > 3)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
-    out, error = sweep.communicate(timeout=120)
+    out, error = sweep.communicate(timeout=600)
     assert sweep.returncode == 130
     assert error.count("Stopping") == 1
     assert "Traceback" not in error
@@ -270,7 +270,7 @@ def test_a_killed_worker_of_joblib_is_named_and_the_jobs_behind_it_are_run(start
     held = re.match(r"process (\d+)", (folder / "lock").read_text())
     assert held
     os.kill(int(held[1]), signal.SIGKILL)
-    out, error = sweep.communicate(timeout=120)
+    out, error = sweep.communicate(timeout=600)
     assert sweep.returncode == 1
     assert re.search(r"^outer_steps=900000 seed=0 +killed +-  Its process was", out, re.MULTILINE)
     # joblib ends the other workers where one dies.
