@@ -43,6 +43,10 @@ test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reprodu
 test-faults: $(READY)  ## runs under faults: killed, out of disk, damaged, misused; within 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n auto --dist worksteal
 
+.PHONY: test-timing
+test-timing: $(READY)  ## bounds on seconds, for a quiet machine like that of docs/benchmarks.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m timing
+
 .PHONY: test-browser
 test-browser: $(READY)  ## the pages of bilevel-report in Chromium, off the network
 	$(BIN)/python -m pytest -m browser

@@ -9,6 +9,9 @@ import torch
 
 from bilevel_cli import cli
 
+# Besides torch, what takes long to import, and is imported where it is used.
+LIBRARIES = ["sklearn", "scipy", "pandas", "matplotlib", "PIL", "pooch", "torchvision"]
+
 
 def exit_code(
     name: str, main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path

