@@ -390,10 +390,12 @@ def test_a_minibatch_whose_gradients_all_disagree_has_weights_of_zero() -> None:
 
 
 def test_learning_to_reweight_classifies_better_than_equal_weights(tmp_path: Path) -> None:
-    online = ["experiment=learning_to_reweight", "outer_steps=300", "eval_every=300"]
+    online = ["experiment=learning_to_reweight", "outer_steps=300", "eval_every=20"]
     scores = build(tmp_path / "online", *online).run()
-    # Half of the labels are wrong: 0.5 at random; over seeds and orders of summing 0.69 to 0.83.
-    assert scores["average_precision"] > 0.6
+    rows = pd.read_csv(tmp_path / "online" / "eval.csv")
+    # Half of the labels are wrong: 0.5 at random, of 600 examples with a standard error of 0.02.
+    # Rounding moves a single row from 0.7 to 0.87, and the mean of fifteen by 0.01 from 0.82.
+    assert rows["average_precision"].iloc[1:].mean() > 0.6
     equal = ["task=reweight", "method=none", "start=warm", "solver.lr=0.2", "inner_steps=1"]
     sizes = ["task.batch_size=100", "outer_steps=300", "eval_every=300"]  # weights of 1/2
     assert (
