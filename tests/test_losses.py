@@ -48,15 +48,16 @@ def test_it_has_the_values_and_derivatives_of_torch(
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
-def test_it_is_as_exact_as_torch_in_float32_for_large_logits(shape: tuple[int, int]) -> None:
+def test_it_rounds_a_few_times_in_float32_for_large_logits(shape: tuple[int, int]) -> None:
     logits, targets = problem(shape, torch.float32)
     logits[::7] *= 1e4  # overflow where the largest is not subtracted first
     exact = functional.cross_entropy(logits.double(), targets, reduction="none")
 
-    def error(fn: Any) -> float:
-        return float(((fn(logits, targets, reduction="none") - exact) / (1 + exact)).abs().max())
-
-    assert error(cross_entropy) <= 2 * error(functional.cross_entropy) < 1e-5
+    found = cross_entropy(logits, targets, reduction="none")
+    # The loss is (max - target) + log(sum of n terms <= 1): n roundings of the sum, in any order, a
+    # few of exponentials, whose arguments are rounded too, one of the difference, one of the total.
+    bound = (shape[1] + 10) * 2.0**-24
+    assert float(((found - exact) / (1 + exact)).abs().max()) <= bound
 
 
 def test_it_maps_over_problems() -> None:
