@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from bilevel_cli import dense
+from bilevel_cli.claims import NoSolution
 from bilevel_cli.trees import Params
 
 Matvec = Callable[[Tensor], Tensor]
@@ -51,9 +53,12 @@ class LinearSolver(abc.ABC):
             hessian: The symmetric H, of shape [n, n].
             rhs: The right-hand side, of shape [n].
             rounds: Number of solves.
+
+        Raises:
+            NoSolution: H is such that solves have no limit, or none to compare with.
         """
         del rhs, rounds
-        return torch.linalg.inv(hessian)
+        return inverted(hessian)
 
 
 def check_steps(solver: str, max_steps: int) -> None:
@@ -80,10 +85,22 @@ def check_rtol(solver: str, rtol: float) -> None:
         raise ValueError(f"{solver} needs rtol >= 0, got rtol={rtol}. Try 1e-6.")
 
 
+def inverted(hessian: Tensor) -> Tensor:
+    """The inverse of a dense Hessian.
+
+    Raises:
+        NoSolution: It is too close to singular.
+    """
+    # Central differences leave 1e-11 of error in H, of which this is all that 1e-6 allows.
+    if not torch.linalg.cond(hessian.double()) < 1e5:
+        raise NoSolution("the inner Hessian is too close to singular to compare inverses")
+    return dense.inv(hessian)
+
+
 def filtered(hessian: Tensor, response: Callable[[Tensor], Tensor]) -> Tensor:
     """The matrix with the eigenvectors of `hessian`, and `response` of its eigenvalues."""
-    eigenvalues, vectors = torch.linalg.eigh(hessian)
-    return vectors * response(eigenvalues) @ vectors.T
+    eigenvalues, vectors = dense.eigh(hessian)
+    return (vectors * response(eigenvalues) @ vectors.T).to(hessian.dtype)
 
 
 def krylov_bases(hessian: Tensor, rhs: Tensor, steps: int) -> Iterator[Tensor]:

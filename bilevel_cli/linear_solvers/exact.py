@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli.claims import NoSolution
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
+from bilevel_cli import dense
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, inverted
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,24 @@ class Exact(LinearSolver):
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         damped = hessian + self.damping * torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
         if self.rtol is None:
-            # Central differences leave 1e-11 of error in H, of which this is all that 1e-6 allows.
-            if not torch.linalg.cond(damped) < 1e5:
-                raise NoSolution("the inner Hessian is too close to singular to compare inverses")
-            return torch.linalg.inv(damped)
-        return torch.linalg.pinv(damped, rtol=self.rtol, hermitian=True)
+            return inverted(damped)
+        return dense.pinv(damped, rtol=self.rtol, hermitian=True)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
         del guess
         identity = torch.eye(rhs.shape[0], dtype=rhs.dtype, device=rhs.device)
-        columns = torch.stack([matvec(column) for column in identity])
-        hessian = (columns + columns.T) / 2 + self.damping * identity
+        # float64 from here on: in float32 a small damping is lost beside a large Hessian.
+        columns = torch.stack([matvec(column) for column in identity]).double()
+        hessian = (columns + columns.T) / 2 + self.damping * identity.double()
         if self.rtol is None:
             try:
-                return torch.linalg.solve(hessian, rhs)
+                return dense.solve(hessian, rhs)
             except RuntimeError as error:
                 raise RuntimeError(
                     "Exact needs a Hessian that can be inverted, got a singular one. Use "
                     "method=pseudo_inverse, or method.linear_solver.damping=0.01."
                 ) from error
-        eigenvalues, vectors = torch.linalg.eigh(hessian)
+        eigenvalues, vectors = dense.eigh(hessian)
         kept = eigenvalues.abs() > self.rtol * eigenvalues.abs().amax()
         inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
-        return vectors @ (inverse * (vectors.T @ rhs))
+        return (vectors @ (inverse * (vectors.T @ rhs.double()))).to(rhs.dtype)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli import dense
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,
     check_rtol,
     check_steps,
+    inverted,
     krylov_bases,
 )
 
@@ -40,12 +42,12 @@ class MinimumResidual(LinearSolver):
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         if rounds > 1:  # no single Krylov space, but the same limit
-            return torch.linalg.inv(hessian)
+            return inverted(hessian)
         found = torch.zeros_like(hessian)
         for basis in krylov_bases(hessian, rhs, self.max_steps):
             if (rhs - hessian @ (found @ rhs)).norm() <= self.rtol * rhs.norm():
                 break
-            found = basis @ torch.linalg.pinv(hessian @ basis)
+            found = basis @ dense.pinv(hessian @ basis, rtol=None, hermitian=False)
         return found
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:

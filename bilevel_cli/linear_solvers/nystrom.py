@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli import dense
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
 from bilevel_cli.trees import Params
 
@@ -56,23 +57,33 @@ class Nystrom(LinearSolver):
         del guess
         chosen = self._chosen(rhs)
         rows = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device).index_select(0, chosen)
-        columns = torch.stack([matvec(row) for row in rows], dim=1)
-        inside = columns.index_select(0, chosen)
-        # Columns can depend on each other: what rounding leaves of their null space is cut off.
+        # float64 from here on: the Gram matrix squares the condition of the columns.
+        columns = torch.stack([matvec(row) for row in rows], dim=1).double()
+        inside, wide = columns.index_select(0, chosen), rhs.double()
         gram = self.damping * (inside + inside.T) / 2 + columns.T @ columns
-        eigenvalues, vectors = torch.linalg.eigh(gram)
-        eps = torch.finfo(rhs.dtype).eps
-        kept = eigenvalues.abs() > len(chosen) * eps * eigenvalues.abs().amax()
+        eigenvalues, vectors = dense.eigh(gram)
+        kept = eigenvalues.abs() > self._rounding(eigenvalues.abs().amax(), len(chosen), rhs.dtype)
         weights = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
-        inner = vectors @ (weights * (vectors.T @ (columns.T @ rhs)))
-        return (rhs - columns @ inner) / self.damping
+        inner = vectors @ (weights * (vectors.T @ (columns.T @ wide)))
+        return ((wide - columns @ inner) / self.damping).to(rhs.dtype)
+
+    def _rounding(self, largest: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        """The eigenvalues that rounding leaves in the null space of the Gram matrix.
+
+        There is one where columns depend on each other. An eigenvalue h of H makes one of
+        damping * h + h^2; and what rounding makes of h = 0 is count * eps * |H|.
+        """
+        wide = count * torch.finfo(torch.float64).eps * largest
+        hessian = 2 * largest / (self.damping + torch.sqrt(self.damping**2 + 4 * largest))
+        noise = count * torch.finfo(dtype).eps * hessian
+        return torch.maximum(wide, (self.damping + noise) * noise)
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         chosen = self._chosen(rhs)
         columns = hessian[:, chosen]
-        low_rank = columns @ torch.linalg.pinv(columns[chosen], hermitian=True) @ columns.T
+        low_rank = columns @ dense.pinv(columns[chosen], rtol=None, hermitian=True) @ columns.T
         eye = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
-        return torch.linalg.inv(low_rank + self.damping * eye)
+        return dense.inv(low_rank + self.damping * eye)
 
     def _chosen(self, rhs: Tensor) -> Tensor:
         return torch.arange(self.products(len(rhs)), device=rhs.device)

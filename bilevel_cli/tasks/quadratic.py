@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bilevel_cli import dense
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.tasks.base import Task
@@ -62,8 +63,8 @@ class Quadratic(Task):
         return 0.5 * (inner["z"] - self.target).square().sum()
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
-        best = torch.linalg.solve(self.hessian, self.coupling @ outer["lam"])
-        adjoint = torch.linalg.solve(self.hessian, best - self.target)
+        best = dense.solve(self.hessian, self.coupling @ outer["lam"])
+        adjoint = dense.solve(self.hessian, best - self.target)
         distance = (inner["z"] - best).norm() / best.norm().clamp(min=1e-12)
         return {
             "value": self.outer_loss({"z": best}, outer, {}),

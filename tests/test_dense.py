@@ -1,0 +1,129 @@
+"""Small factorisations keep their accuracy and stay finite in a run of float32."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bilevel_cli import autodiff, dense
+from bilevel_cli.linear_solvers.base import LinearSolver
+from bilevel_cli.linear_solvers.exact import Exact
+from bilevel_cli.linear_solvers.nystrom import Nystrom
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def solve(solver: LinearSolver, matrix: Tensor, rhs: Tensor) -> Tensor:
+    return solver.solve(lambda v: matrix @ v, rhs, torch.zeros_like(rhs))
+
+
+def graded(seed: int, size: int = 20) -> Tensor:
+    """A finite symmetric matrix in float32 whose rows span up to 37 decades; rank-deficient."""
+    generator = torch.Generator().manual_seed(seed)
+    span, top = 37 * torch.rand(2, generator=generator)
+    order = torch.randperm(size, generator=generator)
+    rows = torch.logspace(0, -float(span), size, dtype=torch.float32)[order]
+    factor = torch.randn(size, size, generator=generator, dtype=torch.float32)
+    gram = (factor @ factor.T) * rows[:, None] * rows * 10 ** float(top - 18)
+    return (gram + gram.T) / 2
+
+
+def hilbert(size: int) -> Tensor:
+    """Positive definite, of condition 1.5e7 for size 6."""
+    index = torch.arange(size, dtype=torch.float64)
+    return (1 / (index[:, None] + index + 1)).float()
+
+
+def relative(found: Tensor, truth: Tensor) -> float:
+    return float((found.double() - truth).norm() / truth.norm())
+
+
+def test_eigenvectors_of_graded_matrices_are_finite_and_orthonormal() -> None:
+    # Of these 400, torch.linalg.eigh in float32 returns NaN for, or refuses, a handful.
+    for seed in range(400):
+        matrix = graded(seed)
+        assert matrix.isfinite().all()
+        values, vectors = dense.eigh(matrix)
+        wide = matrix.double()
+        # Backward stability: a modest multiple of n * eps * |H|.
+        bound = 10 * 20 * torch.finfo(torch.float64).eps
+        assert (vectors.T @ vectors - torch.eye(20)).norm() < bound
+        assert (vectors * values @ vectors.T - wide).norm() <= bound * wide.norm()
+
+
+@pytest.mark.parametrize("solver", [Nystrom(20, 0.1), Nystrom(7, 1e-3), Exact(0.0, 1e-6)], ids=str)
+def test_solves_with_graded_matrices_are_finite(solver: LinearSolver) -> None:
+    for seed in range(400):
+        assert solve(solver, graded(seed), torch.ones(20, dtype=torch.float32)).isfinite().all()
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-6])
+def test_exact_in_float32_solves_the_matrix_that_its_products_made(damping: float) -> None:
+    matrix, rhs = hilbert(6), torch.randn(6).float()
+    damped = matrix.double() + damping * torch.eye(6)
+    truth = torch.linalg.solve(damped, rhs.double())
+    # Products with unit vectors are columns without rounding. In float32 the factorisation, or the
+    # damping added there, would lose every digit.
+    condition = float(torch.linalg.cond(damped))
+    bound = EPS + 10 * 6 * torch.finfo(torch.float64).eps * condition
+    assert relative(solve(Exact(damping, None), matrix, rhs), truth) <= bound
+
+
+@pytest.mark.parametrize("damping", [1e-4, 1e-2, 1.0])
+def test_nystrom_of_full_rank_in_float32_is_the_damped_inverse(damping: float) -> None:
+    matrix, rhs = hilbert(6), torch.randn(6).float()
+    truth = torch.linalg.solve(matrix.double() + damping * torch.eye(6), rhs.double())
+    found = solve(Nystrom(6, damping), matrix, rhs)
+    # Eigenvalues below n * eps * |H| count as zero: each moves 1 / damping by that share of it.
+    bound = (EPS + 6 * EPS * float(torch.linalg.matrix_norm(matrix, 2)) / damping) / damping
+    assert float((found - truth).norm()) <= bound * float(rhs.norm())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.integers(2, 20),
+    share=st.floats(0.1, 1.0),
+    exponent=st.integers(-15, 15),
+    damping=st.sampled_from([1e-2, 1.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_low_rank_matrices_of_every_scale_are_solved_in_float32(
+    size: int, share: float, exponent: int, damping: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    rank, scale = max(1, int(share * size)), 10.0**exponent
+    spectrum = 0.1 + 0.9 * torch.rand(rank, generator=generator, dtype=torch.float64)
+    vectors = torch.linalg.qr(normal)[0][:, :rank]
+    matrix = (scale * (vectors * spectrum @ vectors.T)).float()
+    matrix = (matrix + matrix.T) / 2
+    rhs = torch.randn(size, generator=generator, dtype=torch.float64).float()
+    wide, norm = matrix.double(), float(rhs.double().norm())
+
+    found = solve(Exact(0.0, 1e-4), matrix, rhs)
+    truth = torch.linalg.pinv(wide, rtol=1e-4, hermitian=True) @ rhs.double()
+    # Nonzero eigenvalues are at least 0.1 * scale: rounding of the result alone is left.
+    assert float((found - truth).norm()) <= 10 * EPS * norm / (0.1 * scale)
+
+    found = solve(Nystrom(size, damping * scale), matrix, rhs)
+    identity = torch.eye(size, dtype=torch.float64)
+    truth = torch.linalg.solve(wide + damping * scale * identity, rhs.double())
+    # What rounding puts into the null space, size * EPS * |H|, and what is cut off there.
+    bound = (EPS + 2 * size * EPS / damping) / (damping * scale)
+    assert float((found - truth).norm()) <= bound * norm
+
+
+def test_mapped_factorisations_equal_single_ones() -> None:
+    matrices = torch.stack([hilbert(6) + shift * torch.eye(6).float() for shift in (0.1, 1.0, 9.0)])
+    rhs = torch.randn(6).float()
+    for solver in (Nystrom(4, 0.1), Exact(0.0, 1e-6), Exact(1.0, None)):
+
+        def one(matrix: Tensor, solver: LinearSolver = solver) -> Tensor:
+            return solve(solver, matrix, rhs)
+
+        single = torch.stack([one(matrix) for matrix in matrices])
+        mapped = autodiff.vmap(one)(matrices)
+        assert mapped.dtype == torch.float32
+        # Products differ in their rounding: n * EPS, magnified by conditions of at most 20.
+        assert (mapped - single).norm() <= 20 * 6 * EPS * single.norm()
