@@ -15,7 +15,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def solve(solver: LinearSolver, matrix: Tensor, rhs: Tensor) -> Tensor:
-    return solver.solve(lambda v: matrix @ v, rhs, torch.zeros_like(rhs))
+    return solver.solve(lambda v: matrix @ v, rhs, torch.zeros_like(rhs)).solution
 
 
 def graded(seed: int, size: int = 20) -> Tensor:

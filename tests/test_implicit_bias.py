@@ -46,7 +46,7 @@ def test_terms_of_a_neumann_series_are_like_damping(terms: int, largest: float) 
     step = 0.7
     values = torch.cat([torch.zeros(1), torch.logspace(-5, 0, 200)]) / step
     damped, series = (
-        solver.solve(lambda v: values * v, torch.ones(201), torch.zeros(201))
+        solver.solve(lambda v: values * v, torch.ones(201), torch.zeros(201)).solution
         for solver in (Exact(1 / (step * terms), rtol=None), Neumann(terms, step))
     )
     ends = step * torch.tensor([terms, 1.0]), step * torch.tensor([terms, terms / (terms + 1)])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bilevel_cli import autodiff
 from bilevel_cli.claims import NoSolution
-from bilevel_cli.linear_solvers.base import LinearSolver
+from bilevel_cli.linear_solvers.base import LinearSolver, Solved
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.identity import Identity
@@ -27,9 +27,12 @@ def spd(size: int = 8) -> Tensor:
 
 
 def solve(solver: LinearSolver, matrix: Tensor, rhs: Tensor, guess: Tensor | None = None) -> Tensor:
-    return solver.solve(
-        lambda v: matrix @ v, rhs, torch.zeros_like(rhs) if guess is None else guess
-    )
+    return ended(solver, matrix, rhs, guess).solution
+
+
+def ended(solver: LinearSolver, matrix: Tensor, rhs: Tensor, guess: Tensor | None = None) -> Solved:
+    guess = torch.zeros_like(rhs) if guess is None else guess
+    return solver.solve(lambda v: matrix @ v, rhs, guess)
 
 
 def test_cg_is_exact_in_as_many_products_as_there_are_unknowns() -> None:

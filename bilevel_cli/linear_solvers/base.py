@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +14,25 @@ from bilevel_cli.trees import Params
 Matvec = Callable[[Tensor], Tensor]
 
 
+class Solved(NamedTuple):
+    """How a solve ended.
+
+    Attributes:
+        solution: The approximate solution v, of shape [n].
+        metrics: What the solver has to say for itself, as columns of a row: 0-dim tensors of the
+            type of v, left on the device.
+    """
+
+    solution: Tensor
+    metrics: dict[str, Tensor]
+
+
 class LinearSolver(abc.ABC):
     """Solves H v = rhs approximately, where the symmetric H is known through products alone."""
 
     @abc.abstractmethod
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
-        """An approximate solution v of H v = rhs.
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
+        """An approximate solution v of H v = rhs, and how the solve ended.
 
         The number of products is fixed by the solver's settings: convergence is expressed by
         masking updates, not by leaving the loop, so that solves can be mapped and captured.

@@ -5,13 +5,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli import dense
+from bilevel_cli.claims import NoSolution
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,
+    Solved,
     check_rtol,
     check_steps,
+    inverted,
     krylov_bases,
 )
+
+# A direction of less curvature than FLAT * eps * |H| has none: rounding alone gives it eps * |H|.
+FLAT = 10.0
+# On positive definite H the error falls in the norm of H, so that a residual is at most
+# sqrt(cond(H)) times an earlier one: one that grows by eps^-1/2 shows a matrix that is singular to
+# working precision. One that ends above that of v = 0, and above GROWTH times its smallest, shows a
+# right-hand side that is all but out of the range. Of 400 random matrices of 60 rows none of
+# condition 1e4 ends ten steps so, and 3 of condition 1e6, with an error of 99 per cent.
+GROWTH = 10.0
 
 
 @dataclass(frozen=True)
@@ -19,8 +32,13 @@ class ConjugateGradient(LinearSolver):
     """Conjugate gradient (Hestenes & Stiefel, 1952), for positive definite H.
 
     Exact after n products in exact arithmetic. The iterate is frozen, and kept, once the residual
-    is small, and at the first direction of non-positive curvature, which an inner problem that is
-    not yet solved can show.
+    is small. It is of no use where H is not positive definite, which shows itself in a direction of
+    zero or negative curvature, or, where the right-hand side leaves the range of a singular H, in a
+    residual that grows. There the solve stops, and returns the iterate of smallest residual, the
+    guess among them.
+
+    Reports `adjoint_stopped`: 1 where it stopped so before the residual was below sqrt(eps) of the
+    right-hand side, else 0.
 
     Args:
         max_steps: Number of products with H, besides the one for the first residual.
@@ -38,36 +56,67 @@ class ConjugateGradient(LinearSolver):
         return self.max_steps + 1
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
-        # Iterate k is the solution on the Krylov space of dimension k: V (V'HV)^-1 V' rhs.
         if rounds > 1:  # no single Krylov space, but the same limit
-            return torch.linalg.inv(hessian)
-        found = torch.zeros_like(hessian)
+            if not torch.linalg.eigvalsh(hessian.double())[0] > 0:
+                raise NoSolution(
+                    "conjugate gradient needs a positive definite inner Hessian to have a limit"
+                )
+            return inverted(hessian)
+        # Iterate k is the solution on the Krylov space of dimension k: V (V'HV)^-1 V' rhs.
+        found = best = torch.zeros_like(hessian)
+        left = least = rhs.norm()
+        size, stopped = torch.zeros_like(left), False
         for basis in krylov_bases(hessian, rhs, self.max_steps):
-            projected = basis.T @ hessian @ basis
-            converged = (rhs - hessian @ (found @ rhs)).norm() <= self.rtol * rhs.norm()
-            if converged or torch.linalg.eigvalsh(projected)[0] <= 0:
+            if left <= self.rtol * rhs.norm() or stopped:
                 break
-            found = basis @ torch.linalg.solve(projected, basis.T)
-        return found
+            # The direction in which this space extends the last one, conjugate to that.
+            direction = basis[:, -1] - found @ (hessian @ basis[:, -1])
+            direction = direction / direction.norm()
+            size = torch.maximum(size, (hessian @ direction).norm())
+            # Central differences leave 1e-11 of |H| in the curvature of a flat direction.
+            if direction @ hessian @ direction <= 1e-9 * size:
+                stopped = True
+                break
+            found = basis @ dense.solve(basis.T @ hessian @ basis, basis.T)
+            left = (rhs - hessian @ (found @ rhs)).norm()
+            if left < least:
+                best, least = found, left
+            stopped = bool(left > least / torch.finfo(rhs.dtype).eps ** 0.5)
+        return best if stopped or left > max(rhs.norm(), GROWTH * least) else found
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
+        eps = torch.finfo(rhs.dtype).eps
         solution = guess
         residual = rhs - matvec(guess)
         direction = residual
         norm2 = residual @ residual
         target = self.rtol**2 * (rhs @ rhs)
         active = norm2 > target
+        best, least = solution, norm2
+        # Residuals below this are solved for all purposes: their growth is that of rounding.
+        floor = eps * torch.maximum(rhs @ rhs, norm2)
+        size2, stopped = torch.zeros_like(norm2), torch.zeros_like(active)
         for _ in range(self.max_steps):
             product = matvec(direction)
-            curvature = direction @ product
+            curvature, length2 = direction @ product, direction @ direction
+            size2 = torch.maximum(size2, product @ product / torch.where(active, length2, 1.0))
             # Never again active once frozen; and where not active, divided by one instead of zero.
-            # `not <= 0` rather than `> 0`: a NaN must reach the result, where it is reported.
-            active = active & ~(curvature <= 0)
+            # `not <= ...` rather than `> ...`: a NaN must reach the result, where it is reported.
+            flat = curvature <= FLAT * eps * size2.sqrt() * length2
+            stopped = stopped | (active & flat)
+            active = active & ~flat
             step = torch.where(active, norm2 / torch.where(active, curvature, 1.0), 0.0)
             solution = solution + step * direction
             residual = residual - step * product
             before, norm2 = norm2, residual @ residual
             ratio = norm2 / torch.where(active, before, 1.0)
             direction = torch.where(active, residual + ratio * direction, direction)
-            active = active & ~(norm2 <= target)
-        return solution
+            better = norm2 < least
+            best, least = torch.where(better, solution, best), torch.where(better, norm2, least)
+            stopped = stopped | (active & (norm2 > torch.maximum(least, floor) / eps))
+            active = active & ~(norm2 <= target) & ~stopped
+        stopped = stopped | (norm2 > torch.maximum(rhs @ rhs, GROWTH**2 * least))
+        unsolved = stopped & (least > torch.maximum(target, floor))
+        return Solved(
+            torch.where(stopped, best, solution), {"adjoint_stopped": unsolved.to(rhs.dtype)}
+        )

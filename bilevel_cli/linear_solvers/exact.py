@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli import dense
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, inverted
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, inverted
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Exact(LinearSolver):
             return inverted(damped)
         return dense.pinv(damped, rtol=self.rtol, hermitian=True)
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         del guess
         identity = torch.eye(rhs.shape[0], dtype=rhs.dtype, device=rhs.device)
         # float64 from here on: in float32 a small damping is lost beside a large Hessian.
@@ -52,7 +52,7 @@ class Exact(LinearSolver):
         hessian = (columns + columns.T) / 2 + self.damping * identity.double()
         if self.rtol is None:
             try:
-                return dense.solve(hessian, rhs)
+                return Solved(dense.solve(hessian, rhs), {})
             except RuntimeError as error:
                 raise RuntimeError(
                     "Exact needs a Hessian that can be inverted, got a singular one. Use "
@@ -61,4 +61,5 @@ class Exact(LinearSolver):
         eigenvalues, vectors = dense.eigh(hessian)
         kept = eigenvalues.abs() > self.rtol * eigenvalues.abs().amax()
         inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
-        return (vectors @ (inverse * (vectors.T @ rhs.double()))).to(rhs.dtype)
+        solution = vectors @ (inverse * (vectors.T @ rhs.double()))
+        return Solved(solution.to(rhs.dtype), {})

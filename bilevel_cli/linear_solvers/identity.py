@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Identity(LinearSolver):
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         return torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         del matvec, guess
-        return rhs
+        return Solved(rhs, {})

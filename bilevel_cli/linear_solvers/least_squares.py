@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,
+    Solved,
     check_step_size,
     check_steps,
     filtered,
@@ -47,9 +48,9 @@ class LeastSquares(LinearSolver):
 
         return filtered(hessian, response)
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         solution = guess
         for _ in range(self.max_steps):
             slope = matvec(matvec(solution) - rhs)
             solution = solution - self.step_size**2 * slope
-        return solution
+        return Solved(solution, {})

@@ -9,6 +9,7 @@ from bilevel_cli import dense
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,
+    Solved,
     check_rtol,
     check_steps,
     inverted,
@@ -50,7 +51,7 @@ class MinimumResidual(LinearSolver):
             found = basis @ dense.pinv(hessian @ basis, rtol=None, hermitian=False)
         return found
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         eps = torch.finfo(rhs.dtype).eps
         # What counts as zero beside |H|. On 300 random singular systems eps^0.6 let 5 iterates run
         # away in float64, and 28 in float32; eps^0.5 none.
@@ -89,4 +90,4 @@ class MinimumResidual(LinearSolver):
             active = active & grows & ~(remaining.abs() <= target)
             vector, before = product / torch.where(grows, below, 1.0), vector
             beside = below
-        return solution
+        return Solved(solution, {})

@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,
+    Solved,
     check_step_size,
     check_steps,
     filtered,
@@ -45,8 +46,8 @@ class Neumann(LinearSolver):
 
         return filtered(hessian, response)
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         solution = guess
         for _ in range(self.max_steps):
             solution = solution + self.step_size * (rhs - matvec(solution))
-        return solution
+        return Solved(solution, {})

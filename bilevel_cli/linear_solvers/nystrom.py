@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli import dense
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
 from bilevel_cli.trees import Params
 
 
@@ -52,7 +52,7 @@ class Nystrom(LinearSolver):
     def given(self, noise: Params) -> LinearSolver:
         return _OnColumns(self.rank, self.damping, noise["columns"]) if noise else self
 
-    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Tensor:
+    def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         """As a solver given random numbers, on the first columns."""
         del guess
         chosen = self._chosen(rhs)
@@ -65,7 +65,7 @@ class Nystrom(LinearSolver):
         kept = eigenvalues.abs() > self._rounding(eigenvalues.abs().amax(), len(chosen), rhs.dtype)
         weights = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
         inner = vectors @ (weights * (vectors.T @ (columns.T @ wide)))
-        return ((wide - columns @ inner) / self.damping).to(rhs.dtype)
+        return Solved(((wide - columns @ inner) / self.damping).to(rhs.dtype), {})
 
     def _rounding(self, largest: Tensor, count: int, dtype: torch.dtype) -> Tensor:
         """The eigenvalues that rounding leaves in the null space of the Gram matrix.

@@ -39,7 +39,8 @@ class Implicit(Hypergradient[ImplicitCarry]):
     arXiv:1602.02355; Grazzi et al., 2020, arXiv:2006.16218). The start is not differentiated, and
     one that is learned is refused.
 
-    Reports the relative residual |H v - d_z F| / |d_z F|, at the cost of one product.
+    Reports the relative residual |H v - d_z F| / |d_z F|, at the cost of one product, and what the
+    linear solver says of its end.
 
     Args:
         linear_solver: Solves for the adjoint v.
@@ -91,7 +92,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
         before = trees.masked(carry["adjoint"], free)
         guess = trees.ravel(before)[0] if self.warm_adjoint else torch.zeros_like(rhs)
-        solution = self.linear_solver.given(data.noise).solve(matvec, rhs, guess)
+        solution, ended = self.linear_solver.given(data.noise).solve(matvec, rhs, guess)
         adjoint = unravel(solution)
         scale = rhs.norm()
         residual = (matvec(solution) - rhs).norm() / torch.where(scale > 0, scale, 1.0)
@@ -99,7 +100,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
             grad=trees.axpy(-1.0, pullback(adjoint, (1,))[0], direct),
             loss=loss,
             carry={"inner": state, "adjoint": adjoint},
-            metrics={"adjoint_residual": residual},
+            metrics={"adjoint_residual": residual, **ended},
         )
 
     def claim(self) -> Claim:

@@ -68,7 +68,8 @@ def relative(found: Tensor, truth: Tensor) -> float:
 
 def response(solver: LinearSolver, values: Tensor) -> Tensor:
     """What the solver makes of the eigenvalues: its solve of a diagonal system, rhs = 1."""
-    return solver.solve(lambda v: values * v, torch.ones_like(values), torch.zeros_like(values))
+    rhs = torch.ones_like(values)
+    return solver.solve(lambda v: values * v, rhs, torch.zeros_like(values)).solution
 
 
 def _ratio(terms: int) -> float:
@@ -158,9 +159,7 @@ def _turning() -> Iterator[tuple[str, float]]:
 def _fixed_point(solver: LinearSolver, lr: float) -> float:
     """T7: where outer descent from 0 ends, against u = A (J A)^-1 t."""
     task = Fourier()
-    inverse = torch.stack(
-        [solver.solve(lambda v: task.hessian @ v, e, torch.zeros(13)) for e in torch.eye(13)]
-    )
+    inverse = torch.stack([_solved(solver, task, e) for e in torch.eye(13)])
     a, jacobian = task.features @ inverse.T @ task.original.T, task.original @ task.best_response
     truth = a @ torch.linalg.solve(jacobian @ a, task.targets)
     return relative(equilibrium(solver, lr, task), truth)
@@ -198,8 +197,7 @@ def inverses() -> pd.DataFrame:
             ("CG", ConjugateGradient(products, 0.0)),
             ("Neumann", Neumann(products, STEP)),
         ):
-            start = torch.zeros(13)
-            row[name] = relative(solver.solve(lambda v: task.hessian @ v, rhs, start), truth)
+            row[name] = relative(_solved(solver, task, rhs), truth)
         if products <= 13:
             row["Nystrom"] = _nystrom(task, products, rhs, truth)
         found.append(row)
@@ -212,9 +210,12 @@ def _nystrom(task: Fourier, rank: int, rhs: Tensor, truth: Tensor) -> float:
     for seed in range(20):
         solver = Nystrom(rank, damping=0.1)
         drawn = solver.given(solver.draw(torch.Generator().manual_seed(seed)))
-        solved = drawn.solve(lambda v: task.hessian @ v, rhs, torch.zeros(13))
-        errors.append(relative(solved, truth))
+        errors.append(relative(_solved(drawn, task, rhs), truth))
     return float(torch.tensor(errors).median())
+
+
+def _solved(solver: LinearSolver, task: Fourier, rhs: Tensor) -> Tensor:
+    return solver.solve(lambda v: task.hessian @ v, rhs, torch.zeros(13)).solution
 
 
 def rows(results: Results) -> list[Row]:
