@@ -2,13 +2,14 @@
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bilevel_cli import dense
 from bilevel_cli.claims import NoSolution
+from bilevel_cli.methods.doubts import UNSOLVED, residual_doubt
 from bilevel_cli.trees import Params
 
 Matvec = Callable[[Tensor], Tensor]
@@ -28,7 +29,15 @@ class Solved(NamedTuple):
 
 
 class LinearSolver(abc.ABC):
-    """Solves H v = rhs approximately, where the symmetric H is known through products alone."""
+    """Solves H v = rhs approximately, where the symmetric H is known through products alone.
+
+    Attributes:
+        residual_limit: The relative residual |H v - rhs| / |rhs| above which a solve is doubted.
+        advice: What to do then: the settings by their full names, and what to use instead.
+    """
+
+    residual_limit: ClassVar[float] = UNSOLVED
+    advice: ClassVar[str] = "Use another method/linear_solver, such as minres."
 
     @abc.abstractmethod
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
@@ -56,6 +65,10 @@ class LinearSolver(abc.ABC):
         """The solver with the random numbers of `draw` filled in."""
         del noise
         return self
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        """What the numbers of one row say against the solve, as `Hypergradient.doubts`."""
+        return residual_doubt(row, self.advice, self.residual_limit)
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         """What stands for the inverse, from dense algebra that shares nothing with `solve`.

@@ -48,12 +48,33 @@ class ConjugateGradient(LinearSolver):
     max_steps: int
     rtol: float
 
+    advice = (
+        "Raise method.linear_solver.max_steps, or use method=minres, which serves an indefinite or "
+        "singular Hessian too."
+    )
+
     def __post_init__(self) -> None:
         check_steps("ConjugateGradient", self.max_steps)
         check_rtol("ConjugateGradient", self.rtol)
 
     def products(self, size: int) -> int:
         return self.max_steps + 1
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        share = row.get("adjoint_stopped", 0.0)
+        if share == 0:
+            return super().doubts(row)
+        where = "" if share == 1 else f" in {share:.1%} of the inner problems"
+        return {
+            "curvature": (
+                "Conjugate gradient needs a positive definite inner Hessian, and met one that is "
+                f"singular, nearly so or indefinite{where}: it kept its best iterate, with "
+                f"adjoint_residual={row.get('adjoint_residual', float('nan')):.3g}. Use "
+                "method=minres, method=galet or method=pseudo_inverse, or method/linear_solver="
+                "minres to keep the rest of the method; or make the inner loss strongly convex, "
+                "such as by solver=weight_decay. The outer step size is not the cause."
+            )
+        }
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         if rounds > 1:  # no single Krylov space, but the same limit

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilevel_cli import dense
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, inverted
+from bilevel_cli.methods.doubts import WORSE_THAN_NONE
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Exact(LinearSolver):
 
     damping: float
     rtol: float | None
+
+    residual_limit = WORSE_THAN_NONE  # damping and a pseudo-inverse leave a residual by design
+    advice = (
+        "The inner Hessian is singular or nearly so. Use method=pseudo_inverse, or another "
+        "method.linear_solver.damping, such as 0.01."
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.damping < math.inf:

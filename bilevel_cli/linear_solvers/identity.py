@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
+from bilevel_cli.methods.doubts import WORSE_THAN_NONE
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,12 @@ class Identity(LinearSolver):
 
     T1-T2 (Luketina et al., 2016, arXiv:1511.06727).
     """
+
+    residual_limit = WORSE_THAN_NONE  # it solves no system
+    advice = (
+        "The inner Hessian is far from the identity. Use method=cg, or method=minres where it may "
+        "be indefinite."
+    )
 
     def products(self, size: int) -> int:
         return 0

@@ -32,6 +32,13 @@ class LeastSquares(LinearSolver):
     max_steps: int
     step_size: float
 
+    advice = (
+        "Set method.linear_solver.step_size below sqrt(2) / (largest eigenvalue of the "
+        "inner Hessian in magnitude): seven tenths of a solver.lr at which the inner loop "
+        "converges will do. Or raise method.linear_solver.max_steps, or use method=minres, which "
+        "needs no step size."
+    )
+
     def __post_init__(self) -> None:
         check_steps("LeastSquares", self.max_steps)
         check_step_size("LeastSquares", self.step_size)

@@ -34,6 +34,11 @@ class MinimumResidual(LinearSolver):
     max_steps: int
     rtol: float
 
+    advice = (
+        "Raise method.linear_solver.max_steps, or use method=pseudo_inverse where the inner "
+        "parameters are few."
+    )
+
     def __post_init__(self) -> None:
         check_steps("MinimumResidual", self.max_steps)
         check_rtol("MinimumResidual", self.rtol)

@@ -31,6 +31,12 @@ class Neumann(LinearSolver):
     max_steps: int
     step_size: float
 
+    advice = (
+        "Set method.linear_solver.step_size below 2 / (largest eigenvalue of the inner Hessian): "
+        "a solver.lr at which gradient descent converges will do. Or raise "
+        "method.linear_solver.max_steps, or use method=cg, which needs no step size."
+    )
+
     def __post_init__(self) -> None:
         check_steps("Neumann", self.max_steps)
         check_step_size("Neumann", self.step_size)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilevel_cli import dense
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
+from bilevel_cli.methods.doubts import WORSE_THAN_NONE
 from bilevel_cli.trees import Params
 
 
@@ -30,6 +31,12 @@ class Nystrom(LinearSolver):
 
     rank: int
     damping: float
+
+    residual_limit = WORSE_THAN_NONE  # damping and few columns leave a residual by design
+    advice = (
+        "Raise method.linear_solver.rank or method.linear_solver.damping, or use method=minres, "
+        "which serves an indefinite Hessian too."
+    )
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -118,6 +118,21 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
             metrics: What the estimate reported, where the cost depends on it.
         """
 
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        """What the numbers of one row say against the estimate: that it is not what it claims.
+
+        Read on the host, where a row is written, so that it costs no step.
+
+        Args:
+            row: One row of train.csv.
+
+        Returns:
+            For each kind of doubt, under a short name that never changes: what was seen, with its
+            number; the setting to change, by its full name; what to use instead.
+        """
+        del row
+        return {}
+
     def claim(self) -> Claim:
         """What the estimate is said to be, and to what accuracy: what `bilevel-check` holds it to.
 

@@ -103,6 +103,9 @@ class Implicit(Hypergradient[ImplicitCarry]):
             metrics={"adjoint_residual": residual, **ended},
         )
 
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return self.linear_solver.doubts(row)
+
     def claim(self) -> Claim:
         name = type(self.linear_solver).__name__
         if self.warm_adjoint:
