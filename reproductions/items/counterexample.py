@@ -14,7 +14,7 @@ STUCK = ("reverse", "cg", "pseudo_inverse", "minres", "galet", "neumann", "ident
 FREE = ("ia", "iaptt", "bda", "bome", "pbgd", "g_pbgd", "f2sa", "meha", "bvfsm")
 PUBLISHED = (1, 10, 100)  # inner steps of BOME's own example, with step sizes and eta of 1/2
 REASONS = {
-    "cg": "diverges: the outer gradient has a part outside of the range of the singular Hessian",
+    "cg": "stops at the singular Hessian, outside of whose range the outer gradient has a part",
     "nystrom": "its damping of 0.1 shrinks the response, and x ends at 0.476",
     "bda": "the weight of F falls to 0 within an inner solve, which so stops short",
 }
