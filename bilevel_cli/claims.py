@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
+from bilevel_cli import autodiff, constants, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
@@ -59,6 +59,8 @@ class Claim(NamedTuple):
         base: The method to measure where it is not the one that claims: with its schedules frozen.
         variant: For a rate: the same method with another setting.
         ratio: For a rate: bounds of (error of the variant) / (error of the method).
+        perturbs: Whether the estimate compares losses, and so sees what derivatives of the problem
+            take for constants.
     """
 
     text: str
@@ -69,6 +71,7 @@ class Claim(NamedTuple):
     base: Any = None
     variant: Any = None
     ratio: tuple[float, float] = (0.0, 1.0)
+    perturbs: bool = False
 
 
 def unrolled(trial: Trial) -> Params:
@@ -210,7 +213,7 @@ def _free(trial: Trial, inner: Params) -> Tensor:
 
 
 def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
-    """The gradient of scalar `fn`, by central differences.
+    """The gradient of scalar `fn`, by central differences; what is `constants.held` stays.
 
     With more than `FEW` entries, along `FEW` // 4 random directions alone, and across them by
     reverse mode: an error of an estimate is seen along the former.
@@ -219,6 +222,7 @@ def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
         AssertionError: The two disagree.
     """
     flat, unravel = trees.ravel(params)
+    fn = constants.frozen(fn, params)
 
     def along(direction: Tensor) -> Tensor:
         ahead, behind = fn(unravel(flat + STEP * direction)), fn(unravel(flat - STEP * direction))

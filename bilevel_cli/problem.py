@@ -64,7 +64,12 @@ class StepData(NamedTuple):
 
 
 class Problem(Protocol):
-    """min over lambda of F(z*(lambda), lambda), where z*(lambda) minimises f(., lambda)."""
+    """min over lambda of F(z*(lambda), lambda), where z*(lambda) minimises f(., lambda).
+
+    A problem whose inner solver is to follow what is the gradient of no loss has a method
+    `inner_direction(inner, outer, batch)` besides, with the arguments of `inner_loss` and the
+    shapes of z. Methods that differentiate the inner steps serve it, and others refuse.
+    """
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         """The inner parameters at which a fresh inner solve begins."""
@@ -79,6 +84,19 @@ class Problem(Protocol):
         ...
 
 
+def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch) -> Params:
+    """What an inner solver follows: d_z f, unless the problem has an `inner_direction`."""
+    if not follows_loss(problem):
+        found: Params = problem.inner_direction(inner, outer, batch)  # type: ignore[attr-defined]
+        return found
+    return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+
+
+def follows_loss(problem: Problem) -> bool:
+    """Whether an inner solver follows the gradient of the inner loss."""
+    return not hasattr(problem, "inner_direction")
+
+
 class Oracle(Protocol):
     """The problem at fixed outer parameters and one minibatch, as an inner solver sees it."""
 
@@ -88,7 +106,7 @@ class Oracle(Protocol):
         ...
 
     def inner_grad(self, inner: Params) -> Params:
-        """Gradient of f in z."""
+        """Gradient of f in z, or what the solver follows in its place."""
         ...
 
     def outer_grad(self, inner: Params) -> Params:
@@ -106,7 +124,7 @@ class MinibatchOracle:
     outer_batch: Batch
 
     def inner_grad(self, inner: Params) -> Params:
-        return autodiff.grad(self.problem.inner_loss)(inner, self.outer, self.inner_batch)
+        return inner_direction(self.problem, inner, self.outer, self.inner_batch)
 
     def outer_grad(self, inner: Params) -> Params:
         return autodiff.grad(self.problem.outer_loss)(inner, self.outer, self.outer_batch)

@@ -10,7 +10,11 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
-from bilevel_cli.methods.requirements import losses_depend_on_outer, start_is_constant
+from bilevel_cli.methods.requirements import (
+    an_inner_loss,
+    losses_depend_on_outer,
+    start_is_constant,
+)
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -37,7 +41,7 @@ class Darts(Hypergradient[Carry]):
 
     radius: float
 
-    requires = (losses_depend_on_outer, start_is_constant)
+    requires = (losses_depend_on_outer, start_is_constant, an_inner_loss)
 
     def __post_init__(self) -> None:
         check_radius("Darts", self.radius)

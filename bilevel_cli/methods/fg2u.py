@@ -63,7 +63,9 @@ class Fg2u(Hypergradient[Carry]):
 
     def claim(self) -> Claim:
         base = replace(self, directions=max(self.directions, perturbations.ENOUGH))
-        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", claims.unrolled, base)
+        return perturbations.mean_claim(
+            "dF(z_K)/dlambda in the mean", claims.unrolled, base, perturbs=False
+        )
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def final_loss(steps: Tensor) -> tuple[Tensor, tuple[Tensor, SolverState]]:

@@ -67,7 +67,7 @@ def choose(condition: Tensor, these: Tree, others: Tree) -> Tree:
     return trees.map_leaves(lambda x, y: torch.where(condition, x, y), these, others)
 
 
-def mean_claim(text: str, reference: Reference, base: Any) -> Claim:
+def mean_claim(text: str, reference: Reference, base: Any, perturbs: bool = True) -> Claim:
     """That the expectation of an estimate over its perturbations is the reference.
 
     Args:
@@ -75,6 +75,7 @@ def mean_claim(text: str, reference: Reference, base: Any) -> Claim:
         reference: Computes that.
         base: The method with at least `ENOUGH` directions. Its estimate is a mean over them, so
             that their number changes the noise and nothing else.
+        perturbs: Whether it compares losses, and takes no derivative of an inner step.
     """
 
     def in_few_dimensions(trial: Trial) -> Params:
@@ -84,4 +85,11 @@ def mean_claim(text: str, reference: Reference, base: Any) -> Claim:
         return reference(trial)
 
     # 4.5 standard errors are passed by chance once in 10^5 entries.
-    return Claim(text, in_few_dimensions, tolerance=4.5, kind="mean", repeats=REPEATS, base=base)
+    return Claim(
+        *(text, in_few_dimensions),
+        tolerance=4.5,
+        kind="mean",
+        repeats=REPEATS,
+        base=base,
+        perturbs=perturbs,
+    )

@@ -78,7 +78,7 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
         # Close to the first candidate about half of the others are better, and some always.
         candidates, std = max(self.candidates, 10), min(self.std, 0.01)
         base = replace(self, candidates=candidates, std=std)
-        return Claim("lambda - the best candidate", distance_to_best, base=base)
+        return Claim("lambda - the best candidate", distance_to_best, base=base, perturbs=True)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: RandomSearchCarry

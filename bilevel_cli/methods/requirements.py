@@ -6,7 +6,7 @@ import torch
 
 from bilevel_cli import autodiff
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import StepData
+from bilevel_cli.problem import StepData, follows_loss
 from bilevel_cli.trees import Params
 
 # (who needs it, the inner loop, the outer parameters, the data of one inner problem): raises
@@ -55,8 +55,19 @@ def solver_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData)
         )
 
 
+def an_inner_loss(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a problem whose inner solver follows what is the gradient of no loss."""
+    if not follows_loss(loop.problem):
+        raise ValueError(
+            f"{who} needs an inner solver that follows the gradient of the inner loss, got "
+            f"{type(loop.problem).__name__}, in which it follows another direction and minimises "
+            "nothing. Use method=reverse, method=iaptt or method=fixed_point."
+        )
+
+
 def a_minimiser(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
     """Refuses a solver that comes to rest elsewhere than at a minimiser of the inner loss."""
+    an_inner_loss(who, loop, outer, data)
     if loop.solver.no_minimiser:
         raise ValueError(
             f"{who} needs an inner solver that minimises a loss, got {loop.solver.no_minimiser}. "

@@ -1,6 +1,7 @@
 """Weight decay, around any solver."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from bilevel_cli import trees
 from bilevel_cli.problem import Batch, Oracle, Problem, StepData
 from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper
 from bilevel_cli.trees import Params
+
+Direction = Callable[..., Params]  # (z, lambda, batch) to what a solver follows
 
 
 @dataclass(frozen=True)
@@ -102,4 +105,8 @@ class DecayedProblem:
     def __getattr__(self, name: str) -> Any:
         if name == "base" or name.startswith("__"):  # while it is copied or unpickled
             raise AttributeError(name)
-        return getattr(self.base, name)
+        found = getattr(self.base, name)
+        return self._decayed(found) if name == "inner_direction" else found
+
+    def _decayed(self, direction: Direction) -> Direction:
+        return lambda inner, *rest: trees.axpy(self.weight_decay, inner, direction(inner, *rest))

@@ -29,6 +29,8 @@ class Task(Problem, abc.ABC):
             minibatches are blocks and say so by `block`; or None.
         statement: What a reader of the scores must know of the data, in one line.
         checksum: Of the data that were delivered; None for a task that brings its own.
+        constants: What derivatives of the task take for constants of z although it depends on z
+            (`bilevel_cli.constants`), in words, for the claims of methods.
         higher_is_better: Patterns of the names of scores that are; the others are better lower.
     """
 
@@ -37,6 +39,7 @@ class Task(Problem, abc.ABC):
     blocks: tuple[int, int] | None = None
     statement: str = ""
     checksum: str | None = None
+    constants: str = ""
     higher_is_better: tuple[str, ...] = HIGHER_IS_BETTER
 
     @abc.abstractmethod

@@ -11,30 +11,34 @@ from bilevel_cli.data.base import Examples
 from bilevel_cli.data.blocks import mean
 from bilevel_cli.label_noise import Corruption
 from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.tasks.reweight import Reweighting
+from bilevel_cli.tasks.dependent_weights import DependentWeights
 from bilevel_cli.trees import Params
 
 META_PREFIX = "meta_"
 
 
-class LearningToReweight(Reweighting):
+class LearningToReweight(DependentWeights):
     """Learning to reweight examples (Ren et al., 2018, arXiv:1803.09050).
 
-        f(z, lambda) = mean_i (w_i + lambda_i) CE_i(z) + l2 |z|^2   on a minibatch
-        w_i          = max(a_i, 0) / mean_j max(a_j, 0),   a_i = <grad F_meta(z), grad CE_i(z)>
-        F(z)         = mean_i CE_i(z)                               on clean validation examples
+        g(z, lambda) = mean_i (w_i(z) + lambda_i) grad CE_i(z) + 2 l2 z   on a minibatch
+        w_i(z)       = max(a_i, 0) / mean_j max(a_j, 0),   a_i = <grad F_meta(z), grad CE_i(z)>
+        F(z)         = mean_i CE_i(z)                        on clean validation examples
 
     F_meta is the loss of a minibatch of clean validation examples. But for the step size, a_i is
-    minus its derivative in w_i, at weights of 0, after a step of gradient descent: in closed form,
-    and w counts as a constant. lambda begins at 0, so that `method=none start=warm` is the paper's
-    algorithm; other methods learn corrections that last.
+    minus its derivative in w_i, at weights of 0, after a step of gradient descent, in closed form.
+    Inner steps follow g (`DependentWeights`), and the hypergradient sees that w moves with z.
+    lambda begins at 0, so that `method=none start=warm` is the paper's algorithm; other methods
+    learn corrections that last.
 
     Scores: as `Reweighting`, with weights at the last inner iterate, all training and validation
     examples being one minibatch.
 
-    Costs two more gradients in an inner step, and twice a product with second derivatives.
+    Costs two more gradients in an inner step, and twice a product with second derivatives. Where
+    inner steps are differentiated, third derivatives too, unless `detached`.
 
     Args:
+        detached: Whether derivatives take w for a constant of z. The same for one inner step from a
+            cold or a warm start.
         noise: What is done to the training examples.
         batch_size: Training examples of an inner step; null for all of them.
         outer_batch_size: Validation examples of an outer step and of F_meta; null for all of them.
@@ -47,6 +51,7 @@ class LearningToReweight(Reweighting):
 
     def __init__(
         self,
+        detached: bool,
         noise: Corruption,
         batch_size: int | None,
         outer_batch_size: int | None,
@@ -58,7 +63,8 @@ class LearningToReweight(Reweighting):
     ) -> None:
         parts = data.splits(generator)
         super().__init__(
-            *(noise, batch_size, outer_batch_size, l2, parts, data, model, device, generator)
+            *(detached, noise, batch_size, outer_batch_size, l2),
+            *(parts, data, model, device, generator),
         )
 
     def init_outer(self, generator: torch.Generator) -> Params:
@@ -70,10 +76,10 @@ class LearningToReweight(Reweighting):
         return data._replace(inner=data.inner | trees.prefixed(META_PREFIX, meta))
 
     def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:
-        z = {name: value.detach() for name, value in inner.items()}
-        clean = autodiff.grad(self.outer_loss)(z, outer, trees.under(META_PREFIX, batch))
-        agreement = alignments(partial(self.losses, batch=batch), clean, z).detach()
-        return self._normalised(agreement, batch) + outer["weights"][batch["index"]]
+        clean = autodiff.grad(self.outer_loss)(inner, outer, trees.under(META_PREFIX, batch))
+        agreement = alignments(partial(self.losses, batch=batch), clean, inner)
+        weights = self._normalised(self.variable(agreement), batch)
+        return weights + outer["weights"][batch["index"]]
 
     def example_weights(self, outer: Params, inner: Params) -> Tensor:
         whole = {"x": self.validation.x, "y": self.validation.y}
@@ -85,7 +91,7 @@ class LearningToReweight(Reweighting):
         return self._normalised(torch.cat(parts), {}) + outer["weights"]
 
     def _normalised(self, agreement: Tensor, batch: Batch) -> Tensor:
-        positive = agreement.clamp(min=0)
+        positive = agreement.relu()  # whose derivative at 0 is 0: no weight, no influence
         return positive / mean(positive, batch).clamp(min=torch.finfo(positive.dtype).tiny)
 
 

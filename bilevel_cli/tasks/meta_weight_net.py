@@ -11,20 +11,20 @@ from bilevel_cli.data.blocks import mean
 from bilevel_cli.label_noise import Corruption
 from bilevel_cli.models import Mlp, build
 from bilevel_cli.problem import Batch
-from bilevel_cli.tasks.reweight import Reweighting
+from bilevel_cli.tasks.dependent_weights import DependentWeights
 from bilevel_cli.trees import Params
 
 PREFIX = "weight_net."
 
 
-class MetaWeightNet(Reweighting):
+class MetaWeightNet(DependentWeights):
     """Meta-Weight-Net (Shu et al., 2019, arXiv:1902.07379).
 
-        f(z, lambda) = mean_i W_lambda(CE_i(z)) CE_i(z) + l2 |z|^2   on training examples
-        F(z)         = mean_i CE_i(z)                                on clean validation examples
+        g(z, lambda) = mean_i W_lambda(CE_i(z)) grad CE_i(z) + 2 l2 z   on training examples
+        F(z)         = mean_i CE_i(z)                        on clean validation examples
 
-    with W an MLP of one hidden layer and a sigmoid. As in the released code, W sees the loss as a
-    constant of z. One inner step with `start=warm`, and the
+    with W an MLP of one hidden layer and a sigmoid. Inner steps follow g (`DependentWeights`), and
+    the hypergradient sees that W's argument moves with z. One inner step with `start=warm`, and the
     derivative through it, are the paper's algorithm but for one thing: there the classifier takes
     each step twice, to learn W and again with the W learned; here that W serves the next step.
 
@@ -35,6 +35,8 @@ class MetaWeightNet(Reweighting):
         width: Units of the hidden layer.
         normalize: Whether the weights of a minibatch are divided by their mean. Otherwise W is
             drawn to 1 wherever larger steps lower F.
+        detached: Whether derivatives take the argument of W for a constant of z, as the released
+            code does. The same for one inner step from a cold or a warm start.
         noise: What is done to the training examples.
         batch_size: Training examples of an inner step; null for all of them.
         outer_batch_size: Validation examples of an outer step; null for all of them.
@@ -49,6 +51,7 @@ class MetaWeightNet(Reweighting):
         self,
         width: int,
         normalize: bool,
+        detached: bool,
         noise: Corruption,
         batch_size: int | None,
         outer_batch_size: int | None,
@@ -62,7 +65,8 @@ class MetaWeightNet(Reweighting):
             raise ValueError(f"MetaWeightNet needs width >= 1, got width={width}. Set task.width.")
         parts = data.splits(generator)
         super().__init__(
-            *(noise, batch_size, outer_batch_size, l2, parts, data, model, device, generator)
+            *(detached, noise, batch_size, outer_batch_size, l2),
+            *(parts, data, model, device, generator),
         )
 
         def net(input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
@@ -75,7 +79,7 @@ class MetaWeightNet(Reweighting):
         return trees.prefixed(PREFIX, self.net.init(generator))
 
     def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:
-        weights = self.weights_of(losses.detach(), outer)
+        weights = self.weights_of(self.variable(losses), outer)
         if not self.normalize:
             return weights
         return weights / mean(weights, batch).clamp(min=torch.finfo(weights.dtype).tiny)
