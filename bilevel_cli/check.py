@@ -38,7 +38,11 @@ the mean over many draws for random methods, the documented rate for biased ones
   bilevel-check method=iaptt task=reweight data=digits     one, on a task of yours
   bilevel-check --config-dir my/conf method=mine           your own
 
-Exit codes: 0 all hold, or refuse; 1 one is outside its tolerance; 2 a wrong option or value.
+A check where central differences of two step sizes disagree is "chaotic": a long inner loop at too
+large a step, or a kink. It proves nothing, and is no error.
+
+Exit codes: 0 all hold, refuse or have no reference; 1 one is outside its tolerance; 2 a wrong
+option or value.
 """
 
 

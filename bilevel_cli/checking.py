@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli import autodiff, claims, constants, episodes, trees
-from bilevel_cli.claims import Claim, NoSolution, Trial
+from bilevel_cli.claims import Chaotic, Claim, NoSolution, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.problem import StepData, follows_loss
@@ -40,7 +40,8 @@ class Finding(NamedTuple):
         seconds: Of one estimate.
         verdict: "ok"; "WRONG"; "unsettled", where repeated estimates still move and may be right
             one day; "failed", with an error; "refused", by the method; "no reference", where the
-            claim needs a solution that the problem has not.
+            claim needs a solution that the problem has not; "chaotic", where the reference depends
+            on the step of its finite differences, so that nothing is known.
         reason: For all but "ok", in one line.
     """
 
@@ -76,6 +77,8 @@ def check(
         return _checked(method, claim, loop, task, num_steps, seed)
     except NoSolution as error:
         return Finding(claim.text, "no reference", reason=str(error))
+    except Chaotic as error:
+        return Finding(claim.text, "chaotic", reason=str(error))
     except Exception as error:  # one broken method must not hide the others
         if DEBUG in os.environ:
             raise
@@ -196,10 +199,13 @@ def _hold(
         found = found._replace(grad=grad)
     else:
         found, trial, moved = repeated(base)
-        reference = claim.reference(trial)
-        error = _error(found.grad, reference)
+        with claims.doubts() as doubts:
+            reference = claim.reference(trial)
+        error, doubt = _error(found.grad, reference), sum(doubts)
         limit = claim.tolerance(trial) if callable(claim.tolerance) else claim.tolerance
         measured, allowed, holds = f"{error:.1e}", f"<= {limit:.1e}", error <= limit
+        if not holds and _gap(found.grad, reference) <= doubt:  # such as a reference of zero
+            measured, allowed, holds = "0, to rounding", f"<= {doubt:.1e}, absolute", True
         if claim.kind == "rate":
             other, trial_of_other, _ = repeated(claim.variant)
             ratio = _error(other.grad, claim.reference(trial_of_other)) / error
@@ -234,7 +240,7 @@ def _hold(
         return finding
     try:
         exact = claims.solution(trial)
-    except NoSolution:
+    except (NoSolution, Chaotic):
         return finding
     return finding._replace(
         exact_error=_error(found.grad, exact), exact_cosine=_cosine(found.grad, exact)
@@ -284,8 +290,11 @@ def _mean(claim: Claim, drawn: Tensor, reference: Params) -> tuple[Params, str, 
 
 def _error(found: Params, reference: Params) -> float:
     """The relative error; the absolute one where the reference is zero."""
-    gap, norm = trees.norm(trees.axpy(-1.0, reference, found)), float(trees.norm(reference))
-    return float(gap) / (norm or 1.0)
+    return _gap(found, reference) / (float(trees.norm(reference)) or 1.0)
+
+
+def _gap(found: Params, reference: Params) -> float:
+    return float(trees.norm(trees.axpy(-1.0, reference, found)))
 
 
 def _cosine(found: Params, reference: Params) -> float:

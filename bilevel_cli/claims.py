@@ -4,7 +4,10 @@
 and dense matrices of them: slow, and hard to get wrong.
 """
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +22,13 @@ from bilevel_cli.trees import Params
 STEP = 1e-5  # of central differences: error of order 1e-10, rounding of order 1e-11
 LARGEST = 2000  # inner parameters of which a dense Hessian is taken
 FEW = 64  # entries up to which derivatives are differenced one by one
+
+# A slope is believed where the next smaller step finds it again, to a share of its length and to
+# what rounding may make of it: so many roundings of the function's value, over the step.
+STEPS = (STEP, STEP / 10, STEP / 100)
+AGREE, ROUNDINGS = 3e-7, 100.0
+
+_doubts: list[float] | None = None
 
 
 class Trial(NamedTuple):
@@ -212,6 +222,21 @@ def _free(trial: Trial, inner: Params) -> Tensor:
     return torch.ones_like(trees.ravel(inner)[0]) if free is None else trees.ravel(free)[0]
 
 
+class Chaotic(Exception):
+    """No finite difference is the derivative: steps of two sizes disagree, or there is a kink."""
+
+
+@contextlib.contextmanager
+def doubts() -> Iterator[list[float]]:
+    """Collects by how much each of the differences within may be off, as a length."""
+    global _doubts
+    before, _doubts = _doubts, []
+    try:
+        yield _doubts
+    finally:
+        _doubts = before
+
+
 def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
     """The gradient of scalar `fn`, by central differences; what is `constants.held` stays.
 
@@ -220,26 +245,65 @@ def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
 
     Raises:
         AssertionError: The two disagree.
+        Chaotic: Differences of two step sizes disagree.
     """
     flat, unravel = trees.ravel(params)
     fn = constants.frozen(fn, params)
 
-    def along(direction: Tensor) -> Tensor:
-        ahead, behind = fn(unravel(flat + STEP * direction)), fn(unravel(flat - STEP * direction))
-        return (ahead - behind) / (2 * STEP)
+    def value(vector: Tensor) -> Tensor:
+        return fn(unravel(vector))
 
     if len(flat) <= FEW:
         axes = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
-        return unravel(torch.stack([along(axis) for axis in axes]))
+        return unravel(_slopes(value, flat, axes))
     vector = trees.ravel(autodiff.grad(fn)(params))[0]
     drawn = torch.randn(len(flat), FEW // 4, generator=torch.Generator().manual_seed(0))
     directions = torch.linalg.qr(drawn.to(flat))[0].T
-    slopes = torch.stack([along(direction) for direction in directions])
-    gap = slopes - directions @ vector
+    gap = _slopes(value, flat, directions) - directions @ vector
     assert gap.norm() <= 1e-6 * vector.norm() + 1e-9, (
         "Reverse mode and central differences disagree"
     )
     return unravel(vector + directions.T @ gap)
+
+
+def _slopes(fn: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor) -> Tensor:
+    """The derivatives of scalar `fn` along directions, of shape [directions].
+
+    Raises:
+        Chaotic: They depend on the step.
+    """
+    here = fn(at)
+
+    def sides(step: float) -> tuple[Tensor, Tensor]:
+        """The slopes, and how far those to either side differ: h |f''|, or what a kink jumps."""
+        ahead, behind = (
+            torch.stack([fn(at + side * direction) for direction in directions])
+            for side in (step, -step)
+        )
+        return (ahead - behind) / (2 * step), (ahead - 2 * here + behind).abs() / step
+
+    def rounding(step: float) -> float:
+        eps = torch.finfo(at.dtype).eps
+        return ROUNDINGS * eps * float(here.abs()) / step * math.sqrt(len(directions))
+
+    slopes, jumps = sides(STEPS[0])
+    gap = math.nan
+    for step, smaller in pairwise(STEPS):
+        finer, finer_jumps = sides(smaller)
+        gap, length = float((slopes - finer).norm()), float(slopes.norm())
+        allowed = AGREE * length + rounding(smaller)
+        # Where fn is smooth, a tenth of the step leaves a tenth of the jump.
+        kinks = torch.where(finer_jumps > jumps / 2, finer_jumps, 0.0)
+        if gap <= allowed and float(kinks.norm()) <= allowed:
+            if _doubts is not None:
+                _doubts.append(gap + rounding(step))
+            return slopes
+        slopes, jumps = finer, finer_jumps
+    raise Chaotic(
+        f"no finite difference tells the derivative: steps of {STEPS[-2]:g} and {STEPS[-1]:g} find "
+        f"slopes {gap:.1e} apart, of length {float(slopes.norm()):.1e}, or a kink. Lower solver.lr "
+        "or inner_steps, or take another seed."
+    )
 
 
 def state_after(trial: Trial, steps: int) -> SolverState:

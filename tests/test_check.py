@@ -13,6 +13,7 @@ from commands import exit_code
 from configs import composed, options
 from problems import Quadratic
 from test_plugin import FILES
+from torch import Tensor
 
 from bilevel_cli import check, claims, experiment
 from bilevel_cli.checking import Finding
@@ -157,6 +158,80 @@ def test_many_entries_are_differenced_by_reverse_mode_and_checked() -> None:
         torch.testing.assert_close(found, 3 * point**2, rtol=1e-8, atol=1e-8)
     with pytest.raises(AssertionError, match="disagree"):
         claims.differenced(lambda p: (p["x"].detach() * p["x"]).sum(), {"x": many})
+
+
+def logistic_map(params: Params) -> Tensor:
+    x = params["x"].sigmoid()
+    for _ in range(60):  # which doubles a small difference each time
+        x = 4 * x * (1 - x)
+    return x.sum()
+
+
+@pytest.mark.parametrize("count", [2, claims.FEW + 1])
+def test_a_slope_that_depends_on_the_step_is_no_reference(count: int) -> None:
+    with pytest.raises(claims.Chaotic, match="1e-06 and 1e-07 find slopes"):
+        claims.differenced(logistic_map, {"x": torch.linspace(-1, 1, count)})
+
+
+def test_a_kink_is_no_reference_where_it_lies_and_does_not_matter_beside() -> None:
+    def kinked(params: Params) -> Tensor:
+        return params["x"].abs().sum() + 3 * params["x"].square().sum()
+
+    with pytest.raises(claims.Chaotic, match="or a kink"):
+        claims.differenced(kinked, {"x": torch.tensor([1.0, 0.0])})
+    beside = torch.tensor([1.0, 3e-6])  # within the first step, and not the second
+    found = claims.differenced(kinked, {"x": beside})["x"]
+    torch.testing.assert_close(found, 1 + 6 * beside, rtol=1e-8, atol=0)
+
+
+def test_a_steep_and_a_flat_function_are_believed_to_what_rounding_leaves() -> None:
+    with claims.doubts() as doubts:
+        flat = claims.differenced(lambda p: 1e6 + 0 * p["x"].sum(), {"x": torch.ones(3)})
+        steep = claims.differenced(lambda p: (1e3 * p["x"]).sin().sum(), {"x": torch.ones(3)})
+    assert flat["x"].norm() <= doubts[0] < 1e-2  # a slope of 1e-2 would be seen beside 1e6
+    torch.testing.assert_close(
+        steep["x"], 1e3 * torch.tensor(1e3).cos().expand(3), rtol=1e-6, atol=0
+    )
+
+
+class Elsewhere(Reverse):
+    """Has a claim that cannot be tried."""
+
+    def claim(self) -> Claim:
+        return Claim("chaos", lambda trial: claims.differenced(logistic_map, {"x": torch.ones(1)}))
+
+
+def test_chaos_is_a_verdict_of_its_own() -> None:
+    found = held(Elsewhere(None, None))
+    assert found.verdict == "chaotic"
+    assert "Lower solver.lr or inner_steps" in found.reason
+
+
+def test_a_chaotic_inner_loop_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    far = ["task=toy", "solver=gd", "solver.lr=100", "inner_steps=100"]
+    assert run(monkeypatch, "method=reverse", *far) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("chaotic")
+
+
+class Nothing(Reverse):
+    """Claims that its hypergradient is that of a loss in which the outer parameters cancel."""
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        found = super().estimate(loop, outer, data, carry)
+        return found._replace(grad={"lam": torch.zeros(3)})
+
+    def claim(self) -> Claim:
+        def rounded(outer: Params) -> Tensor:
+            return (outer["lam"] + 0.1).sum() - outer["lam"].sum()
+
+        return Claim("zero", lambda trial: claims.differenced(rounded, trial.outer))
+
+
+def test_a_reference_of_zero_is_held_to_its_rounding() -> None:
+    found = held(Nothing(None, None))
+    assert (found.verdict, found.measured) in (("ok", "0, to rounding"), ("ok", "0.0e+00"))
 
 
 def test_the_table_and_the_csv(
