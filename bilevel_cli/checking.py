@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, constants, episodes, trees
+from bilevel_cli import autodiff, claims, constants, draws, episodes, trees
 from bilevel_cli.claims import Chaotic, Claim, NoSolution, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
@@ -132,7 +132,8 @@ def _setting(
         data = episodes.first(data)
     outer = {**loop.outer_init(data, outer), **outer}
     outer = {
-        name: value + AWAY * torch.randn(value.shape, generator=cpu).to(value)
+        name: value
+        + AWAY * draws.normal(*value.shape, generator=cpu, drawn_in=torch.float64).to(value)
         for name, value in outer.items()
     }
 

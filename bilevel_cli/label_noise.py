@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli import draws
 from bilevel_cli.data.base import Labelled
 
 Corrupted = tuple[Labelled, Tensor | None]
@@ -104,7 +105,7 @@ class Uniform(LabelNoise):
     def corrupt(
         self, labels: Tensor, num_classes: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        redrawn = torch.rand(labels.shape, generator=generator) < self.share
+        redrawn = draws.uniform(*labels.shape, generator=generator) < self.share
         drawn = torch.randint(0, num_classes, labels.shape, generator=generator)
         noisy = torch.where(redrawn, drawn, labels)
         return noisy, noisy != labels

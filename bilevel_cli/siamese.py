@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli import draws
 from bilevel_cli.trees import Params
 
 NUMBERS = 5
@@ -63,8 +64,7 @@ class Siamese:
             count: How many.
             generator: On the device of the result.
         """
-        shape = count, NUMBERS
-        return {"uniform": torch.rand(shape, generator=generator, device=generator.device)}
+        return {"uniform": draws.uniform(count, NUMBERS, generator=generator)}
 
     def __call__(self, images: Tensor, numbers: Params) -> Tensor:
         """The images transformed.

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from bilevel_cli import draws
 from bilevel_cli.data.base import Examples, Labelled
 
 
@@ -45,8 +46,8 @@ class Rings(Examples):
     def read(self) -> tuple[Labelled, Labelled | None]:
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(self.num_classes).repeat_interleave(self.points)
-        turn = torch.rand(len(y), generator=generator)
-        noise = torch.randn(len(y), generator=generator)
+        turn = draws.uniform(len(y), generator=generator)
+        noise = draws.normal(len(y), generator=generator)
         radius, angle = 1 + y + self.noise * noise, 2 * math.pi * turn
         x = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
         return Labelled(x, y, torch.arange(len(y))), None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import dense
+from bilevel_cli import dense, draws
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
 from bilevel_cli.methods.doubts import WORSE_THAN_NONE
 from bilevel_cli.trees import Params
@@ -54,7 +54,7 @@ class Nystrom(LinearSolver):
         return min(self.rank, size)
 
     def draw(self, generator: torch.Generator) -> Params:
-        return {"columns": torch.rand(self.rank, generator=generator, device=generator.device)}
+        return {"columns": draws.uniform(self.rank, generator=generator, drawn_in=torch.float64)}
 
     def given(self, noise: Params) -> LinearSolver:
         return _OnColumns(self.rank, self.damping, noise["columns"]) if noise else self

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
+from bilevel_cli import draws, trees
 from bilevel_cli.claims import Claim, NoSolution, Reference, Trial
 from bilevel_cli.trees import Params, Tree
 
@@ -28,9 +28,7 @@ def normal(outer: Params, count: int, std: float, generator: torch.Generator) ->
     """`count` independent perturbations: a new leading dimension, entries from N(0, std^2)."""
     return {
         name: std
-        * torch.randn(
-            count, *value.shape, generator=generator, dtype=value.dtype, device=value.device
-        )
+        * draws.normal(count, *value.shape, generator=generator, drawn_in=torch.float64).to(value)
         for name, value in outer.items()
     }
 

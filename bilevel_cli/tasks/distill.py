@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import trees
+from bilevel_cli import draws, trees
 from bilevel_cli.data.base import Examples, Labelled
 from bilevel_cli.data.blocks import check_batch_size
 from bilevel_cli.distilled.images import save_grid, save_npz
@@ -171,7 +171,7 @@ class Distillation(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         shape = len(self.labels), *self.train.x.shape[1:]
         if self.selection is None:
-            images = torch.randn(shape, generator=generator).to(self.train.x)
+            images = draws.normal(*shape, generator=generator).to(self.train.x)
         else:
             images = self.train.x[
                 self.selection.select(self.train.x, self.group, self.each, generator)
@@ -185,10 +185,10 @@ class Distillation(Task):
         learned, device = len(self.labels), self.train.x.device
         index = torch.arange(learned, device=device).expand(num_steps, -1)
         if self.batch_size is not None:
-            keys = torch.rand(num_steps, learned, generator=generator, device=device)
+            keys = draws.uniform(num_steps, learned, generator=generator)
             index = keys.topk(self.batch_size).indices
         shape = len(self.counts), self.real_per_class
-        place = torch.rand(shape, generator=generator, device=device) * self.counts[:, None]
+        place = draws.uniform(*shape, generator=generator) * self.counts[:, None]
         real = self.rows[place.long() + self.first[:, None]]
         begin, become = self.networks.pick(self.bank, generator)
         outer = {"x": self.train.x[real], "y": self.real_labels}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bilevel_cli import autodiff
+from bilevel_cli import autodiff, draws
 from bilevel_cli.data.base import Labelled, Regression, Rows, Source
 from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.loop import InnerLoop
@@ -76,7 +76,9 @@ class FeaturePenalties(Task):
         self.statement = f"Examples: {', '.join(sizes)}."
         self.random = start == "random"
         features = parts.train.x.shape[1]
-        first = torch.randn(features, generator=generator) if self.random else torch.zeros(features)
+        first = (
+            draws.normal(features, generator=generator) if self.random else torch.zeros(features)
+        )
         self._start = {"weight": first.to(device)}
 
     @abc.abstractmethod
@@ -97,7 +99,7 @@ class FeaturePenalties(Task):
         weight = self._start["weight"]
         if not self.random:
             return {"log_l2": torch.zeros_like(weight)}
-        return {"log_l2": torch.rand(weight.shape, generator=generator).log().to(weight)}
+        return {"log_l2": draws.uniform(*weight.shape, generator=generator).log().to(weight)}
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         return data.init

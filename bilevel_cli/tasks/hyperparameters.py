@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import trees
+from bilevel_cli import draws, trees
 from bilevel_cli.augmentations import Augmentation
 from bilevel_cli.data.base import Examples
 from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
@@ -109,8 +109,7 @@ class Hyperparameters(Task):
         inner = self.train_blocks.draw("inner", num_steps, generator)
         if self.augmentation:
             shape = (*inner["y"].shape, *self.augmentation.noise_shape)
-            device = inner["y"].device
-            inner["noise"] = torch.randn(shape, generator=generator, device=device)
+            inner["noise"] = draws.normal(*shape, generator=generator)
         return StepData(self._start, inner, self.validation_blocks.one("outer", generator))
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:

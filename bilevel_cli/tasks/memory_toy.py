@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from bilevel_cli import draws
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.tasks.base import Task
@@ -47,7 +48,7 @@ class MemoryToy(Task):
             raise ValueError(f"MemoryToy needs a finite noise >= 0, got noise={noise}.")
         self.noise = noise
         self.orders = torch.arange(1.0, harmonics + 1, device=device)
-        target = torch.randn(2 * harmonics, generator=generator)
+        target = draws.normal(2 * harmonics, generator=generator)
         self.target = (target / target.norm()).to(device)
 
     def direction(self, angle: Tensor) -> Tensor:
@@ -60,14 +61,14 @@ class MemoryToy(Task):
         return 0.5 * (1 - (self.direction(angle) @ self.target).square())
 
     def init_outer(self, generator: torch.Generator) -> Params:
-        return {"angle": (2 * math.pi * torch.rand((), generator=generator)).to(self.target)}
+        return {"angle": (2 * math.pi * draws.uniform(generator=generator)).to(self.target)}
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         return data.init
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         zeros = torch.zeros_like(self.target)
-        slope = self.noise * torch.randn((), generator=generator, device=zeros.device)
+        slope = self.noise * draws.normal(generator=generator)
         return StepData({"w": zeros}, {"unused": zeros[0].expand(num_steps)}, {"slope": slope})
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import episodes, trees
+from bilevel_cli import draws, episodes, trees
 from bilevel_cli.data.base import Classes
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.losses import cross_entropy
@@ -127,8 +127,7 @@ class FewShot(Task):
         available, per_class = images.shape[:2]
 
         def subsets(size: int, of: int, *shape: int) -> Tensor:
-            keys = torch.rand(*shape, of, generator=generator, device=images.device)
-            return keys.topk(size).indices
+            return draws.uniform(*shape, of, generator=generator).topk(size).indices
 
         classes = subsets(self.ways, available, count)
         members = subsets(self.shots + self.queries, per_class, count, self.ways)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bilevel_cli import dense
+from bilevel_cli import dense, draws
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.tasks.base import Task
@@ -37,11 +37,16 @@ class Quadratic(Task):
                 raise ValueError(f"Quadratic needs {name} >= 1, got {name}={size}.")
         if not 0 <= noise < float("inf"):
             raise ValueError(f"Quadratic needs a finite noise >= 0, got noise={noise}.")
-        vectors = torch.linalg.qr(torch.randn(inner_dim, inner_dim, generator=generator))[0]
-        spectrum = torch.linspace(1.0, 5.0, inner_dim)
-        self.hessian = (vectors * spectrum @ vectors.T).to(device)
-        self.coupling = torch.randn(inner_dim, outer_dim, generator=generator).to(device)
-        self.target = torch.randn(inner_dim, generator=generator).to(device)
+        exact, dtype = torch.float64, torch.get_default_dtype()
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=exact)
+
+        vectors = torch.linalg.qr(normal(inner_dim, inner_dim))[0]
+        spectrum = torch.linspace(1.0, 5.0, inner_dim, dtype=exact)
+        self.hessian = (vectors * spectrum @ vectors.T).to(device, dtype)
+        self.coupling = normal(inner_dim, outer_dim).to(device, dtype)
+        self.target = normal(inner_dim).to(device, dtype)
         self.noise = noise
 
     def init_outer(self, generator: torch.Generator) -> Params:
@@ -51,7 +56,7 @@ class Quadratic(Task):
         return data.init
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        noise = torch.randn(num_steps, generator=generator, device=self.target.device)
+        noise = draws.normal(num_steps, generator=generator, drawn_in=torch.float64)
         scale = 1 + self.noise * noise
         return StepData({"z": torch.zeros_like(self.target)}, {"scale": scale}, {})
 

@@ -173,22 +173,23 @@ def _samples(
     mu: float,
     generator: torch.Generator,
 ) -> Batch:
-    """The vectors of each sample; its matrices have rank one."""
+    """The vectors of each sample; its matrices have rank one. Made in float64, and rounded last."""
+    exact = torch.float64
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, dtype=exact)
 
     def basis(dim: int) -> Tensor:
         return torch.linalg.qr(normal(dim, dim))[0]
 
     def between(low: float, high: float, steps: int) -> Tensor:
-        return torch.logspace(math.log10(low), math.log10(high), steps)
+        return torch.logspace(math.log10(low), math.log10(high), steps, dtype=exact)
 
     inner_spectrum = between(mu, 1.0, inner_dim)
-    outer_spectrum = torch.cat([torch.zeros(1), between(mu, 1.0, outer_dim - 1)])
+    outer_spectrum = torch.cat([torch.zeros(1, dtype=exact), between(mu, 1.0, outer_dim - 1)])
     common = min(inner_dim, outer_dim)
     shared = normal(count, common)
-    return {
+    samples = {
         "h": normal(count, inner_dim) * inner_spectrum.sqrt() @ basis(inner_dim).T,
         "g": normal(count, outer_dim) * outer_spectrum.sqrt() @ basis(outer_dim).T,
         "u": shared * between(mu, L_cross, common) @ basis(outer_dim)[:, :common].T,
@@ -196,6 +197,7 @@ def _samples(
         "a": normal(count, inner_dim),
         "d": normal(count, outer_dim),
     }
+    return {name: value.to(torch.get_default_dtype()) for name, value in samples.items()}
 
 
 def _to(samples: Batch, device: torch.device) -> Batch:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import episodes, trees
+from bilevel_cli import draws, episodes, trees
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.models import build
 from bilevel_cli.problem import Batch, StepData
@@ -108,7 +108,7 @@ class Sinusoid(Task):
 
         def uniform(name: str, points: int) -> Tensor:
             low, high = self.ranges[name]
-            drawn = torch.rand(count, points, 1, generator=generator, device=self.device)
+            drawn = draws.uniform(count, points, 1, generator=generator)
             return low + (high - low) * drawn
 
         amplitude, phase = uniform("amplitude", 1), uniform("phase", 1)
