@@ -176,6 +176,22 @@ def test_iaptt_goes_back_to_the_pessimistic_step_and_no_further(
     assert found == (expected, expected)
 
 
+@pytest.mark.parametrize("y", [(3.0, -3.0), (-1.0, 1.0)])
+def test_iaptt_goes_back_through_all_steps_where_it_may_not_ask_which(
+    y: tuple[float, float],
+) -> None:
+    plane, method = Plane(), Iaptt()
+    loop, data = InnerLoop(Counted(plane), GD, Cold()), plane.data(5, y)
+    outer = {"x": Plane.x[None]}
+    carry = method.init({"x": Plane.x}, loop.fresh({"x": Plane.x}, data))
+    COUNTS.clear()
+    found = autodiff.vmap(lambda x: tuple(method.estimate(loop, x, data, carry)))(outer)
+    assert COUNTS == {"inner_grads": 5, "hvps": 5}
+    metrics = {name: value[0] for name, value in found[3].items()}
+    assert int(metrics["pessimistic_step"]) < 5
+    assert method.cost(5, {"x": Plane.x}, data.init, metrics) == Cost(5, 5)
+
+
 @pytest.mark.parametrize(
     ("solver", "products"),
     [

@@ -30,20 +30,20 @@ class Iaptt(Hypergradient[Carry]):
 
     On a CPU the graph is that of the steps up to the largest outer loss so far, and of one more:
     so memory is that of k + 1 steps, or less by the memory budget of the device. Where a larger
-    loss follows smaller ones, the steps in between are run again with a graph. Elsewhere, and under
-    mapping, nobody may ask which step it is: all K graphs are held, and those of later steps are
-    differentiated with weight zero.
+    loss follows smaller ones, the steps in between are run again with a graph. Elsewhere, and
+    mapped or compiled, nobody may ask which step it is: all K graphs are held, and those of later
+    steps are differentiated with weight zero.
 
-    Cost: K inner gradients, and those of steps run again; K outer losses; a backward pass over k.
+    Cost: K inner gradients, and those of steps run again; K outer losses; a backward pass over k,
+    or over K where all graphs are held.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        step = metrics["pessimistic_step"]
-        grads = inner_grads(metrics, num_steps)
-        return Cost(grads, step if step.device.type == "cpu" else num_steps)
+        # Where all graphs are held nothing is reported, and all are differentiated.
+        return Cost(inner_grads(metrics, num_steps), metrics.get("hvps", num_steps))
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         some = next(iter(outer.values()))
@@ -98,7 +98,7 @@ def _followed(loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> E
         start = loop.begin(outer, data, carry["inner"])
         grad = steps.to_start(carry["inner"], steps.backward(start, 0, int(step)).slopes)
     metrics = {"pessimistic_loss": worst, "pessimistic_step": step}
-    return Estimate(grad, loss, {"inner": state}, metrics | steps.metrics())
+    return Estimate(grad, loss, {"inner": state}, metrics | steps.metrics() | {"hvps": step})
 
 
 def _constant(state: SolverState) -> SolverState:
