@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bilevel_cli import autodiff, episodes, memory, trees
+from bilevel_cli.methods import unroll
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Inputs, Row, Runner, drive
@@ -32,7 +33,8 @@ class Replicas:
     take but the outer step, a pure function, in one of two ways:
 
     * mapped over replicas, where their losses are one function of outer parameters and data: the
-      same operations on the same other tensors. All graphs are then in memory at once.
+      same operations on the same other tensors. The graphs of as many are in memory at once as the
+      memory budget of the device holds; with less than two, each goes by itself.
     * each by itself otherwise, and on a CPU where single operations are `LARGE`; there on as many
       threads as torch was given, one core each.
 
@@ -43,6 +45,7 @@ class Replicas:
     def __init__(self, runners: list[Runner]) -> None:
         self.runners = runners
         self._mappable = True
+        self._at_once = len(runners)  # whose graphs the memory budget holds
         self._alike: set[Runner] = set()  # those whose outer steps are known to be one function
         self._steps: dict[int, episodes.OuterStep] = {}  # mapped ones, by the number of replicas
 
@@ -58,6 +61,9 @@ class Replicas:
         # Again where some join that were ahead of the others, in a run that is continued.
         if self._mappable and not self._alike.issuperset(runners):
             reason = unmappable(runners, inputs)
+            if reason is None:
+                self._at_once = at_once(runners[0], inputs[0])
+                reason = "the memory budget holds the graphs of one" if self._at_once < 2 else None
             self._mappable, self._alike = reason is None, set(runners)
             self._steps.clear()
             if reason:
@@ -74,7 +80,11 @@ class Replicas:
     def _mapped(self, runners: list[Runner], inputs: list[Inputs]) -> list[Estimate]:
         count, first = len(runners), runners[0]
         if count not in self._steps:
-            self._steps[count] = first.captured(autodiff.vmap(first.outer_step))
+            chunk = None if self._at_once >= count else self._at_once
+            mapped = autodiff.vmap(first.outer_step, chunk_size=chunk)
+            self._steps[count] = first.captured(mapped)
+            if chunk:
+                log.info("The memory budget holds the graphs of %d replicas at once.", chunk)
         (outer, data, carry), *others = inputs
         outer, parts, carry = trees.map_leaves(_stack, (outer, tuple(data), carry), *others)
         found = self._steps[count](outer, StepData(*parts), carry)
@@ -103,6 +113,18 @@ def _estimate(runner: Runner, given: Inputs) -> Estimate | Exception:
             return runner.estimate(*given)
     except Exception as error:
         return error
+
+
+def at_once(runner: Runner, given: Inputs) -> int:
+    """How many runs like this one the memory budget holds the graphs of, when they are mapped.
+
+    Costs two inner steps.
+    """
+    outer, data, _ = given
+    problems = runner.task.episodes
+    one = data if problems is None else episodes.first(data)
+    steps = runner.method.graphs(one.num_steps) * (problems or 1)
+    return memory.budget() // (steps * unroll.graph_bytes(runner.loop, outer, one))
 
 
 def unmappable(runners: list[Runner], inputs: list[Inputs]) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +15,11 @@ from configs import configured
 from torch import Tensor
 from tqdm import tqdm
 
-from bilevel_cli import experiment, replicas
+from bilevel_cli import autodiff, experiment, replicas
 from bilevel_cli import runner as outer
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.interrupts import Interrupted
+from bilevel_cli.methods import unroll
 from bilevel_cli.problem import StepData
 from bilevel_cli.replicas import Replicas, unmappable
 from bilevel_cli.runner import Runner
@@ -46,9 +47,9 @@ def tables(directory: Path) -> list[pd.DataFrame]:
     return [table.drop(columns=TIMINGS, errors="ignore") for table in both]
 
 
-def check_alike(one: Path, other: Path, but: str = "", **tolerance: Any) -> None:
+def check_alike(one: Path, other: Path, but: Sequence[str] = (), **tolerance: Any) -> None:
     for left, right in zip(tables(one), tables(other), strict=True):
-        left, right = (table.drop(columns=but, errors="ignore") for table in (left, right))
+        left, right = (table.drop(columns=list(but), errors="ignore") for table in (left, right))
         pd.testing.assert_frame_equal(left, right, **tolerance)
 
 
@@ -115,8 +116,8 @@ def test_a_mapped_replica_is_the_run_of_its_seed_to_rounding(
     go(tmp_path, *overrides, "replicas=3", "seed=4")
     assert steps_mapped == [3] * 6
     go(tmp_path / "alone", *overrides, "seed=6")
-    # Mapped, IAPTT holds the graphs of all steps; alone, it runs some again.
-    but = "inner_grads" if "method=iaptt" in overrides else ""
+    # Mapped, IAPTT holds and differentiates the graphs of all steps; alone, it runs some again.
+    but = ["inner_grads", "hvps"] if "method=iaptt" in overrides else []
     # float64 and a few steps: rounding is all that may differ.
     check_alike(tmp_path / "seed=6", tmp_path / "alone", but, rtol=1e-9, atol=1e-12)
 
@@ -271,6 +272,45 @@ def test_losses_that_cannot_be_mapped_go_on_each_by_itself(
     assert steps_mapped == []
     go(tmp_path / "alone", *DIGITS, "seed=1")
     check_alike(tmp_path / "seed=1", tmp_path / "alone", rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "share", "chunk"),
+    [
+        ("reverse", 3.5, "all"),
+        ("reverse", 2.5, 2),
+        ("reverse", 1.5, None),
+        ("iaptt", 2.5, 2),
+        ("one_step", 0.625, 2),  # one step of four
+        ("cg", 1.0, "all"),
+    ],
+)
+def test_mapped_replicas_keep_to_the_memory_budget(
+    method: str,
+    share: float,
+    chunk: int | str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps_mapped: list[int],
+) -> None:
+    """The budget is `share` times what the graphs of the four inner steps of one run take."""
+    overrides = [*DIGITS, f"method={method}"]
+    sizes: list[int | None] = []
+    vmap = autodiff.vmap
+
+    def watched(fn: Any, *given: Any, chunk_size: int | None = None, **more: Any) -> Any:
+        sizes.append(chunk_size)
+        return vmap(fn, *given, chunk_size=chunk_size, **more)
+
+    first = build(tmp_path / "first", 0, *overrides)
+    outer, data, _ = next(first._advance())
+    budget = int(share * 4 * unroll.graph_bytes(first.loop, outer, data))
+    monkeypatch.setattr(autodiff, "vmap", watched)
+    go(tmp_path, *overrides, "replicas=3", f"device.memory_budget={budget}")
+    assert steps_mapped == ([] if chunk is None else [3] * 6)
+    assert sizes[:1] == ([] if chunk is None else [None if chunk == "all" else chunk])
+    go(tmp_path / "alone", *overrides, "seed=2")
+    check_alike(tmp_path / "seed=2", tmp_path / "alone", ["inner_grads", "hvps"], rtol=1e-7)
 
 
 @pytest.mark.parametrize("overrides", [[], DIGITS], ids=["by itself", "mapped"])

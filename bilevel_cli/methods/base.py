@@ -75,6 +75,14 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         """Inner minibatches that one estimate consumes besides those of its inner steps."""
         return 0
 
+    def graphs(self, num_steps: int) -> int:
+        """Inner steps whose graphs an estimate holds at once, where it is mapped.
+
+        Nobody meters those graphs: by this number and the size of one they are kept to the budget.
+        """
+        del num_steps
+        return 1
+
     @abc.abstractmethod
     def init(self, outer: Params, state: SolverState) -> AnyCarry:
         """The memory before the first outer step, given a fresh inner state."""

@@ -38,6 +38,9 @@ class Iaptt(Hypergradient[Carry]):
     or over K where all graphs are held.
     """
 
+    def graphs(self, num_steps: int) -> int:
+        return num_steps
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 

@@ -45,6 +45,9 @@ class Reverse(Hypergradient[Carry]):
                     f"Use {name}=null for the whole inner loop."
                 )
 
+    def graphs(self, num_steps: int) -> int:
+        return min(self._steps(num_steps), self.segment or num_steps)
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 

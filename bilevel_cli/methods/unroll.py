@@ -52,6 +52,28 @@ def inner_grads(metrics: dict[str, Any], num_steps: int) -> int | float:
     return int(taken) if taken.is_integer() else taken
 
 
+def graph_bytes(loop: InnerLoop, outer: Params, data: StepData) -> int:
+    """Bytes of the graph of one inner step, from two that are taken for it, on the first minibatch.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer parameters.
+        data: The data of one inner problem.
+    """
+    meter, readings = autodiff.HeldBytes(), []
+
+    def steps(state: SolverState, outer: Params) -> SolverState:
+        for _ in range(2):
+            with meter:
+                state = loop.step(state, outer, data, 0)
+            readings.append(meter.total())
+        return state
+
+    held = autodiff.vjp(steps, loop.fresh(outer, data), outer)
+    del held  # the graphs were there until here
+    return max(readings[1] - readings[0], 1)  # free of data and of constants
+
+
 class Steps:
     """The inner steps of one estimate: run, run with a graph, and backpropagated through.
 
