@@ -303,11 +303,14 @@ def test_stocbio_takes_each_product_of_its_series_on_a_minibatch_of_its_own() ->
 @pytest.mark.parametrize("terms", [1, 2, 7])
 def test_a_whole_series_is_the_dense_polynomial(terms: int) -> None:
     A, rhs = Sum().A[0], torch.randn(INNER)
-    found = WholeSeries(terms, LR).sum(lambda _, v: {"z": A @ v["z"]}, {"z": rhs}, {})["z"]
+    total, last = WholeSeries(terms, LR).sum(lambda _, v: {"z": A @ v["z"]}, {"z": rhs}, {})
+    found = total["z"]
     # sum_{j < Q} (I - eta A)^j eta = A^-1 (I - (I - eta A)^Q)
     remainder = torch.linalg.matrix_power(torch.eye(INNER) - LR * A, terms) @ rhs
     assert_equal(found, torch.linalg.solve(A, rhs - remainder))
     assert_equal(WholeSeries(terms, LR).matrix(A) @ rhs, found)
+    # Without its last term, the sum leaves that of the right-hand side.
+    assert_equal(last["z"], rhs - A @ (found - LR * last["z"]))
 
 
 def test_the_mean_of_bsa_over_its_power_is_stocbio() -> None:

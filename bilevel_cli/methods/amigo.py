@@ -8,9 +8,15 @@ from bilevel_cli import claims, trees
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.doubts import adjoint_doubt
 from bilevel_cli.methods.implicit import ImplicitCarry
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
+from bilevel_cli.methods.stochastic import (
+    cross_product,
+    hessian_product,
+    outer_slope,
+    relative_residual,
+)
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -81,5 +87,11 @@ class Amigo(Hypergradient[ImplicitCarry]):
         batch = data.extra_at(self.adjoint_steps)
         implicit = cross_product(problem, inner, outer, batch, adjoint)
         return Estimate(
-            trees.axpy(-1.0, implicit, direct), loss, {"inner": state, "adjoint": adjoint}, {}
+            grad=trees.axpy(-1.0, implicit, direct),
+            loss=loss,
+            carry={"inner": state, "adjoint": adjoint},
+            metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr")

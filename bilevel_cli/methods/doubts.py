@@ -9,6 +9,21 @@ WORSE_THAN_NONE = 1.0
 ROUNDING = 1e-5  # relative, of a residual in float32
 
 
+def adjoint_doubt(row: dict[str, float], setting: str) -> dict[str, str]:
+    """The doubt that steps on the adjoint lead away from the solution.
+
+    Args:
+        row: As in `residual_doubt`. On minibatches the residual is noisy, so that only one above
+            that of v = 0 tells anything.
+        setting: The full name of the step size of the adjoint.
+    """
+    advice = (
+        f"Lower {setting}, which follows the step size of the solver (solver.lr), below "
+        "2 / (largest eigenvalue of the inner Hessian); or use method=cg."
+    )
+    return residual_doubt(row, advice, WORSE_THAN_NONE)
+
+
 def residual_doubt(row: dict[str, float], advice: str, limit: float) -> dict[str, str]:
     """The doubt that the linear system of the adjoint is not solved, where its residual says so.
 

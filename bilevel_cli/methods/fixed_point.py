@@ -10,6 +10,7 @@ from bilevel_cli import autodiff, claims, trees
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.doubts import UNSOLVED, residual_doubt
 from bilevel_cli.methods.requirements import losses_depend_on_outer, start_is_constant
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
@@ -31,6 +32,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
     (Grazzi et al., 2020, arXiv:2006.16218), from v_0 = 0, where s is the whole state of the solver
     with its momentum, and F depends on its inner parameters alone. All at the last state, on the
     last inner minibatch, from one retained graph of one more step. Converges where the solver does.
+    Reports by how much of d_s F the last term moved v: the relative residual of the v before it.
     With gradient descent it is the Neumann series of as many terms and the same step size, and at a
     fixed point truncated backpropagation through as many steps.
 
@@ -77,11 +79,25 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
 
         _, pullback = autodiff.vjp(one_more, state, outer)
         target = {**trees.map_leaves(torch.zeros_like, state), "inner": direct_inner}
-        adjoint = carry["adjoint"] if self.warm_adjoint else target
+        before, adjoint = trees.map_leaves(torch.zeros_like, target), target
+        if self.warm_adjoint:
+            adjoint = carry["adjoint"]
         for _ in range(self.max_steps if self.warm_adjoint else self.max_steps - 1):
+            before = adjoint
             adjoint = trees.map_leaves(torch.add, pullback(adjoint, (0,))[0], target)
         grad = trees.axpy(1.0, pullback(adjoint, (1,))[0], direct)
-        return Estimate(grad, loss, {"inner": state, "adjoint": adjoint}, {})
+        moved = _ravel(trees.map_leaves(torch.sub, adjoint, before))[0].norm()
+        scale = _ravel(target)[0].norm()
+        residual = moved / torch.where(scale > 0, scale, 1.0)
+        metrics = {"adjoint_residual": residual}
+        return Estimate(grad, loss, {"inner": state, "adjoint": adjoint}, metrics)
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        advice = (
+            "Raise method.max_steps; or where it grows with them, lower the step size of the "
+            "solver, solver.lr, with which the inner loop does not contract; or use method=cg."
+        )
+        return residual_doubt(row, advice, UNSOLVED)
 
     def claim(self) -> Claim:
         if self.warm_adjoint:

@@ -9,10 +9,16 @@ from bilevel_cli import claims, trees
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.doubts import adjoint_doubt
 from bilevel_cli.methods.momentum import check_weight, old_weight, recursive
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.soba import SobaCarry
-from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
+from bilevel_cli.methods.stochastic import (
+    cross_product,
+    hessian_product,
+    outer_slope,
+    relative_residual,
+)
 from bilevel_cli.problem import StepData
 from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.base import SolverState, counter
@@ -78,11 +84,10 @@ class Fsla(Hypergradient[FslaCarry]):
         inner = state["inner"]
         rhs, direct, loss = outer_slope(problem, inner, outer, data.outer)
         product = hessian_product(problem, inner, outer, data.extra_at(0), before)
-        residual = trees.axpy(-1.0, rhs, product)
+        free = loop.free(inner)
+        residual = trees.masked(trees.axpy(-1.0, rhs, product), free)
         # The one before belongs to the point before, so it is masked by what is free here last.
-        adjoint = trees.masked(
-            trees.axpy(-self.adjoint_lr(count), residual, before), loop.free(inner)
-        )
+        adjoint = trees.masked(trees.axpy(-self.adjoint_lr(count), residual, before), free)
 
         def implicit(inner: Params, outer: Params, adjoint: Params) -> Params:
             return cross_product(problem, inner, outer, data.extra_at(1), adjoint)
@@ -106,5 +111,8 @@ class Fsla(Hypergradient[FslaCarry]):
                 "direction": direction,
                 "count": count + 1,
             },
-            metrics={},
+            metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr.initial")

@@ -11,8 +11,13 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.series import Series
-from bilevel_cli.methods.stochastic import hessian_product, inner_slope, outer_slope
+from bilevel_cli.methods.series import Series, series_doubt
+from bilevel_cli.methods.stochastic import (
+    hessian_product,
+    inner_slope,
+    outer_slope,
+    relative_residual,
+)
 from bilevel_cli.problem import FixedOracle, StepData
 from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.base import SolverState, counter
@@ -131,8 +136,8 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     ) -> Estimate:
         state = loop.begin(outer, data, carry["inner"])
         state = loop.run(state, outer, data, last=data.num_steps - 1)
-        here = self._pair(loop, state["inner"], outer, data)
-        there = self._pair(loop, carry["previous"]["inner"], carry["previous"]["outer"], data)
+        here, residual = self._pair(loop, state["inner"], outer, data)
+        there, _ = self._pair(loop, carry["previous"]["inner"], carry["previous"]["outer"], data)
         before, weight = carry["direction"], old_weight(self.momentum, carry["count"])
         direction: Pair = {
             "inner": recursive(here["inner"], there["inner"], before["inner"], weight),
@@ -148,11 +153,16 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
                 "direction": direction,
                 "count": carry["count"] + 1,
             },
-            metrics={},
+            metrics={"adjoint_residual": residual},
         )
 
-    def _pair(self, loop: InnerLoop, inner: Params, outer: Params, data: StepData) -> Pair:
-        """The inner gradient and the hypergradient at (z, lambda)."""
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return series_doubt(row)
+
+    def _pair(
+        self, loop: InnerLoop, inner: Params, outer: Params, data: StepData
+    ) -> tuple[Pair, Tensor]:
+        """The inner gradient and the hypergradient at (z, lambda); and what the series leaves."""
         problem = loop.problem
 
         free = loop.free(inner)
@@ -163,9 +173,11 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
 
         gradient, pullback = inner_slope(problem, inner, outer, data.inner_at(-1))
         rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
-        adjoint = self.series.sum(product, trees.masked(rhs, free), data.noise)
+        rhs = trees.masked(rhs, free)
+        adjoint, left = self.series.sum(product, rhs, data.noise)
         _, implicit = pullback(adjoint)
-        return {"inner": gradient, "outer": trees.axpy(-1.0, implicit, direct)}
+        pair: Pair = {"inner": gradient, "outer": trees.axpy(-1.0, implicit, direct)}
+        return pair, relative_residual(left, rhs)
 
 
 def _copied(inner: Params, outer: Params) -> Pair:

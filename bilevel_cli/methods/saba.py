@@ -11,9 +11,10 @@ from bilevel_cli import claims, trees
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.doubts import adjoint_doubt
 from bilevel_cli.methods.implicit import ImplicitCarry
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.stochastic import inner_slope, outer_slope
+from bilevel_cli.methods.stochastic import inner_slope, outer_slope, relative_residual
 from bilevel_cli.problem import Batch, FixedOracle, StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -107,9 +108,8 @@ class Saba(Hypergradient[SabaCarry]):
             return direction
 
         gradient = reduced("inner", gradient, batch)
-        residual = trees.axpy(
-            -1.0, reduced("rhs", rhs, data.outer), reduced("product", product, batch)
-        )
+        rhs = reduced("rhs", rhs, data.outer)
+        residual = trees.axpy(-1.0, rhs, reduced("product", product, batch))
         residual = trees.masked(residual, free)
         grad = trees.axpy(
             -1.0, reduced("implicit", implicit, batch), reduced("direct", direct, data.outer)
@@ -123,8 +123,11 @@ class Saba(Hypergradient[SabaCarry]):
                 "adjoint": trees.axpy(-self.adjoint_lr, residual, adjoint),
                 "memory": memory,
             },
-            metrics={},
+            metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr")
 
 
 def _begun(outer: Params, state: SolverState, inner_blocks: int, outer_blocks: int) -> SabaCarry:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli import trees
+from bilevel_cli.methods.doubts import WORSE_THAN_NONE, residual_doubt
 from bilevel_cli.trees import Params
 
 Product = Callable[[int, Params], Params]  # (i, v) -> H_i v, on minibatch i
@@ -54,8 +55,10 @@ class Series(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def sum(self, product: Product, rhs: Params, noise: Params) -> Params:
-        """The sum, or an estimate of it.
+    def sum(self, product: Product, rhs: Params, noise: Params) -> tuple[Params, Params]:
+        """The sum, or an estimate of it; and its last term, without the step size.
+
+        Without noise that term is rhs - H v, where v is the sum of the terms before it.
 
         Args:
             product: H_i v for the i-th minibatch, i < `products`.
@@ -72,16 +75,25 @@ class Series(abc.ABC):
         return self.step_size * found
 
 
+def series_doubt(row: dict[str, float]) -> dict[str, str]:
+    """The doubt that a series diverges, as `Hypergradient.doubts`."""
+    advice = (
+        "Lower method.series.step_size, which follows the step size of the solver (solver.lr), "
+        "below 2 / (largest eigenvalue of the inner Hessian); or use method=cg."
+    )
+    return residual_doubt(row, advice, WORSE_THAN_NONE)
+
+
 @dataclass(frozen=True)
 class WholeSeries(Series):
     """All terms, by r_{j+1} = r_j - step_size * H_j r_j from r_0 = rhs: step_size * sum_j r_j."""
 
-    def sum(self, product: Product, rhs: Params, noise: Params) -> Params:
+    def sum(self, product: Product, rhs: Params, noise: Params) -> tuple[Params, Params]:
         term = total = rhs
         for number in range(self.products):
             term = trees.axpy(-self.step_size, product(number, term), term)
             total = trees.axpy(1.0, term, total)
-        return trees.scale(self.step_size, total)
+        return trees.scale(self.step_size, total), term
 
 
 @dataclass(frozen=True)
@@ -98,10 +110,10 @@ class RandomTerm(Series):
         device = generator.device
         return {"power": torch.randint(self.terms, (), generator=generator, device=device)}
 
-    def sum(self, product: Product, rhs: Params, noise: Params) -> Params:
+    def sum(self, product: Product, rhs: Params, noise: Params) -> tuple[Params, Params]:
         term = rhs
         for number in range(self.products):
             # A step of zero from the p-th product on.
             step = torch.where(number < noise["power"], self.step_size, 0.0)
             term = trees.axpy(-step, product(number, term), term)
-        return trees.scale(self.terms * self.step_size, term)
+        return trees.scale(self.terms * self.step_size, term), term

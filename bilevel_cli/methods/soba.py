@@ -9,9 +9,10 @@ from bilevel_cli import claims, trees
 from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
+from bilevel_cli.methods.doubts import adjoint_doubt
 from bilevel_cli.methods.implicit import ImplicitCarry
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.stochastic import inner_slope, outer_slope
+from bilevel_cli.methods.stochastic import inner_slope, outer_slope, relative_residual
 from bilevel_cli.problem import FixedOracle, StepData
 from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.base import SolverState, counter
@@ -78,5 +79,8 @@ class Soba(Hypergradient[SobaCarry]):
                 "adjoint": trees.axpy(-self.adjoint_lr(count), residual, adjoint),
                 "count": count + 1,
             },
-            metrics={},
+            metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr.initial")

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff
+from bilevel_cli import autodiff, trees
 from bilevel_cli.problem import Batch, Problem
 from bilevel_cli.trees import Params
 
@@ -27,6 +28,12 @@ def outer_slope(
     """d_z F, d_lambda F and F."""
     both, loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(inner, outer, batch)
     return *both, loss
+
+
+def relative_residual(residual: Params, rhs: Params) -> Tensor:
+    """|residual| / |rhs|, and |residual| where the right-hand side is zero. 0-dim."""
+    scale = trees.norm(rhs)
+    return trees.norm(residual) / torch.where(scale > 0, scale, 1.0)
 
 
 def hessian_product(

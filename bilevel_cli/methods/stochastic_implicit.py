@@ -10,8 +10,13 @@ from bilevel_cli.claims import Claim
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.series import Series
-from bilevel_cli.methods.stochastic import cross_product, hessian_product, outer_slope
+from bilevel_cli.methods.series import Series, series_doubt
+from bilevel_cli.methods.stochastic import (
+    cross_product,
+    hessian_product,
+    outer_slope,
+    relative_residual,
+)
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -27,6 +32,8 @@ class StochasticImplicit(Hypergradient[Carry]):
     (Ghadimi & Wang, 2018, arXiv:1802.02246), and with one inner step and step sizes of two
     timescales TTSA (Hong et al., 2020, arXiv:2007.05170). Assumes a strongly convex inner loss;
     biased by the truncation of the series alone.
+
+    Reports the size of the last term of the series beside the first, as the residual of the others.
 
     The outer derivatives are taken on the outer minibatch, and the cross derivative on an inner one
     of its own. Cost: K + terms inner gradients, terms - 1 products with H and one cross product.
@@ -70,7 +77,12 @@ class StochasticImplicit(Hypergradient[Carry]):
             batch = data.extra_at(number)
             return trees.masked(hessian_product(problem, inner, outer, batch, vector), free)
 
-        adjoint = self.series.sum(product, trees.masked(rhs, free), data.noise)
+        rhs = trees.masked(rhs, free)
+        adjoint, left = self.series.sum(product, rhs, data.noise)
         batch = data.extra_at(self.series.products)
         implicit = cross_product(problem, inner, outer, batch, adjoint)
-        return Estimate(trees.axpy(-1.0, implicit, direct), loss, {"inner": state}, {})
+        metrics = {"adjoint_residual": relative_residual(left, rhs)}
+        return Estimate(trees.axpy(-1.0, implicit, direct), loss, {"inner": state}, metrics)
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return series_doubt(row)
