@@ -203,9 +203,9 @@ def test_cifar10_reads_labels_then_red_green_and_blue_rows(tmp_path: Path) -> No
     assert cifar10(tmp_path).class_names[9] == "truck"
     parts = cifar10(tmp_path, standardize=True).splits(seeded(0))
     assert [len(part.y) for part in parts] == [20, 20, 20]
-    # 20,480 pixels a channel: exact to some hundred roundings.
+    # 20,480 pixels a channel: n u = 2e-12, in whatever order they are added.
     means = parts.train.x.mean((0, 2, 3))
-    torch.testing.assert_close(means, torch.zeros(3), atol=1e-13, rtol=0)
+    torch.testing.assert_close(means, torch.zeros(3), atol=1e-11, rtol=0)
     torch.testing.assert_close(parts.train.x.std((0, 2, 3), correction=0), torch.ones(3))
     raw_test = test.take(parts.test.index)
     ratio = (raw_test.x[0, 0, 0, 0] - raw_test.x[0, 0, 0, 1]) / train.x[parts.train.index].std(

@@ -92,7 +92,7 @@ def test_the_pseudo_inverse_is_not_the_derivative_of_a_minimum_norm_response_tha
     torch.testing.assert_close(found(UNROLLED), truth, rtol=1e-8, atol=0)
     # At a best response a'(w - w_o) = 0, and the range of H is spanned by a: a warm start stalls.
     assert truth["angle"].abs() > 0.1
-    assert found(implicit(PSEUDO_INVERSE))["angle"].abs() < 1e-14
+    assert found(implicit(PSEUDO_INVERSE))["angle"].abs() < 1e-12  # some thousand roundings
 
 
 # --- minimum norms --------------------------------------------------------------------------------

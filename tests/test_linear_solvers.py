@@ -157,7 +157,8 @@ def test_minres_has_the_smallest_residual_of_its_krylov_space(make: Callable[[],
         found = solve(MinimumResidual(steps, 0.0), matrix, rhs, guess)
         torch.testing.assert_close(found, best, rtol=1e-8, atol=1e-10)
         residuals.append((rhs - matrix @ found).norm())
-    assert all(after <= before for before, after in pairwise(residuals))
+    # But for rounding: where curvatures have both signs, every other step may change nothing.
+    assert all(after <= (1 + 1e-9) * before for before, after in pairwise(residuals))
 
 
 def test_minres_keeps_what_it_has() -> None:
