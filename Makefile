@@ -131,12 +131,16 @@ reproduce: $(REPRODUCED)  ## the longer ones too, in about five hours of a core;
 	$(BIN)/python -m reproductions full
 
 CHECKED := quadratic ridge logistic
+# A problem small enough to hold every method with every solver, in a box that bounds some of z.
+SMALL := task.inner_dim=6 task.outer_dim=3 +suggest.inner_low=-0.2 +suggest.inner_high=0.2
 
 .PHONY: docs
 docs: $(READY)  ## write the tables of README.md and docs/methods.md anew, in about half an hour
 	mkdir -p outputs/docs
 	for task in $(CHECKED); do $(BIN)/bilevel-check task=$$task --csv outputs/docs/$$task.csv || exit 1; done
 	$(BIN)/python docs/generate.py check $(foreach task,$(CHECKED),$(task)=outputs/docs/$(task).csv)
+	$(BIN)/bilevel-check task=quadratic $(SMALL) 'solver=glob(*)' --csv outputs/docs/solvers.csv
+	$(BIN)/python docs/generate.py solvers outputs/docs/solvers.csv
 	$(BIN)/bilevel-run -m 'method=glob(*,exclude=forward)' task=reweight data=digits device=cpu budget=15000 \
 		outer_steps=100000 log_every=100 eval_every=100 save_every=100000 \
 		hydra.sweep.dir=outputs/docs/methods || true  # methods that refuse are part of the table

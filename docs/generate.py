@@ -1,6 +1,7 @@
 """Writes the tables of README.md and docs/methods.md from what the commands report: `make docs`.
 
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
+python docs/generate.py solvers CSV            each method with each solver, from `bilevel-check --csv`
 python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
 python docs/generate.py ijcnn1 METHOD=RUN ...  the bilevel benchmark, from its runs
 """
@@ -41,6 +42,31 @@ def check_table(files: dict[str, Path]) -> str:
         counts = [_count(first.loc[method, name]) for name in ("inner_grads", "hvps")]
         lines.append([f"`{method}`", str(first.loc[method, "claim"]), *cells, *counts])
     return _markdown(lines)
+
+
+def solver_table(path: Path) -> str:
+    """A row for each method, a column for each solver: what was measured, or a refusal's number.
+
+    Below it, the refusals by number. Anything else that a check found stands there as its verdict.
+    """
+    table = pd.read_csv(path)
+    table[["name", "solver"]] = table["method"].str.extract(r"^(\S+) solver=(\S+)$").to_numpy()
+    kinds: dict[str, str] = {}  # of a reason, without the names in it, to a letter
+    reasons: dict[str, str] = {}  # of a letter, to the first reason of its kind
+    rows = [["method", *(f"`{solver}`" for solver in table["solver"].unique())]]
+    for name, of_method in table.groupby("name", sort=False):
+        cells = []
+        for _, row in of_method.iterrows():
+            if row["verdict"] != "refused":
+                cells.append(_measured(row))
+                continue
+            needs, _, rest = str(row["reason"]).partition(" needs ")[2].partition(", got ")
+            letter = kinds.setdefault(needs, chr(ord("a") + len(kinds)))
+            reasons.setdefault(letter, f"needs {needs}, got {rest}")
+            cells.append(f"refused ({letter})")
+        rows.append([f"`{name}`", *cells])
+    notes = [f"- ({letter}) {reason}" for letter, reason in reasons.items()]
+    return "\n".join([_markdown(rows), "", "Why a method refuses:", "", *notes])
 
 
 def budget_table(sweep: Path) -> str:
@@ -135,6 +161,9 @@ if __name__ == "__main__":
     files = {name: Path(path) for name, path in pairs}
     if kind == "check":
         replace_between(ROOT / "README.md", "checked", check_table(files))
+    elif kind == "solvers":
+        methods = ROOT / "docs" / "methods.md"
+        replace_between(methods, "solvers", solver_table(Path(arguments[0])))
     elif kind == "budget":
         replace_between(ROOT / "docs" / "methods.md", "budget", budget_table(Path(arguments[0])))
     else:
