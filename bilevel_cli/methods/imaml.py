@@ -11,6 +11,7 @@ from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
+from bilevel_cli.methods.requirements import an_inner_loss
 from bilevel_cli.problem import Batch, Problem, StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
@@ -45,6 +46,7 @@ class ImplicitMaml(Implicit):
             )
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        an_inner_loss("ImplicitMaml", loop, outer, data)  # which the proximal problem always has
         super().check(self._tied(loop, data, loop.fresh(outer, data)), outer, data)
 
     def estimate(
