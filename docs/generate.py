@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/methods.md from what the commands report: `make docs`.
 
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
-python docs/generate.py solvers CSV            each method with each solver, from `bilevel-check --csv`
+python docs/generate.py solvers CSV            methods by solvers, from `bilevel-check --csv`
 python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
 python docs/generate.py ijcnn1 METHOD=RUN ...  the bilevel benchmark, from its runs
 """
