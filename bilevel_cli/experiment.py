@@ -23,6 +23,7 @@ from bilevel_cli import checkpoint, interrupts, launch, trees
 from bilevel_cli.arguments import check_arguments, fits, target
 from bilevel_cli.data.base import Source
 from bilevel_cli.device import Device, generator, peak_memory_mb
+from bilevel_cli.doubts import Doubt
 from bilevel_cli.errors import (
     NO_SPACE,
     UNWRITABLE,
@@ -213,13 +214,19 @@ class _Run:
         try:
             task = runner.task
             self.manifest.begin(
-                runner.device, task.statement, task.checksum, runner.step, task.higher_is_better
+                runner.device,
+                task.statement,
+                task.checksum,
+                runner.step,
+                task.higher_is_better,
+                runner.doubts.found,
             )
         except OSError as error:
             self.outcome = error
             return
         if runner.step:
             log.info("Continuing after step %d in %s", runner.step, self.directory)
+        runner.doubts.told = self._note_doubts
         runner.loggers.begin(self.directory, self.settings, runner.step)
         self.begun = True
 
@@ -272,6 +279,12 @@ class _Run:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         self._note("failed", reason)
         return Failed(f"{reason[:300]} The traceback is in {self.directory}.")
+
+    def _note_doubts(self, doubts: dict[str, Doubt]) -> None:
+        try:
+            self.manifest.doubt(doubts)
+        except OSError as refused:  # its end is noted too, and says what the disk allows
+            log.warning("manifest.json does not have the doubts: %s", refused.strerror)
 
     def _note(self, status: str, error: str | None = None) -> None:
         counts = {}

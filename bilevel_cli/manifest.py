@@ -18,6 +18,7 @@ import torch
 
 import bilevel_cli
 from bilevel_cli import launch
+from bilevel_cli.doubts import Doubt
 
 
 class Manifest:
@@ -33,6 +34,7 @@ class Manifest:
         self._entries: dict[str, Any] = {
             "status": "running",
             "error": None,
+            "doubts": {},
             "started": _now(),
             "ended": None,
             "command": shlex.join(sys.argv),
@@ -58,6 +60,7 @@ class Manifest:
         checksum: str | None,
         first_step: int,
         higher_is_better: tuple[str, ...],
+        doubts: dict[str, Doubt],
     ) -> None:
         """Notes what is known once the run is built.
 
@@ -67,8 +70,10 @@ class Manifest:
             checksum: Of the data.
             first_step: Outer steps already taken, by a run that this one continues.
             higher_is_better: Patterns of the names of scores that are.
+            doubts: Of the run that this one continues.
         """
         self._entries |= {
+            "doubts": doubts,
             "data": data,
             "data_sha256": checksum,
             "first_step": first_step,
@@ -79,6 +84,15 @@ class Manifest:
             "processes": launch.place().count,
             "cores": os.cpu_count(),
         }
+        self._write()
+
+    def doubt(self, doubts: dict[str, Doubt]) -> None:
+        """Notes why the numbers of the run may not be what they seem.
+
+        Args:
+            doubts: All so far, by kind.
+        """
+        self._entries["doubts"] = doubts
         self._write()
 
     def end(self, status: str, error: str | None = None, **more: int | None) -> None:

@@ -105,10 +105,9 @@ class Ranks:
             return step
 
         def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
-            parts = {n: self.part(p) for n, p in data._asdict().items() if n != "noise"}
             found: Estimate | Exception
             try:
-                found = step(outer, data._replace(**parts), carry)
+                found = step(outer, self.share(data), carry)
                 buffer = _packed(found, outer)
             except Exception as error:
                 found, buffer = error, _packed(None, outer)
@@ -140,6 +139,18 @@ class Ranks:
             return x[start:stop]
 
         return tree if self.count == 1 else trees.map_leaves(mine, tree)
+
+    def share(self, data: StepData) -> StepData:
+        """The data of the episodes of this rank, of those of all; noise belongs to no episode."""
+        parts = {n: self.part(p) for n, p in data._asdict().items() if n != "noise"}
+        return data._replace(**parts)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over ranks of a tensor of which each has its own, of one shape; all must ask."""
+        if self.count > 1:
+            with self._company():
+                dist.all_reduce(x)
+        return x
 
     def whole(self, tree: Tree) -> Tree:
         """All episodes, of a tree of which each rank has its own; all must ask."""

@@ -21,8 +21,11 @@ from tqdm import tqdm
 from bilevel_cli import checkpoint, episodes, retrain, trees
 from bilevel_cli.capture import captured
 from bilevel_cli.data.blocks import Stream
+from bilevel_cli.descent import COLUMNS, Descent
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
+from bilevel_cli.doubts import Doubts, Voice, zero_hypergradient
 from bilevel_cli.errors import UsageError, out_of_memory
+from bilevel_cli.flags import Flags
 from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.loop import InnerLoop
@@ -41,6 +44,11 @@ log = logging.getLogger(__name__)
 Row = dict[str, float | int]
 Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
 CHECKPOINT = "checkpoint.pt"
+LOWER = "Lower optimizer.lr or solver.lr."
+SINGULAR = (
+    "Its matrix may be singular: method=minres, method=galet and method=pseudo_inverse solve such "
+    "systems; or lower solver.lr."
+)
 RESTORES = 10  # times that a run goes back before it gives up: its outer step size is then 1/1024
 
 
@@ -130,6 +138,7 @@ class Runner:
     Attributes:
         diverged_at: The first step with a number that is not finite, in a run that went on.
         restores: Times that the run went back.
+        doubts: Why its numbers may not be what they seem.
         loggers: Told of every row besides the CSV files.
     """
 
@@ -167,7 +176,7 @@ class Runner:
         self.on_divergence, self.resume, self.ranks = on_divergence, resume, ranks
         self.diverged_at: int | None = None
         self.restores = 0
-        self.loggers = Loggers({})
+        self.loggers, self.doubts = Loggers({}), Doubts()
         self._lost: Diverged | None = None  # why the last row is not finite, in a run that goes on
         self.sampling, self.extras = Stream(device), Stream(device)
         self.sampling.manual_seed(stream_seed(seed, "sampling"))
@@ -179,6 +188,9 @@ class Runner:
         ranks.check(task)
         with torch.no_grad():
             self._begin(seed, optimizer)
+        self.flags = Flags(self.outer)
+        self.descent = Descent(method, loop, ranks, episodes_chunk, self.settings.get("solver"))
+        self._judged = False  # whether it is known which outer parameters act
         self.scheduler = scheduler(self.optimizer)
         self.outer_step = episodes.outer_step(method, loop, episodes_chunk, total=ranks.count > 1)
         self.captured = partial(captured, how=capture, device=device)
@@ -236,7 +248,7 @@ class Runner:
         report = yield from self._advance()
         write, evaluate, save = map(self._due, self.schedule.cadence)
         # Reading waits for the device: only for a row, and so that the clock is honest.
-        row = _read(report) if write or evaluate or save else None
+        row = self._read(report) if write or evaluate or save else None
         self.clock.stop()
         bar.update()
         if row is not None and write:
@@ -244,13 +256,14 @@ class Runner:
             self._write(self.train, {**self._when(), **row, **costs})
         if row is not None:
             self._lost = None
+            self._doubt(row)
             self._check_finite(row)
         if evaluate:
             scores = self._evaluate(bar)
         if row is not None and not bar.disable:
             bar.set_postfix_str(_summary(row, scores), refresh=evaluate)
         if save or requests:
-            self._check_finite(row or _read(report))
+            self._check_finite(row or self._read(report))
             self._note([f"outer parameter {n}" for n, v in self.outer.items() if not _finite(v)])
             if self._lost is None:
                 self.save()
@@ -331,11 +344,14 @@ class Runner:
         report: dict[str, Scalar] = {
             "outer_loss": estimate.loss,
             "grad_norm": trees.norm(estimate.grad),
-            **estimate.metrics,
         }
-        self.step += 1
         self._count(estimate.metrics)
-        if self.metrics and self._due(self.schedule.log_every):
+        logs = self._due(self.schedule.log_every, self.step + 1)
+        if logs:
+            report |= self.descent.measure(self.outer, data, self.carry, estimate.carry)
+        report |= estimate.metrics
+        self.step += 1
+        if self.metrics and logs:
             carry, kept = map(self.ranks.whole, (self.carry, estimate.carry))
             whole = estimate._replace(carry=kept)
             view = StepView(self.step, self.loop, self.outer, data, carry, whole)
@@ -349,7 +365,28 @@ class Runner:
         for name, value in self.task.project_outer(self.outer).items():
             if value is not self.outer[name]:
                 self.outer[name].copy_(value)
+        self.flags.look(self.step, estimate.grad, self.outer)
         return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps}
+
+    def _read(self, report: dict[str, Scalar]) -> Row:
+        """Brings a report to the host, and with it what all steps since the last row have noted."""
+        row = _read({**report, **self.flags.unread()})
+        self.flags.take(row)
+        return row
+
+    def _doubt(self, row: Row) -> None:
+        """Notes what a row of finite or other numbers says against itself."""
+        numbers = {name: float(value) for name, value in row.items()}
+        own = self.method.doubts(numbers)
+        self.doubts.note(self.step, {**own, **self.descent.doubts(numbers, self.outer)})
+        if self._judged or not self.method.zero_tells(numbers, self.step):
+            return
+        names = self.flags.never_moved()
+        if own and len(names) == len(self.outer):
+            return  # a linear solve that stopped at zero is the reason, and says so
+        self._judged = True
+        self.flags.settle()
+        self.doubts.note(self.step, zero_hypergradient(names, self.step))
 
     def _count(self, metrics: dict[str, Tensor]) -> None:
         inner, problems = self.carry["inner"]["inner"], self.task.episodes or 1
@@ -388,39 +425,54 @@ class Runner:
     def _when(self) -> Row:
         return {"step": self.step, "seconds": round(self.seconds, 4)}
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self._over()
+    def _due(self, every: int, step: int | None = None) -> bool:
+        step = self.step if step is None else step
+        return step % every == 0 or self._over(step)
 
-    def _over(self) -> bool:
+    def _over(self, step: int | None = None) -> bool:
         spent = self.schedule.budget is not None and self.inner_grads >= self.schedule.budget
-        return self.step == self.schedule.outer_steps or bool(spent)
+        return (self.step if step is None else step) == self.schedule.outer_steps or bool(spent)
 
     def _check_finite(self, row: Row) -> None:
-        """Raises Diverged where a number is not finite; a run that goes on notes it instead."""
-        self._note([name for name, value in row.items() if not math.isfinite(value)])
+        """Raises Diverged where a number is not finite; a run that goes on notes it instead.
+
+        A number of this row, or one of the outer parameters or their hypergradient at any step
+        since the last one. An inner loss that is none is doubted, and ends no run.
+        """
+        self._note([n for n, value in row.items() if n not in COLUMNS and not math.isfinite(value)])
 
     def _note(self, bad: list[str]) -> None:
-        if not bad:
+        noted, self.flags.found = self.flags.found, {}
+        first = min(noted.values(), default=self.step)
+        if not bad and not noted:
             return
-        self._lost = self._diverged(
-            f"At step {self.step} there is no finite {' and no finite '.join(bad)}."
-        )
+        names = " and no finite ".join(name for name, step in noted.items() if step == first)
+        if bad:
+            reason = f"At step {self.step} there is no finite {' and no finite '.join(bad)}."
+            if first < self.step:
+                reason += f" Already at step {first} there was no finite {names}."
+        else:
+            seen = f", as seen at step {self.step}" if first < self.step else ""
+            reason = f"At step {first} there was no finite {names}{seen}."
+        lost = self._diverged(reason)
+        if bad:
+            self._lost = lost
         if self.on_divergence != "continue":
-            raise self._lost
+            raise lost
         if self.diverged_at is None:
-            self.diverged_at = self.step
-            log.warning("%s The run goes on, since on_divergence=continue.", self._lost)
+            self.diverged_at = first
+            log.warning("%s The run goes on, since on_divergence=continue.", lost)
 
     def _saved(self) -> bool:
         return self.ranks.once(partial(checkpoint.exists, self._file))
 
-    def _diverged(self, reason: str) -> Diverged:
+    def _diverged(self, reason: str, advice: str = LOWER) -> Diverged:
         there = self._saved()
         kept = " The checkpoint of an earlier step is kept." if there else ""
-        way_out = "Lower optimizer.lr or solver.lr"
-        if there and self.on_divergence == "stop":
-            way_out += ", or go on from there with on_divergence=restore"
-        return Diverged(f"{reason}{kept} {way_out}.")
+        way_out = self.doubts.of_method() or advice
+        if there and self.on_divergence == "stop" and way_out == LOWER:
+            way_out = f"{LOWER[:-1]}, or go on from there with on_divergence=restore."
+        return Diverged(f"{reason}{kept} {way_out}")
 
     def _go_back(self, error: Exception, bar: "tqdm[Any]") -> Row:
         """Restores the last checkpoint, with half the outer step size; returns its scores.
@@ -457,15 +509,17 @@ class Runner:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         # Ranks differ in their episodes, whose memory the next step ignores, and must not in this.
         watched = self.outer if self.ranks.count > 1 else (self.outer, self.carry["inner"])
+        advice = LOWER
         if isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             found = f"After step {self.step} a linear system has no finite solution: {reason}"
+            advice = SINGULAR if all(map(_finite, trees.leaves(watched))) else LOWER
         elif isinstance(error, UsageError | OSError) or out_of_memory(error):
             return None
         elif not all(map(_finite, trees.leaves(watched))):
             found = f"After step {self.step} parameters are not finite: {reason}"
         else:
             return None
-        diverged = self._diverged(found)
+        diverged = self._diverged(found, advice)
         diverged.__cause__ = error
         return diverged
 
@@ -487,6 +541,9 @@ class Runner:
             "origin": self.origin,
             "diverged_at": self.diverged_at,
             "restores": self.restores,
+            "doubts": self.doubts.found,
+            "descent": self.descent.saved(),
+            "judged": self._judged,
         }
 
     def _check(self, state: dict[str, Any]) -> None:
@@ -547,6 +604,12 @@ class Runner:
                 value.copy_(state["outer"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.flags.forget()
+        self.doubts.restore(state["doubts"])
+        self.descent.restore(state["descent"])
+        self._judged = self._judged or state["judged"]
+        if self._judged:
+            self.flags.settle()
         self.sampling.restore(state["sampling"])
         self.extras.restore(state["extras"])
         self.noise.set_state(state["noise"])
@@ -583,6 +646,7 @@ def drive(
     with torch.no_grad(), stop_requests(quiet) as requests, _progress(runners, quiet) as bar:
         agreed = ranks.agreed(requests)
         steps = {runner: runner.steps(bar, agreed) for runner in runners}
+        voice, doubts = Voice(quiet), {f"seed={one.seed}": one.doubts for one in runners}
 
         def proceed(runner: Runner, estimate: Any) -> None:
             failed = isinstance(estimate, Exception)
@@ -608,10 +672,14 @@ def drive(
                 waiting = list(inputs)
                 for runner, estimate in zip(turn, found, strict=True):
                     proceed(runner, estimate)
+                voice.say(doubts)
                 for runner in waiting:  # those ahead of the others: the time was not theirs
                     runner.earlier -= clock.seconds - before
         except KeyboardInterrupt as stop:
             outcomes |= {runner: stop for runner in runners if runner not in outcomes}
+        finally:
+            voice.say(doubts)
+            voice.end()
     return [outcomes[runner] for runner in runners]
 
 

@@ -12,6 +12,7 @@ import pytest
 from configs import composed, options
 
 from bilevel_cli import experiment
+from bilevel_cli.descent import COLUMNS
 from bilevel_cli.errors import UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,7 +25,8 @@ TASKS = (
         *("task.inner_dim=6", "task.outer_dim=3", "task.batch_size=7", "task.outer_batch_size=8"),
     ),
 )
-TIMINGS = ["seconds", "peak_memory_mb"]
+# What is no part of a trajectory: what the machine took, and what is only looked at.
+BESIDES = ["seconds", "peak_memory_mb", *COLUMNS]
 
 
 def trajectory(method: str, directory: Path) -> pd.DataFrame:
@@ -36,7 +38,7 @@ def trajectory(method: str, directory: Path) -> pd.DataFrame:
         except UsageError:
             continue
         run.run()
-        return pd.read_csv(run.train.path).drop(columns=TIMINGS)
+        return pd.read_csv(run.train.path).drop(columns=BESIDES)
     raise AssertionError(f"{method} serves none of {TASKS}")
 
 

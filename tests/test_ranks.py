@@ -116,7 +116,7 @@ def test_two_processes_find_the_numbers_of_one(
     check_alike(alone, root / name, 1e-12)
     one, two = manifest(alone), manifest(root / name)
     assert (one["processes"], two["processes"]) == (1, 2)
-    kept = ("status", "restores", "diverged_at", "settings_sha256")
+    kept = ("status", "restores", "diverged_at", "doubts", "settings_sha256")
     assert {name: one[name] for name in kept} == {name: two[name] for name in kept}
 
 

@@ -108,6 +108,40 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         for requirement in self.requires:
             requirement(type(self).__name__, loop, outer, data)
 
+    follows_inner_loss: ClassVar[bool] = True
+    """Whether the inner iterates that `followed` names run down the inner loss."""
+
+    def followed(
+        self, loop: InnerLoop, outer: Params, data: StepData, before: AnyCarry, after: AnyCarry
+    ) -> tuple[Params, Params]:
+        """Where the inner loop of an outer step began and where it ended.
+
+        Args:
+            loop: The inner loop.
+            outer: The outer parameters before the step.
+            data: Of one inner problem.
+            before: The memory before the step.
+            after: The memory after it.
+
+        Returns:
+            Inner parameters, of the shapes of `data.init`: of those that run down the inner loss,
+            where a method moves several.
+        """
+        return loop.begin(outer, data, before["inner"])["inner"], after["inner"]["inner"]
+
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        """Whether a hypergradient of exactly zero says that an outer parameter does not act.
+
+        Unless a method says otherwise, always but at the first step of one that remembers, whose
+        memory is empty.
+
+        Args:
+            row: What was read of an outer step.
+            step: Its number, from 1 on.
+        """
+        del row
+        return step > 1 or not self.remembers
+
     @abc.abstractmethod
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: AnyCarry) -> Estimate:
         """Runs the inner loop and estimates the hypergradient at `outer`.

@@ -85,6 +85,12 @@ class Bome(Hypergradient[Carry]):
         metrics = {"inner_gap": value, "multiplier": multiplier}
         return Estimate(grad, loss, {"inner": state}, metrics)
 
+    follows_inner_loss = False  # y moves along F and f
+
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        # Where the gap falls by itself, f is not looked at.
+        return super().zero_tells(row, step) and row["multiplier"] != 0
+
     def claim(self) -> Claim:
         """The part in lambda of the projection of grad F onto the directions that close the gap."""
 

@@ -89,6 +89,8 @@ class GPbgd(Hypergradient[SlopeCarry]):
         metrics = {"inner_grad_norm": slope.sqrt(), "multiplier": gamma}
         return Estimate(grad, loss, following, metrics)
 
+    follows_inner_loss = False  # y moves along F and |d_z f|^2
+
     def claim(self) -> Claim:
         """The gradient of the penalised loss at the last inner iterate."""
 

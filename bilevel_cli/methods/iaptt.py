@@ -54,6 +54,9 @@ class Iaptt(Hypergradient[Carry]):
             return _followed(loop, outer, data, carry)
         return _held(loop, outer, data, carry)
 
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        return step > 1  # a path of one inner step from zero sees no penalty on what is zero
+
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:
             loop, data = trial.loop, trial.data

@@ -78,6 +78,8 @@ class Meha(ValuePenalty):
         following: PenaltyCarry = {"inner": y, "value": theta, "count": carry["count"] + 1}
         return Estimate(grad, loss, following, {"inner_gap": gap, "multiplier": 1 / weight})
 
+    follows_inner_loss = False  # theta is held near y
+
     def claim(self) -> Claim:
         """The bias is O(1 / c): at a constant one, ten times as large, a tenth."""
         return Claim(

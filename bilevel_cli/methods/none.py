@@ -30,5 +30,8 @@ class NoHypergradient(Hypergradient[Carry]):
         loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
         return Estimate(trees.zeros_like(outer), loss, {"inner": state}, {})
 
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        return False
+
     def claim(self) -> Claim:
         return Claim("zero", lambda trial: trees.zeros_like(trial.outer))

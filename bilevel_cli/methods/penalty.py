@@ -25,6 +25,20 @@ class ValuePenalty(Hypergradient[PenaltyCarry]):
     requires = AT_A_MINIMISER
     remembers = True
 
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        # Where the constraint holds, f is not looked at.
+        return super().zero_tells(row, step) and row.get("multiplier", 1.0) != 0
+
+    def followed(
+        self,
+        loop: InnerLoop,
+        outer: Params,
+        data: StepData,
+        before: PenaltyCarry,
+        after: PenaltyCarry,
+    ) -> tuple[Params, Params]:
+        return loop.begin(outer, data, before["value"])["inner"], after["value"]["inner"]
+
     def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
         return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
 

@@ -80,6 +80,14 @@ class Pes(Hypergradient[PesCarry]):
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost((2 * self.pairs + 1) * num_steps, 0)
 
+    def followed(
+        self, loop: InnerLoop, outer: Params, data: StepData, before: PesCarry, after: PesCarry
+    ) -> tuple[Params, Params]:
+        begun = loop.begin(outer, data, before["inner"])["inner"]
+        own = perturbations.unperturbed(before["particles"])["inner"]
+        start = perturbations.choose(before["age"] == 0, begun, own)
+        return start, after["inner"]["inner"]
+
     def claim(self) -> Claim:
         base = replace(self, pairs=max(self.pairs, perturbations.ENOUGH))
         return perturbations.mean_claim("d mean_t F(z_t)/dlambda in the mean", first_window, base)

@@ -74,6 +74,11 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         return Cost(self.candidates * num_steps, 0)
 
+    follows_inner_loss = False  # the state is of the best candidate, perhaps an earlier one
+
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        return False  # nothing better was found
+
     def claim(self) -> Claim:
         # Close to the first candidate about half of the others are better, and some always.
         candidates, std = max(self.candidates, 10), min(self.std, 0.01)

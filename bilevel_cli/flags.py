@@ -1,0 +1,82 @@
+"""What every outer step notes on the device, for the next row to read: no step waits for it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.trees import Params, Scalar
+
+WHAT = ("hypergradient", "outer parameter")
+
+
+class Flags:
+    """Of all outer steps, those without a row too: which numbers were not finite, which all zero.
+
+    A run reads a number only where it writes a row or a checkpoint. A step in between whose
+    hypergradient is not a number may be forgotten by then: by an optimizer that leaves such entries
+    out, by a projection, by outer parameters that act no more. Costs a norm of each outer parameter
+    and of its hypergradient, and a handful of kernels on as many numbers.
+
+    Args:
+        outer: The outer parameters.
+
+    Attributes:
+        found: The first step since the last row whose hypergradient, or whose outer parameters
+            after the step, were not finite; by name, those that were not.
+    """
+
+    def __init__(self, outer: Params) -> None:
+        # torch takes no largest entry of none.
+        self._names = [name for name, value in outer.items() if value.numel()]
+        some = next(iter(outer.values()))
+        self._first = torch.zeros(2, dtype=torch.int64, device=some.device)  # 0: all were finite
+        self._moved: Tensor | None = torch.zeros(
+            len(self._names), dtype=torch.bool, device=some.device
+        )
+        self.found: dict[str, int] = {}
+
+    def look(self, step: int, grad: Params, outer: Params) -> None:
+        """Notes the numbers of a step.
+
+        Args:
+            step: Its number, from 1 on.
+            grad: Its hypergradient.
+            outer: The outer parameters after it.
+        """
+        if not self._names:
+            return
+        looked = [tree[name] for tree in (grad, outer) for name in self._names]
+        # The largest entries: squares of large ones would overflow.
+        largest = torch.stack(torch._foreach_norm(looked, math.inf)).reshape(2, -1)
+        bad = ~largest.isfinite().all(1)
+        # By arithmetic: a number as an operand of `where` may be copied, and so waited for.
+        self._first = self._first + (bad & (self._first == 0)) * step
+        if self._moved is not None:
+            self._moved = self._moved | (largest[0] != 0)
+
+    def unread(self) -> dict[str, Scalar]:
+        """What was noted since the last row, as 0-dim tensors on the device."""
+        return dict(zip(WHAT, self._first.unbind(), strict=True))
+
+    def take(self, row: dict[str, float | int]) -> None:
+        """Moves what `unread` said from a row that was read to `found`, and begins anew."""
+        self.found = {what: int(step) for what in WHAT if (step := row.pop(what))}
+        self._first = torch.zeros_like(self._first)
+
+    def forget(self) -> None:
+        """Begins anew, of a run that went back to before what was noted."""
+        self.found, self._first = {}, torch.zeros_like(self._first)
+
+    def never_moved(self) -> list[str]:
+        """The outer parameters whose hypergradient was exactly zero in all entries of all steps.
+
+        Waits for the device.
+        """
+        assert self._moved is not None, "asked after it was settled"
+        moved = self._moved.tolist()
+        return [name for name, some in zip(self._names, moved, strict=True) if not some]
+
+    def settle(self) -> None:
+        """Has later steps no longer note which hypergradients are zero."""
+        self._moved = None
