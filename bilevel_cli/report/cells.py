@@ -24,6 +24,7 @@ class Line(NamedTuple):
         mark: As in `Row`.
         n: Runs in the mean.
         others: The rest of the runs, such as "2 of 5 diverged".
+        doubts: Runs that doubt their numbers, such as "1 of 5".
         costs: Mean costs, of those that any configuration has.
     """
 
@@ -32,6 +33,7 @@ class Line(NamedTuple):
     mark: str
     n: str
     others: str
+    doubts: str
     costs: dict[str, str]
 
 
@@ -49,6 +51,7 @@ def lines(report: Report) -> list[Line]:
             row.mark,
             str(row.estimate.n),
             _others(row),
+            f"{row.doubtful} of {len(row.configuration.runs)}" if row.doubtful else "",
             {COSTS[name]: amount(row.costs.get(name, math.nan)) for name in shown},
         )
         for row in report.rows

@@ -38,11 +38,13 @@ def latex(report: Report) -> str:
     lines = cells.lines(report)
     costs = list(lines[0].costs) if lines else []
     others = any(line.others for line in lines)
+    doubts = any(line.doubts for line in lines)
     head = [
         "configuration",
         report.metric or "score",
         "$n$",
         *(["others"] if others else []),
+        *(["doubts"] if doubts else []),
         *costs,
     ]
     body = [_row([escaped(cell) if cell != "$n$" else cell for cell in head]), r"\midrule"]
@@ -53,7 +55,8 @@ def latex(report: Report) -> str:
             number = rf"$\mathbf{{{number}}}$" if row.mark == BEST else f"${number}$"
         if row.mark not in ("", BEST):
             number = rf"\underline{{{number}}}"
-        rest = [line.n, *([escaped(line.others)] if others else []), *line.costs.values()]
+        rest = [line.n, *([escaped(line.others)] if others else [])]
+        rest += [*([line.doubts] if doubts else []), *line.costs.values()]
         body.append(_row([escaped(line.label), number, *rest]))
     return "\n".join(
         [
@@ -77,11 +80,13 @@ def write_csv(report: Report, path: Path) -> None:
     """Every number in full, and each option that tells configurations apart in a column."""
     options = dict.fromkeys(name for one in report.configurations for name in one.differing)
     statuses = sorted({status for row in report.rows for status in row.counts})
+    doubts = any(row.doubtful for row in report.rows)
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
             + statuses
+            + ["doubts"] * doubts
             + [f"mean_{cost}" for cost in cells.COSTS]
         )
         for row in report.rows:
@@ -92,6 +97,7 @@ def write_csv(report: Report, path: Path) -> None:
                 + [text(configuration.differing.get(name, "")) for name in options]
                 + [_full(value) for value in (found.value, found.low, found.high)]
                 + [found.n, row.mark, *(row.counts.get(status, 0) for status in statuses)]
+                + [row.doubtful] * doubts
                 + [_full(value) for value in cost]
             )
 

@@ -61,6 +61,11 @@ class Row:
     counts: dict[str, int]
     costs: dict[str, float]
 
+    @property
+    def doubtful(self) -> int:
+        """Runs that say their numbers may not be what they seem, in the mean or not."""
+        return sum(bool(run.doubts) for run in self.configuration.runs)
+
 
 @dataclass(frozen=True, eq=False)
 class Report:

@@ -60,6 +60,16 @@ class Run:
         """What its random numbers were begun with; None where that is unknown."""
         return self.settings.get("seed")
 
+    @property
+    def doubts(self) -> dict[str, str]:
+        """Why its numbers may not be what they seem, as it noted: a sentence for each kind."""
+        noted = self.manifest.get("doubts")
+        return {
+            plain(str(kind)): plain(doubt["sentence"])
+            for kind, doubt in (noted.items() if isinstance(noted, dict) else ())
+            if isinstance(doubt, dict) and isinstance(doubt.get("sentence"), str)
+        }
+
 
 def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
     """The runs in some folders and all below them, each once.

@@ -33,11 +33,13 @@ def results(report: Report) -> str:
         if any(math.isfinite(row.costs.get(cost, NAN)) for row in report.rows)
     ]
     others = any(row.counts for row in report.rows)
+    doubts = any(row.doubtful for row in report.rows)
     header = [
         _header("configuration", "text"),
         _header(escape(words(report.metric or "score")), first=DOWN if report.higher else UP),
         _header("runs", first=DOWN),
         *([_header("other runs", "text")] if others else []),
+        *([_header("doubts", first=DOWN)] if doubts else []),
         *(_header(COSTS[cost]) for cost in costs),
     ]
     numbers = {id(one): number for number, one in enumerate(report.configurations)}
@@ -49,6 +51,7 @@ def results(report: Report) -> str:
             _measured(row, line.number),
             f'<td data-sort="{row.estimate.n}">{line.n}</td>',
             *([f'<td class="text">{_ended(row, line.others)}</td>'] if others else []),
+            *([_doubted(row, line.doubts)] if doubts else []),
             *(_cost(row.costs.get(cost, NAN)) for cost in costs),
         ]
         rows.append(f'<tr class="{_mark(row)}">{"".join(row_cells)}</tr>')
@@ -73,6 +76,11 @@ def _mark(row: Row) -> str:
 def _ended(row: Row, text: str) -> str:
     kind = "bad" if set(row.counts) & set(BROKEN) else "plain"
     return f'<span class="badge {kind}">{escape(text)}</span>' if text else ""
+
+
+def _doubted(row: Row, text: str) -> str:
+    badge = f'<span class="badge bad">{escape(text)}</span>' if text else ""
+    return f'<td data-sort="{row.doubtful}">{badge}</td>'
 
 
 def _cost(number: float) -> str:
@@ -188,6 +196,7 @@ def _manifest(run: Run) -> str:
         "versions": ("", _pairs(versions)),
         "data": ("", known.get("data")),
         "data SHA-256": ("code", known.get("data_sha256")),
+        "doubts": ("", " ".join(run.doubts.values())),
         "diverged at step": ("", known.get("diverged_at")),
         "restores": ("", known.get("restores")),
         "damaged": ("", "; ".join(run.warnings)),

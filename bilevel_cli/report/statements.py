@@ -25,7 +25,8 @@ def statements(report: Report, question: Question, ended_before: Sequence[str]) 
         ended_before: Labels of configurations of which a run ended before the budget.
     """
     if not report.metric:
-        return ["No run has been evaluated: there is nothing to compare.", *_counted(report)]
+        lines = ["No run has been evaluated: there is nothing to compare.", *_counted(report)]
+        return [*lines, *_doubted(report.rows)]
     kind = "interquartile mean" if question.iqm else "mean"
     interval = "bootstrap" if question.iqm else "Student's t"
     better = "higher" if report.higher else "lower"
@@ -38,7 +39,7 @@ def statements(report: Report, question: Question, ended_before: Sequence[str]) 
         lines.append(
             f"Ended before that budget, and stand with their end: {', '.join(ended_before)}."
         )
-    return [*lines, *_ties(report.rows)]
+    return [*lines, *_ties(report.rows), *_doubted(report.rows)]
 
 
 def _where(budget: Budget, question: Question) -> str:
@@ -91,6 +92,23 @@ def _ties(rows: Sequence[Row]) -> list[str]:
         )
     if TOO_FEW in marks:
         lines.append("too few seeds: with fewer than 3 in common, no difference is declared.")
+    return lines
+
+
+def _doubted(rows: Sequence[Row]) -> list[str]:
+    """What runs say against their own numbers, of each kind the first sentence."""
+    lines = []
+    for row in rows:
+        runs, said = row.configuration.runs, dict[str, list[str]]()
+        for run in runs:
+            for kind, sentence in run.doubts.items():
+                said.setdefault(kind, []).append(sentence)
+        lines += [
+            f"{row.configuration.label}: {len(sentences)} of {_many(len(runs), 'run')} "
+            f"doubt{'s' * (len(sentences) == 1)} {'its' if len(sentences) == 1 else 'their'} "
+            f"{kind.replace('_', ' ')}: {sentences[0]}"
+            for kind, sentences in said.items()
+        ]
     return lines
 
 

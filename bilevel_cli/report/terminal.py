@@ -43,13 +43,13 @@ def columns(report: Report) -> list[tuple[str, ...]]:
     """The head of the table and its rows, without columns that would be empty."""
     lines = cells.lines(report)
     table = [
-        ("configuration", report.metric or "score", "", "n", "others", *_costs(lines)),
+        ("configuration", report.metric or "score", "", "n", "others", "doubts", *_costs(lines)),
         *(
-            (one.label, one.number, one.mark, one.n, one.others, *one.costs.values())
+            (one.label, one.number, one.mark, one.n, one.others, one.doubts, *one.costs.values())
             for one in lines
         ),
     ]
-    empty = {place for place in (2, 4) if not any(row[place] for row in table[1:])}
+    empty = {place for place in (2, 4, 5) if not any(row[place] for row in table[1:])}
     return [tuple(c for place, c in enumerate(row) if place not in empty) for row in table]
 
 
@@ -65,6 +65,7 @@ def _stacked(report: Report, width: int) -> list[str]:
     found = []
     for one in cells.lines(report):
         parts = [f"{report.metric or 'score'} {one.number}", one.mark, f"n {one.n}", one.others]
+        parts.append(one.doubts and f"{one.doubts} in doubt")
         costs = ", ".join(f"{value} {name}" for name, value in one.costs.items())
         found += [*textwrap.wrap(one.label, width)]
         for line in (", ".join(filter(None, parts)), costs):
