@@ -12,8 +12,6 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Hypergradient
 from bilevel_cli.problem import StepData
 from bilevel_cli.ranks import Ranks
-from bilevel_cli.solvers.aggregated import DescentAggregation
-from bilevel_cli.solvers.decay import DecoupledWeightDecay
 from bilevel_cli.trees import Params
 
 START, END = COLUMNS = ("inner_loss_start", "inner_loss_end")
@@ -44,7 +42,7 @@ class Descent:
     ) -> None:
         self.settings = settings or {}
         self.method, self.loop, self.ranks, self.chunk_size = method, loop, ranks, chunk_size
-        self.expected = method.follows_inner_loss and _minimises_inner_loss(loop.solver)
+        self.expected = method.follows_inner_loss and not loop.solver.no_minimiser
         self._rows = self._raised = 0
         self._steady = True
 
@@ -138,13 +136,3 @@ def _raised(row: dict[str, float]) -> bool:
     # Where f falls to zero, what is left of it is rounding.
     rounding = torch.finfo(torch.get_default_dtype()).eps
     return not end <= start + TOLERANCE * abs(start) + rounding
-
-
-def _minimises_inner_loss(solver: Any) -> bool:
-    """Whether steps of a solver run down f, and not a blend of it with something else."""
-    if getattr(solver, "no_minimiser", ""):
-        return False
-    if isinstance(solver, DescentAggregation | DecoupledWeightDecay):
-        return False
-    base = getattr(solver, "base", None)
-    return base is None or _minimises_inner_loss(base)

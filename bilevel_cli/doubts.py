@@ -6,7 +6,8 @@ from typing import TypedDict
 
 log = logging.getLogger(__name__)
 
-OF_ALL = INNER_LOSS, HYPERGRADIENT = "inner_loss", "hypergradient"  # kinds of doubts of any method
+INNER_LOSS, HYPERGRADIENT = "inner_loss", "hypergradient"
+OF_ALL = {INNER_LOSS, HYPERGRADIENT}  # kinds that a run of any method may show
 MOST_NAMES = 20  # that a sentence lists
 
 
