@@ -1,0 +1,75 @@
+"""Every task, data set and method that we ship runs down its inner loss as it comes, or says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from configs import SHARED_DATA, composed
+
+from bilevel_cli import experiment
+from bilevel_cli.errors import UsageError
+from bilevel_cli.options import pairs
+from bilevel_cli.runner import Runner
+
+# Of the large sets a part, which changes no curvature.
+PART = ["data.train=1000", "data.validation=200"]
+READ = {"mnist": PART, "fashion_mnist": PART, "cifar10": PART, "ijcnn1": [], "omniglot": []}
+# No data of ours, which a step size could be said to fit.
+OF_THE_USER = {"table", "regression_table", "npz", "image_folder"}
+OF_THE_USER |= {"mini_imagenet", "tiered_imagenet", "cifar_fs"}
+SOME = {("reweight", "mnist"), ("reweight", "fashion_mnist")}  # of those that take a while to read
+PAIRS = [
+    pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] in READ and pair not in SOME else [])
+    for task, fitting in pairs().items()
+    for pair in [(task, data) for data in fitting or [""] if data not in OF_THE_USER]
+]
+# The step sizes that tasks suggest suit inputs of the size of digits. Those of clothes and of
+# colours are 10 and 100 times as large, in squares.
+RAISE = {
+    ("reweight", "breast_cancer"),
+    ("reweight", "cifar10"),
+    ("reweight", "fashion_mnist"),
+    ("learning_to_reweight", "cifar10"),
+    ("learning_to_reweight", "fashion_mnist"),
+    ("learning_to_reweight", "rings"),
+    ("meta_weight_net", "cifar10"),
+    ("hpo", "cifar10"),
+    ("augmentation", "cifar10"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of CIFAR-10, as it is read."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    script = SHARED_DATA / "unpack_cifar10.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize(("task", "data"), PAIRS)
+def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
+    task: str, data: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    chosen = [f"task={task}", *([f"data={data}"] if data else [])]
+    if data in READ:
+        if not SHARED_DATA.is_dir():
+            pytest.skip("needs shared/data beside the checkout")
+        folder = request.getfixturevalue("root") if data == "cifar10" else SHARED_DATA
+        chosen += [f"data.root={folder}", *READ[data]]
+    config = composed("device=cpu", "method=none", "outer_steps=1", "retrain=null", *chosen)
+    try:
+        run = experiment.build(config, experiment.resolved(config), tmp_path, {})
+    except UsageError as error:  # of a default that does not fit; it says what does
+        pytest.skip(str(error))
+    row = first_row(run)
+    assert bool(run.descent.doubts(row, run.outer)) == ((task, data) in RAISE), row
+
+
+def first_row(run: Runner) -> dict[str, float]:
+    """What a row would say of the inner loss of the first outer step; without an evaluation."""
+    outer, data, carry = next(run._advance())
+    estimate = run.estimate(outer, data, carry)
+    found = run.descent.measure(outer, data, carry, estimate.carry)
+    return {"outer_loss": 0.0} | {name: float(value) for name, value in found.items()}
