@@ -503,7 +503,7 @@ def test_arrays_may_have_other_names_texts_for_labels_and_channels_last(tmp_path
         (X, Y[:, None], "shape [n] beside"),
         (X[:, 0], Y, "shape [n] beside"),
         (X[:0], Y[:0], "shape [n] beside"),
-        (X.astype(int), Y, "floating numbers or bytes (uint8) in 'x'"),
+        (X.astype(complex), Y, "floating or whole numbers in 'x'"),
         (X, Y / 1, "whole numbers or texts in 'y'"),
         (np.where(X == 9, np.nan, X), Y, "finite numbers in 'x' of PATH, got nan at [2, 1]"),
         (np.where(X == 9, -np.inf, X), Y, "got -inf at [2, 1]"),

@@ -21,10 +21,11 @@ class _Read(NamedTuple):
 
 
 class Arrays(Pixels):
-    """Two arrays of an npz file: inputs of shape [n, ...], floating or bytes, and labels [n].
+    """Two arrays of an npz file: inputs of shape [n, ...] and labels [n].
 
-    Bytes are divided by 255. Labels are whole numbers or texts, the classes their sorted values.
-    Examples are numbered from 0. Pickled objects are refused unread.
+    Inputs are floating; or bytes (uint8), which are divided by 255; or whole numbers of another
+    type, which a model gets as they are: tokens. Labels are whole numbers or texts, the classes
+    their sorted values. Examples are numbered from 0. Pickled objects are refused unread.
 
     Args:
         path: Of the file.
@@ -69,8 +70,8 @@ class Arrays(Pixels):
     def _read(self) -> _Read:
         members = read_npz(self.path, (self.x, self.y), "Arrays", self.max_megabytes)
         x, y = members[self.x], members[self.y]
-        if x.dtype != np.uint8 and x.dtype.kind != "f":
-            raise self._bad(self.x, "floating numbers or bytes (uint8)", f"{x.dtype}")
+        if x.dtype.kind not in "fiu" or x.dtype == np.uint64:
+            raise self._bad(self.x, "floating or whole numbers", f"{x.dtype}")
         if y.dtype.kind not in "biuU":
             raise self._bad(self.y, "whole numbers or texts", f"{y.dtype}")
         if x.ndim < 2 or not x.size or y.shape != x.shape[:1]:
@@ -83,11 +84,14 @@ class Arrays(Pixels):
                     self.x, "shape [n, height, width, channels]", f"{x.shape}", "data.channels_last"
                 )
             x = x.transpose(0, 3, 1, 2)
-        if x.dtype != np.uint8 and not (finite := np.isfinite(x)).all():
+        if x.dtype.kind == "f" and not (finite := np.isfinite(x)).all():
             place = np.unravel_index(finite.argmin(), x.shape)
             raise self._bad(self.x, "finite numbers", f"{x[place]} at {[*map(int, place)]}")
         labels, names = numbered(y, "Arrays", f"{self.y!r} of {self.path}")
-        plain = np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
+        if x.dtype.kind == "f":
+            plain = np.dtype(np.float64) if x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
+        else:
+            plain = x.dtype if x.dtype == np.uint8 else np.dtype(np.int64)
         native = x.astype(plain, order="C")  # a copy, which torch may own
         return _Read(Labelled(torch.from_numpy(native), labels, torch.arange(len(x))), names)
 

@@ -14,8 +14,9 @@ class Labelled:
     """Examples with their labels, or with their targets where these are real numbers.
 
     Attributes:
-        x: Inputs, floating. Images have shape [n, channels, height, width], values in [0, 1] and
-            0 for paper; rows of a table have shape [n, features].
+        x: Inputs, floating; or int64, such as the tokens of a text. Images have shape [n, channels,
+            height, width], values in [0, 1] and 0 for paper; rows of a table have shape [n,
+            features].
         y: Labels in 0..num_classes-1, int64, of shape [n]; of `Regression`, floating targets.
         index: The number that each example bears in its source, int64, of shape [n].
     """
@@ -26,6 +27,13 @@ class Labelled:
 
     def take(self, rows: Tensor) -> "Labelled":
         return Labelled(self.x[rows], self.y[rows], self.index[rows])
+
+    def to(self, device: torch.device) -> "Labelled":
+        """The same on a device, with floating inputs in the precision of the run."""
+        x = self.x.to(device)
+        if x.is_floating_point():
+            x = x.to(torch.get_default_dtype())
+        return Labelled(x, self.y.to(device), self.index.to(device))
 
 
 class Splits(NamedTuple):
@@ -144,10 +152,17 @@ class Pixels(Examples):
         parts = Splits(*map(_scaled, self.cut(*self.pixels(), generator)))
         if not self.standardize:
             return parts
+        if not parts.train.x.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} standardises floating inputs or bytes, got whole numbers, "
+                "which are taken for tokens. Set data.standardize=false, or convert them to float."
+            )
         return standardized(parts, (0, 2, 3) if parts.train.x.dim() == 4 else (0,))
 
 
 def _scaled(part: Labelled) -> Labelled:
+    if part.x.dtype == torch.int64:  # tokens, which are names and not amounts
+        return part
     x = part.x.to(torch.get_default_dtype())
     return replace(part, x=x.div_(255) if part.x.dtype == torch.uint8 else x)
 
