@@ -1,16 +1,19 @@
 """Settings checked against the annotations of what they configure, before anything is built."""
 
+import contextlib
 import inspect
+import logging
 import math
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from bilevel_cli import blame
 from bilevel_cli.errors import UsageError
 
 OURS = ("bilevel_cli", "torch.optim")  # whose classes any setting may name
@@ -62,13 +65,28 @@ def target(node: DictConfig, key: str) -> Any:
     if not isinstance(name, str):
         raise UsageError(f"{key} needs _target_=..., the class that it configures, got {name!r}.")
     try:
-        found = get_object(name)
+        with _unsaid("hydra.utils"):  # which would tell the same in three lines
+            found = get_object(name)
     except Exception as error:  # whatever the module raises when it is imported
-        raise UsageError(f"{key}._target_: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"{key}._target_ needs a class that can be imported, got {name}: "
+            f"{blame.explained(blame.cause(error))}"
+        ) from error
     home = getattr(found, "__module__", None)
     if not callable(found) or (is_ours(name) and not is_ours(f"{home}.")):
         raise UsageError(f"{key}._target_ needs the name of a class, got {name}.")
     return found
+
+
+@contextlib.contextmanager
+def _unsaid(name: str) -> Iterator[None]:
+    """Nothing is logged by the logger of this name within."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
