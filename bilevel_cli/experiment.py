@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import checkpoint, interrupts, launch, trees
+from bilevel_cli import blame, checkpoint, interrupts, launch, trees
 from bilevel_cli.arguments import check_arguments, fits, target
 from bilevel_cli.data.base import Source
 from bilevel_cli.device import Device, generator, peak_memory_mb
@@ -33,6 +33,7 @@ from bilevel_cli.errors import (
     out_of_memory,
     refusal,
 )
+from bilevel_cli.functional import Functional
 from bilevel_cli.lock import locked
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.loop import InnerLoop
@@ -276,9 +277,13 @@ class _Run:
             reason = self._too_large(error)
             self._note("oom", reason)
             return Failed(reason)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        words = " ".join(str(error).split()) or "no message"
+        at = f" ({place})" if (place := blame.place(error)) else ""
+        reason = f"{type(error).__name__}: {words}{at}"
         self._note("failed", reason)
-        return Failed(f"{reason[:300]} The traceback is in {self.directory}.")
+        return Failed(
+            f"{type(error).__name__}: {words[:300]}{at} The traceback is in {self.directory}."
+        )
 
     def _note_doubts(self, doubts: dict[str, Doubt]) -> None:
         try:
@@ -492,7 +497,7 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     offered = {
         "device": where,
         "data": data,
-        "model": lambda: make(config, "model"),
+        "model": lambda: _model(config),
         "generator": lambda: generator(_whole(config, "seed"), "data"),
     }
     task = make(config, "task", offered)
@@ -500,7 +505,41 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     task.statement = " ".join(filter(None, [*read, task.statement]))
     task.checksum = digest.hexdigest()[:16] if sources else None
     loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
-    return Parts(device, where, task, loop, make(config, "method"))
+    method: Hypergradient[Any] = make(config, "method")
+    _check_twice(task, method)
+    return Parts(device, where, task, loop, method)
+
+
+def _model(config: DictConfig) -> Any:
+    """The constructor of models: a class with some of its arguments given."""
+    node = config.get("model")
+    plain = isinstance(node, DictConfig) and not node.get("_partial_")
+    if plain and inspect.isclass(target(node, "model")):
+        raise UsageError(
+            f"model needs _partial_: true in its yaml, since each start calls the constructor of "
+            f"{node._target_}. Add that line."
+        )
+    return make(config, "model")
+
+
+def _check_twice(task: Task, method: Hypergradient[Any]) -> None:
+    """Checks that the models of a task have the second derivatives that a method takes."""
+    models = [value for value in vars(task).values() if isinstance(value, Functional)]
+    reason = next((model.not_twice for model in models if model.not_twice), "")
+    if reason and _takes_products(method):
+        raise UsageError(
+            f"{type(method).__name__} needs second derivatives, got a model without: {reason}. "
+            "Replace that operation, or use a method without products, such as method=f2sa or "
+            "method=darts."
+        )
+
+
+def _takes_products(method: Hypergradient[Any]) -> bool:
+    one = {"x": torch.zeros(1)}
+    try:
+        return float(method.cost(1, one, one, {}).hvps) > 0
+    except KeyError:  # of a metric, which only an estimate has
+        return True
 
 
 def _digested(source: Any, update: Callable[[Any], None]) -> Any:
@@ -545,11 +584,13 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
         return instantiate(node, **extra)
     except InstantiationException as error:
         cause = error.__cause__
-        if cause is not None and out_of_memory(cause):
+        if cause is None:
+            raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
+        if out_of_memory(cause):
             raise cause from None
-        if isinstance(cause, ValueError):
+        if isinstance(cause, ValueError) and not blame.place(cause):
             raise UsageError(str(cause)) from cause
-        raise UsageError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{key}: {blame.explained(cause)}") from cause
 
 
 def _whole(config: DictConfig, name: str, hint: Any = int) -> int:

@@ -1,176 +1,26 @@
-"""Inner models: ordinary torch modules of the literature, and how to make one functional."""
+"""Inner models: ordinary torch modules of the literature."""
 
-import copy
-import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
-from bilevel_cli import linear
+from bilevel_cli.building import Shape, build
+from bilevel_cli.functional import Functional, functional
 from bilevel_cli.normalization import BatchNorm2d
 from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
-from bilevel_cli.trees import Params
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Functional:
-    """A module whose parameters are arguments.
-
-    Args:
-        module: The module. Its own parameters are never read but for their shapes.
-    """
-
-    module: nn.Module
-    _spare: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
-    _bodies: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    def init(self, generator: torch.Generator) -> Params:
-        """Fresh parameters from the module's own scheme, on the device of its parameters.
-
-        Args:
-            generator: On the CPU; one seed gives one initialisation on every device.
-        """
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        module = copy.deepcopy(self.module).cpu()
-        # Modules draw from the global generator, and cannot be asked to draw from another.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)
-            module.apply(_reset)  # children first: a parent may set its children's anew
-        return {
-            name: value.detach().to(current.device)
-            for (name, current), value in zip(
-                self.named_parameters(), module.parameters(), strict=True
-            )
-        }
-
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.module.named_parameters())
-
-    def apply(self, params: Params, x: Tensor) -> Tensor:
-        """The module's output at `x` with parameters `params`, of the names of the module's."""
-        return _call(self._spare, lambda: copy.deepcopy(self.module), params, x)
-
-    def features(self, params: Params, x: Tensor) -> Tensor:
-        """What the last layer, `head`, is given at `x`, of shape [batch, features].
-
-        Args:
-            params: As for `apply`; those of the last layer may be absent.
-            x: A batch of inputs.
-        """
-        body = {name: value for name, value in params.items() if not name.startswith("head.")}
-        return _call(self._bodies, self._without_head, body, x)
-
-    def _without_head(self) -> nn.Module:
-        module = copy.deepcopy(self.module)
-        if not isinstance(getattr(module, "head", None), nn.Module):
-            raise ValueError(
-                f"Features are what a model's last layer `head` is given, got "
-                f"{type(module).__name__} without one. Give its last layer that name."
-            )
-        module.head = nn.Identity()
-        return module
-
-
-def _call(
-    spare: list[nn.Module], make: Callable[[], nn.Module], params: Params, x: Tensor
-) -> Tensor:
-    # functional_call puts the parameters into the module for the time of the call, so episodes
-    # on two threads that shared a module would see each other's.
-    try:
-        module = spare.pop()
-    except IndexError:
-        module = linear.routed(make())
-    try:
-        return torch.func.functional_call(module, params, (x,))
-    finally:
-        spare.append(module)
-
-
-def functional(module: nn.Module) -> Functional:
-    """Makes `module` functional, where its output depends on its parameters and input alone.
-
-    Raises:
-        ValueError: For layers that keep a memory or draw random numbers.
-    """
-    for name, part in module.named_modules():
-        if isinstance(part, _NormBase) and part.track_running_stats:
-            raise ValueError(
-                f"A model needs layers without memory, got {type(part).__name__} '{name}' with "
-                "running statistics, which would leak between inner problems. Build it with "
-                "track_running_stats=False, or use GroupNorm."
-            )
-        if part.training and _draws(part):
-            raise ValueError(
-                f"A model needs layers without random numbers, got {type(part).__name__} "
-                f"'{name}': an inner loop could not be replayed. Set its dropout to 0."
-            )
-        own = dict(part.named_parameters(recurse=False))
-        if own and _initialiser(part) is None:
-            raise ValueError(
-                f"A model needs reset_parameters() in every layer that owns parameters, got "
-                f"{type(part).__name__} '{name}' with {', '.join(own)} and none. Add the method: "
-                "fresh inner problems draw their parameters from it."
-            )
-    return Functional(module)
-
-
-def build(
-    model: Callable[..., nn.Module], input_shape: Shape, num_outputs: int, device: torch.device
-) -> Functional:
-    """Builds a model for inputs of `input_shape` and checks that it has `num_outputs` outputs.
-
-    Args:
-        model: A module class with some arguments given (`_partial_` in conf/model). The arguments
-            `input_shape` and `num_outputs` are passed where its constructor names them.
-        input_shape: Shape of one input, without the batch dimension.
-        num_outputs: Number of outputs for each input.
-        device: Where the parameters live.
-    """
-    given = {"input_shape": input_shape, "num_outputs": num_outputs}
-    names = inspect.signature(model).parameters
-    module = model(**{name: value for name, value in given.items() if name in names})
-    built = functional(module.to(device=device, dtype=torch.get_default_dtype()))
-    probe = torch.zeros(2, *input_shape, device=device)
-    try:
-        output = built.apply(dict(built.named_parameters()), probe)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"A model needs to take inputs of shape {list(input_shape)}, got "
-            f"{type(module).__name__}, which fails on them: {str(error).splitlines()[0]} "
-            "Choose another model=..., or its sizes."
-        ) from error
-    shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != [2, num_outputs]:
-        raise ValueError(
-            f"A model needs to return [batch, {num_outputs}] here, got {shape} from "
-            f"{type(module).__name__} for a batch of 2. Give it {num_outputs} outputs."
-        )
-    return built
-
-
-def _draws(part: nn.Module) -> bool:
-    # Recurrent layers and attention keep their rate in `dropout`.
-    rate = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
-    return isinstance(part, nn.RReLU) or (isinstance(rate, int | float) and rate > 0)
-
-
-def _initialiser(part: nn.Module) -> Callable[[], None] | None:
-    # torch itself spells it with an underscore in MultiheadAttention.
-    return getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
-
-
-def _reset(part: nn.Module) -> None:
-    initialise = _initialiser(part)
-    if initialise is not None:
-        initialise()
+__all__ = [
+    "Conv4",
+    "ConvNet",
+    "Functional",
+    "Linear",
+    "LinearNoBias",
+    "Mlp",
+    "Shape",
+    "build",
+    "functional",
+]
 
 
 def _check_width(model: str, **sizes: int) -> None:

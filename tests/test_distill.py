@@ -51,7 +51,7 @@ def task_of(runner: Runner) -> Distillation:
 
 
 def model(module: nn.Module) -> tuple[Functional, Params]:
-    made = functional(module)
+    made = functional(lambda: module)
     return made, made.init(torch.Generator().manual_seed(0))
 
 
@@ -345,7 +345,7 @@ def test_features_are_what_the_last_layer_is_given() -> None:
 
 def test_a_model_without_a_head_has_no_features() -> None:
     with pytest.raises(ValueError, match="`head`"):
-        functional(nn.Linear(2, 2)).features({}, torch.zeros(1, 2))
+        functional(lambda: nn.Linear(2, 2)).features({}, torch.zeros(1, 2))
 
 
 def test_the_projection_onto_the_simplex_makes_an_obtuse_angle_with_every_vertex() -> None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -338,7 +339,7 @@ def test_the_forward_mode_of_a_layer_follows_both_of_its_factors(kernel: Counted
 
 
 def test_a_compiled_layer_is_torchs(kernel: Counted) -> None:
-    model = functional(nn.Linear(784, 10).float())
+    model = functional(lambda: nn.Linear(784, 10).float())
     x, weight, bias = drawn(600, 784, 10)
     applied = model.apply
     applied({"weight": weight, "bias": bias}, x)  # makes the module, as `build` does
@@ -352,7 +353,7 @@ def test_a_compiled_layer_is_torchs(kernel: Counted) -> None:
 
 
 def test_two_threads_at_once_get_the_answers_of_one(kernel: Counted) -> None:
-    model = functional(nn.Linear(784, 10).float())
+    model = functional(lambda: nn.Linear(784, 10).float())
     meet = Barrier(2, timeout=600)
 
     def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -433,11 +434,14 @@ def test_the_affine_layers_of_a_users_module_are_routed(
     kind: type[nn.Linear], kernel: Counted
 ) -> None:
     x, weight, bias = drawn(600, 784, 10)
-    for model in (functional(Net(kind(784, 10))), functional(nn.Sequential(kind(784, 10)))):
+    for model in (
+        functional(lambda: Net(kind(784, 10))),
+        functional(lambda: nn.Sequential(kind(784, 10))),
+    ):
         kernel.calls = 0
         assert_product(applied(model, x, weight, bias), x, weight, bias)
         assert kernel.calls == 1
-    without = functional(Net(kind(784, 10, bias=False)))
+    without = functional(lambda: Net(kind(784, 10, bias=False)))
     assert_product(applied(without, x, weight, bias), x, weight)
 
 
@@ -446,7 +450,7 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it(kernel: Counted) -> None:
     replaced = nn.Linear(784, 10)
     vars(replaced)["forward"] = lambda x: 3 * F.linear(x, weight)
     for layer in (Scaled(784, 10), replaced):
-        model = functional(Net(layer))
+        model = functional(partial(Net, layer))
         assert torch.equal(applied(model, x, weight, bias), 3 * F.linear(x, weight))
     assert kernel.calls == 0
 
@@ -454,7 +458,7 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it(kernel: Counted) -> None:
 def test_a_scripted_part_is_left_alone(kernel: Counted) -> None:
     x, weight, bias = drawn(600, 784, 10)
     net = nn.Sequential(nn.Linear(784, 10), torch.jit.script(nn.Tanh()))
-    found = applied(functional(net), x, weight, bias)
+    found = applied(functional(lambda: net), x, weight, bias)
     assert torch.equal(found, affine(x, weight, bias).tanh())
     assert kernel.calls == 2
 

@@ -99,7 +99,10 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     contest = prepared(distilled, train, test, how, settings.seed, device)
     shape = tuple(train.x.shape[1:])
     models = {
-        name: build(_built("model", node), shape, contest.classes, device)
+        name: build(
+            *(_built("model", node), shape, contest.classes, device),
+            *(generator(settings.seed, "data"), contest.train.x),
+        )
         for name, node in architectures.items()
     }
     tables = {"comparison.csv": compare(contest, models)}

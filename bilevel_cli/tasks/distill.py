@@ -115,6 +115,11 @@ class Distillation(Task):
                 f"got {type(networks).__name__}. Use task/networks=experts."
             )
         train, _, test = data.splits(generator)
+        if not train.x.is_floating_point():
+            raise ValueError(
+                "Distillation learns inputs, got whole numbers, which have no derivative. Use "
+                "task=hpo or task=reweight for tokens."
+            )
         if siamese is not None and train.x.ndim != 4:
             raise ValueError(
                 f"Siamese needs images, got examples of shape {list(train.x.shape[1:])}. "
@@ -154,7 +159,8 @@ class Distillation(Task):
             self.labels = eye.repeat_interleave(each, 0)
         self.real_labels = eye[:, None].expand(-1, real_per_class, -1)
         check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
-        self.model = build(model, tuple(train.x.shape[1:]), data.num_classes, device)
+        shape = tuple(train.x.shape[1:])
+        self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         names = [name for name, _ in self.model.named_parameters()]
         self.adapted = [n for n in names if adapt == "all" or n.startswith(adapt + ".")]
         if not self.adapted:

@@ -73,21 +73,21 @@ class Hyperparameters(Task):
         generator: torch.Generator,
     ) -> None:
         parts = data.splits(generator)._asdict()
-        dtype, sizes = torch.get_default_dtype(), {n: len(part.y) for n, part in parts.items()}
+        sizes = {n: len(part.y) for n, part in parts.items()}
         check_batch_size("Hyperparameters", "batch_size", batch_size, sizes["train"])
         check_batch_size(
             "Hyperparameters", "outer_batch_size", outer_batch_size, sizes["validation"]
         )
-        self.examples = {
-            name: {"x": part.x.to(device, dtype), "y": part.y.to(device)}
-            for name, part in parts.items()
-        }
+        placed = {name: part.to(device) for name, part in parts.items()}
+        self.examples = {name: {"x": part.x, "y": part.y} for name, part in placed.items()}
         self.train_blocks = Blocks(self.examples["train"], batch_size)
         self.validation_blocks = Blocks(self.examples["validation"], outer_batch_size)
         self.blocks: tuple[int, int] = self.train_blocks.count, self.validation_blocks.count
         self.statement = f"Examples: {', '.join(f'{size} for {n}' for n, size in sizes.items())}."
         shape = tuple(parts["train"].x.shape[1:])
-        self.model = build(model, shape, data.num_classes, device)
+        self.model = build(
+            model, shape, data.num_classes, device, generator, self.examples["train"]["x"]
+        )
         self._start = self.model.init(generator)
         self.penalty, self.smoothing = penalty, smoothing
         self.augmentation = augmentation and augmentation(input_shape=shape, device=device)
@@ -100,7 +100,8 @@ class Hyperparameters(Task):
             outer |= self.smoothing.init()
         if self.augmentation:
             outer |= self.augmentation.init(generator)
-        return {name: value.to(self.examples["train"]["x"]) for name, value in outer.items()}
+        device, dtype = self.examples["train"]["x"].device, torch.get_default_dtype()
+        return {name: value.to(device, dtype) for name, value in outer.items()}
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         return data.init
@@ -139,7 +140,7 @@ class Hyperparameters(Task):
                     [self.model.apply(inner, some) for some in torch.split(x, CHUNK)]
                 )
                 scores[f"{part}_loss"] = cross_entropy(logits, y)
-                scores[f"{part}_accuracy"] = (logits.argmax(1) == y).to(x.dtype).mean()
+                scores[f"{part}_accuracy"] = (logits.argmax(1) == y).to(logits.dtype).mean()
         learned = trees.prefixed("solver.", loop.solver.settings(outer))
         for kind in (self.penalty, self.smoothing, self.augmentation):
             learned |= kind.values(outer) if kind else {}

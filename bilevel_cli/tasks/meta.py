@@ -94,7 +94,8 @@ class FewShot(Task):
         self.fixed_start: Params = {}  # of the inner parameters, for a class that learns none
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.statement = f"Classes: {data.split_statement}."
-        self.model = build(model, tuple(splits.train.shape[2:]), ways, device)
+        some = self.images["train"][0, :5].to(torch.get_default_dtype()) / 255
+        self.model = build(model, tuple(some.shape[1:]), ways, device, generator, some)
         names = [name for name, _ in self.model.named_parameters()]
         self.inner_names = [n for n in names if adapt == "all" or n.startswith(adapt + ".")]
         if not self.inner_names:
@@ -173,9 +174,9 @@ class FewShot(Task):
         """
         path = directory / "initialisation.pt"
         learned = trees.under(FEATURES_PREFIX, outer) | trees.under(LEARNED_PREFIX, outer)
-        named = self.fixed_start | learned
+        whole = self.model.state_dict(self.fixed_start | learned)
         with path.open("wb") as file:
-            torch.save({name: named[name].cpu() for name, _ in self.model.named_parameters()}, file)
+            torch.save({name: value.cpu() for name, value in whole.items()}, file)
         more = len(outer) > len(learned)
         return [path, *super().save_result(directory, outer, inner)] if more else [path]
 

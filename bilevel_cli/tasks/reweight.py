@@ -82,7 +82,7 @@ class Reweighting(Task):
         check_batch_size(who, "batch_size", batch_size, len(train.y))
         check_batch_size(who, "outer_batch_size", outer_batch_size, len(validation.y))
         self.train, self.validation, self.test = (
-            _to(part, device) for part in (train, validation, test)
+            part.to(device) for part in (train, validation, test)
         )
         self.flag = None if flag is None else flag.to(device)
         rows = torch.arange(len(train.y), device=device)
@@ -99,7 +99,8 @@ class Reweighting(Task):
             f"{len(validation.y)} for validation; {len(test.y)} for test."
         )
         self.l2, self.class_names = l2, np.array(data.class_names)
-        self.model = build(model, tuple(train.x.shape[1:]), data.num_classes, device)
+        shape = tuple(train.x.shape[1:])
+        self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         self._start = self.model.init(generator)
 
     @abc.abstractmethod
@@ -194,7 +195,7 @@ class Reweighting(Task):
         return [path]
 
     def _share(self, which: Tensor) -> Tensor:
-        return which.to(self.test.x.dtype).mean()
+        return which.to(torch.get_default_dtype()).mean()
 
 
 class HyperCleaning(Reweighting):
@@ -279,14 +280,16 @@ class HyperCleaning(Reweighting):
             {"x": self.train.x, "y": self.train.y, "index": rows}, outer_batch_size
         )
         self.fold = (torch.randperm(count, generator=generator) % folds).to(device)
-        held_out = (self.fold == torch.arange(folds, device=device)[:, None]).to(self.train.x.dtype)
+        dtype = torch.get_default_dtype()
+        held_out = (self.fold == torch.arange(folds, device=device)[:, None]).to(dtype)
         # Of shape [folds, n], such that means over all examples are means over those they keep.
         self.in_f = (1 - held_out) / (1 - held_out).mean(1, keepdim=True)
         self.in_F = held_out * folds  # and the mean over folds that over all examples
         self.statement = f"Examples: {count}{self.wrong}, in {folds} folds."
 
     def init_outer(self, generator: torch.Generator) -> Params:
-        return {self.weights.name: self.weights.init(len(self.train.y)).to(self.train.x)}
+        weights = self.weights.init(len(self.train.y))
+        return {self.weights.name: weights.to(self.train.x.device, torch.get_default_dtype())}
 
     def project_outer(self, outer: Params) -> Params:
         name = self.weights.name
@@ -382,8 +385,3 @@ def _check_folds(folds: int, count: int, weights: Weights) -> None:
             "HyperCleaning needs weights that are probabilities to cross-fit, got "
             f"{type(weights).__name__}. Use task/weights=sigmoid or task.folds=null."
         )
-
-
-def _to(examples: Labelled, device: torch.device) -> Labelled:
-    dtype = torch.get_default_dtype()
-    return Labelled(examples.x.to(device, dtype), examples.y.to(device), examples.index.to(device))

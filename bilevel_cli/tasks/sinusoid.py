@@ -86,7 +86,7 @@ class Sinusoid(Task):
         self.eval_episodes, self.eval_steps = eval_episodes, sorted(eval_steps)
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.device = device
-        self.model = build(model, (1,), 1, device)
+        self.model = build(model, (1,), 1, device, generator)
 
     def init_outer(self, generator: torch.Generator) -> Params:
         return trees.prefixed(LEARNED_PREFIX, self.model.init(generator))
@@ -150,6 +150,7 @@ class Sinusoid(Task):
         """
         path, start = directory / "initialisation.pt", trees.under(LEARNED_PREFIX, outer)
         with path.open("wb") as file:
-            torch.save({name: value.cpu() for name, value in start.items()}, file)
+            whole = self.model.state_dict(start)
+            torch.save({name: value.cpu() for name, value in whole.items()}, file)
         more = len(outer) > len(start)
         return [path, *super().save_result(directory, outer, inner)] if more else [path]

@@ -57,7 +57,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def model() -> Functional:
-    return functional(Mlp(64, 2, "relu", (2,), 3))
+    return functional(lambda: Mlp(64, 2, "relu", (2,), 3))
 
 
 def inner_of(results: Results, run: str) -> Params:

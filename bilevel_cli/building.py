@@ -1,0 +1,142 @@
+"""How a run builds its model, and sees before any work whether it can be one."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_cli import blame, differentiability, purity, randomness
+from bilevel_cli.errors import out_of_memory
+from bilevel_cli.functional import Functional, Make, made, next_seed
+
+Shape = tuple[int, ...]
+
+
+def build(
+    model: Callable[..., nn.Module],
+    input_shape: Shape,
+    num_outputs: int,
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    examples: Tensor | None = None,
+) -> Functional:
+    """Builds a model for inputs of `input_shape`, and sees whether it can be one.
+
+    It must be a function of its parameters and its input (`bilevel_cli.purity`), and have
+    `num_outputs` outputs: a tensor of shape [batch, num_outputs], or an object or a dict whose
+    `logits` is one. Our own models are not called for the former: tests do that.
+
+    Args:
+        model: A module class with some arguments given (`_partial_` in conf/model). The arguments
+            `input_shape` and `num_outputs` are passed where its constructor names them.
+        input_shape: Shape of one input, without the batch dimension.
+        num_outputs: Number of outputs for each input.
+        device: Where the parameters live.
+        generator: On the CPU, and not advanced: constants and buffers are those of the start that
+            it draws next. None where there is none.
+        examples: Inputs to call the model on, of shape [n, *input_shape], n >= 1; None for numbers
+            from 0 to 1.
+
+    Raises:
+        ValueError: The model cannot serve.
+    """
+    if isinstance(model, nn.Module):
+        raise ValueError(
+            f"A model needs a constructor, which each start calls, got a {type(model).__name__} "
+            "that is made already. Hand over its class, or a function that makes it."
+        )
+    given = {"input_shape": input_shape, "num_outputs": num_outputs}
+    names = inspect.signature(model).parameters
+    make = partial(model, **{name: value for name, value in given.items() if name in names})
+    seed = 0 if generator is None else next_seed(generator)
+    module = _constructed(make, seed, device)
+    first, second = _batches(input_shape, device, examples)
+    built = Functional(make, module, seed, False, "")
+    ours = type(module).__module__.startswith("bilevel_cli.")
+    probe = built if ours else replace(built, module=purity.copied(module))
+    with randomness.apart(purity.SEED), purity.Attends() as observed:
+        output = _output(probe, first)
+    _check_output(module, output, num_outputs)
+    if ours:
+        return built
+    built = replace(built, attends=observed.seen)
+    purity.check(built, _constructed(make, seed, device), (first, second))
+    return replace(built, not_twice=differentiability.not_twice(built, first))
+
+
+def _constructed(make: Make, seed: int, device: torch.device) -> nn.Module:
+    try:
+        module = made(make, seed)
+    except Exception as error:
+        if out_of_memory(error) or (isinstance(error, ValueError) and not blame.place(error)):
+            raise  # which says all there is to say
+        raise ValueError(f"model: its constructor failed: {blame.explained(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"A model needs to be a torch.nn.Module, got {type(module).__name__}.")
+    who, parameters = type(module).__name__, list(module.parameters())
+    if any(isinstance(value, nn.UninitializedParameter) for value in parameters):
+        raise ValueError(
+            f"A model needs parameters that its constructor draws, got {who} with lazy layers. "
+            "Give them their sizes: `input_shape` is passed to a constructor that names it."
+        )
+    if not any(value.requires_grad for value in parameters):
+        kind = "all of whose parameters are frozen" if parameters else "without parameters"
+        raise ValueError(
+            f"A model needs a parameter to train, got {who}, {kind}. Leave requires_grad of one "
+            "layer as it is, such as its `head`."
+        )
+    return module.to(device=device, dtype=torch.get_default_dtype())
+
+
+def _batches(
+    input_shape: Shape, device: torch.device, examples: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Two batches, of 2 and of 3 inputs, which no run has as its own tensors."""
+    if examples is None:
+        source = torch.Generator().manual_seed(0)
+        examples = torch.rand(5, *input_shape, generator=source).to(device)
+    rows = torch.arange(5, device=examples.device) % len(examples)
+    return examples[rows[:2]].to(device), examples[rows[2:]].to(device)
+
+
+def _output(model: Functional, x: Tensor) -> Any:
+    try:
+        with torch.no_grad():
+            return model.apply(dict(model.named_parameters()), x.clone())
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        whole = "" if x.is_floating_point() else " of whole numbers"
+        several = "required positional argument" in str(error)
+        raise ValueError(
+            f"A model needs to take inputs of shape {list(x.shape[1:])}{whole}, got "
+            f"{type(model.module).__name__}, which fails on them: {blame.explained(error)} "
+            + (
+                "Its forward is given one tensor: cut several inputs out of it (docs/models.md)."
+                if several
+                else "Choose another model=..., or its sizes."
+            )
+        ) from error
+
+
+def _check_output(module: nn.Module, output: Any, num_outputs: int) -> None:
+    who, needs = type(module).__name__, f"A model needs to return [batch, {num_outputs}] here"
+    if not isinstance(output, Tensor):
+        kinds: dict[type, str] = {tuple: "a tuple", list: "a list", type(None): "nothing"}
+        named = "a dict" if isinstance(output, dict) else type(output).__name__
+        kind = kinds.get(type(output), f"{named} without a tensor as `logits`")
+        raise ValueError(
+            f"{needs}, got {kind} from {who}. Return a tensor, or an object or a dict with a "
+            "tensor as its `logits`."
+        )
+    if list(output.shape) != [2, num_outputs]:
+        raise ValueError(
+            f"{needs}, got {list(output.shape)} from {who} for a batch of 2. Give it "
+            f"{num_outputs} outputs."
+        )
+    if not output.is_floating_point():
+        raise ValueError(f"{needs}, of floating numbers, got {output.dtype} from {who}.")

@@ -1,0 +1,157 @@
+"""What makes a torch module functional: its parameters are arguments of a pure function."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel_cli import autodiff, linear, randomness
+from bilevel_cli.trees import Params
+
+Make = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Functional:
+    """A module whose parameters are arguments.
+
+    Those that do not require a gradient are constants, as its buffers are: every start has the
+    values that `module` has.
+
+    Args:
+        make: Constructs the module: what its constructor gives is a start.
+        module: One that it gave. The values of its trained parameters are never read.
+        seed: Under which `module` was made.
+        attends: Whether it calls torch's attention, some of whose kernels lack derivatives.
+        not_twice: Why it has no second derivative; empty where it has one.
+    """
+
+    make: Make = field(repr=False)
+    module: nn.Module
+    seed: int
+    attends: bool
+    not_twice: str
+    _spare: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+    _bodies: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Fresh parameters: what the constructor gives, on the device of the module.
+
+        Args:
+            generator: On the CPU; one seed gives one start on every device.
+
+        Raises:
+            ValueError: The constructor gives other parameters than it gave before.
+        """
+        seed = _seed(generator)
+        given = self.module if seed == self.seed else made(self.make, seed)
+        start, expected = trained(given), trained(self.module)
+        if {n: v.shape for n, v in start.items()} != {n: v.shape for n, v in expected.items()}:
+            raise ValueError(
+                f"A model needs a constructor that gives the same parameters at every call, got "
+                f"{type(given).__name__}, which gives other names or shapes. Let its sizes depend "
+                "on its arguments alone."
+            )
+        return {
+            name: start[name].detach().to(value.device, value.dtype, copy=True)
+            for name, value in expected.items()
+        }
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those that are trained, each once."""
+        return list(trained(self.module).items())
+
+    def state_dict(self, params: Params) -> Params:
+        """What the module saves with parameters `params`: constants and buffers included."""
+        loaded = dict(self.module.state_dict())
+        every = dict(self.module.named_parameters(remove_duplicate=False))
+        names = {id(value): name for name, value in self.named_parameters()}
+        for name, value in every.items():
+            if name in loaded and id(value) in names:  # tied ones have several names
+                loaded[name] = params[names[id(value)]]
+        return loaded
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        """The module's output at `x` with parameters `params`, of the names of the module's."""
+        return self._call(self._spare, lambda: shared_copy(self.module), params, x)
+
+    def features(self, params: Params, x: Tensor) -> Tensor:
+        """What the last layer, `head`, is given at `x`, of shape [batch, features].
+
+        Args:
+            params: As for `apply`; those of the last layer may be absent.
+            x: A batch of inputs.
+        """
+        body = {name: value for name, value in params.items() if not name.startswith("head.")}
+        return self._call(self._bodies, self._without_head, body, x)
+
+    def _without_head(self) -> nn.Module:
+        module = shared_copy(self.module)
+        if not isinstance(getattr(module, "head", None), nn.Module):
+            raise ValueError(
+                f"Features are what a model's last layer `head` is given, got "
+                f"{type(module).__name__} without one. Give its last layer that name."
+            )
+        module.head = nn.Identity()
+        return module
+
+    def _call(self, spare: list[nn.Module], copied: Make, params: Params, x: Tensor) -> Tensor:
+        # A call puts the parameters into the module while it lasts, so episodes on two threads that
+        # shared a module would see each other's.
+        try:
+            module = spare.pop()
+        except IndexError:
+            module = linear.routed(copied())
+        try:
+            with autodiff.exact_attention() if self.attends else contextlib.nullcontext():
+                return logits(torch.func.functional_call(module, params, (x,)))
+        finally:
+            spare.append(module)
+
+
+def functional(make: Make) -> Functional:
+    """What `make` constructs, functional, as it is: `models.build` looks whether it can be that."""
+    module = made(make, 0)
+    attends = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+    return Functional(make, module, 0, attends, "")
+
+
+def made(make: Make, seed: int) -> nn.Module:
+    """What a constructor gives under a seed, whichever of the shared generators it draws from."""
+    with randomness.apart(seed), torch.no_grad():
+        return make()
+
+
+def next_seed(generator: torch.Generator) -> int:
+    """The seed of the start that `generator` will draw next, which it still will."""
+    ahead = torch.Generator()
+    ahead.set_state(generator.get_state())
+    return _seed(ahead)
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, each once."""
+    return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A copy with state of its own, but for the tensors: no call changes them."""
+    memo: dict[int, Any] = {id(x): x for x in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, memo)
+
+
+def logits(output: Any) -> Any:
+    """The output itself, or its `logits` where it has them."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    return getattr(output, "logits", output)
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (1,), generator=generator))
