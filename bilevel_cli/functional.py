@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli import autodiff, linear, randomness
+from bilevel_cli.device import computing_in
 from bilevel_cli.trees import Params
 
 Make = Callable[[], nn.Module]
@@ -115,14 +116,18 @@ class Functional:
 
 def functional(make: Make) -> Functional:
     """What `make` constructs, functional, as it is: `models.build` looks whether it can be that."""
-    module = made(make, 0)
+    module = made(make, 0).to(torch.get_default_dtype())
     attends = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
     return Functional(make, module, 0, attends, "")
 
 
 def made(make: Make, seed: int) -> nn.Module:
-    """What a constructor gives under a seed, whichever of the shared generators it draws from."""
-    with randomness.apart(seed), torch.no_grad():
+    """What a constructor gives under a seed, whichever of the shared generators it draws from.
+
+    In float32, whatever the precision of the run: torch draws other numbers in each, and one seed
+    is one start (`bilevel_cli.draws`).
+    """
+    with randomness.apart(seed), computing_in(torch.float32):
         return make()
 
 

@@ -11,13 +11,6 @@ from bilevel_cli import draws, experiment
 from bilevel_cli.errors import UsageError
 from bilevel_cli.trees import leaves
 
-# Whose models begin at numbers that constructors draw in torch's default type.
-CONSTRUCTED = pytest.mark.xfail(reason="constructors are not called under float32", strict=False)
-DRAWN = ("augmentation", "hyper_representation", "meta_weight_net")
-TASKS = [
-    pytest.param(task, marks=[CONSTRUCTED] if task in DRAWN else []) for task in options("task")
-]
-
 
 def beginning(directory: Path, dtype: str, *overrides: str) -> Any:
     """What the first outer step of a run is given: outer parameters, data and memory."""
@@ -40,7 +33,7 @@ def assert_alike(directory: Path, *overrides: str) -> None:
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", options("task"))
 def test_every_task_begins_alike_in_both_precisions(task: str, tmp_path: Path) -> None:
     assert_alike(tmp_path, f"task={task}", "inner_steps=2", *small(task))
 

@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from bilevel_cli import autodiff, blame, differentiability, experiment, purity, randomness
+from bilevel_cli.device import computing_in
 from bilevel_cli.errors import UsageError
 from bilevel_cli.models import Functional, build
 from bilevel_cli.trees import Params
@@ -149,14 +150,14 @@ def test_a_constructor_may_draw_from_numpy_and_python() -> None:
 @pytest.mark.parametrize("option", options("model"))
 def test_our_own_models_start_where_they_did_when_their_layers_were_drawn_anew(option: str) -> None:
     model = narrow(option)
-    module = copy.deepcopy(model.module)
+    module = copy.deepcopy(model.module).float()  # as runs have it by default
     seed = int(torch.randint(2**62, (1,), generator=seeded(5)))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for part in module.modules():
             reset: Any = getattr(part, "reset_parameters", lambda: None)
             reset()
-    expected = {name: value.detach() for name, value in module.named_parameters()}
+    expected = {name: value.detach().double() for name, value in module.named_parameters()}
     torch.testing.assert_close(model.init(seeded(5)), expected, rtol=0, atol=0)
 
 
@@ -185,8 +186,8 @@ def test_random_constants_are_those_of_the_first_start_and_of_the_seed() -> None
     )
     # The generator that `build` saw draws the first start: its module is the constructor's whole.
     first = model.init(seeded(3))
-    with randomness.apart(model.seed):
-        whole = own.FrozenRandom(10)
+    with randomness.apart(model.seed), computing_in(torch.float32):
+        whole = own.FrozenRandom(10).double()
     torch.testing.assert_close(model.state_dict(first), dict(whole.state_dict()), rtol=0, atol=0)
     assert torch.equal(again.module.get_buffer("mixed"), whole.mixed)
     assert not torch.equal(other.module.get_buffer("mixed"), whole.mixed)
@@ -545,7 +546,7 @@ def documented() -> list[tuple[str, str, str]]:
     ("number", "more"),
     [
         (0, ["method=reverse", "task.eval_episodes=2"]),
-        (0, ["method=cg", "task.eval_episodes=2", "model.frozen=false"]),
+        (0, ["method=iaptt", "task.eval_episodes=2", "model.frozen=false"]),
         *((number, [f"method={method}"]) for number in (1, 2) for method in ("cg", "reverse")),
     ],
 )

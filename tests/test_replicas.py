@@ -351,7 +351,9 @@ def test_one_that_raises_leaves_the_others_alone(alone: bool, tmp_path: Path, ch
             task_of(runner).inner_loss = torn
 
     changed(spoil)
-    with pytest.raises(Failed, match=r"1 of 3 replicas failed. seed=1: RuntimeError: torn \(.* The"):
+    with pytest.raises(
+        Failed, match=r"1 of 3 replicas failed. seed=1: RuntimeError: torn \(.* The"
+    ):
         go(tmp_path, "replicas=3")
     ends = [manifest(tmp_path / f"seed={seed}")["status"] for seed in range(3)]
     assert ends == ["completed", "failed", "completed"]
