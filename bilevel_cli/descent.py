@@ -10,7 +10,7 @@ from bilevel_cli import episodes
 from bilevel_cli.doubts import INNER_LOSS
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Hypergradient
-from bilevel_cli.problem import StepData
+from bilevel_cli.problem import StepData, follows_loss
 from bilevel_cli.ranks import Ranks
 from bilevel_cli.trees import Params
 
@@ -19,6 +19,9 @@ START, END = COLUMNS = ("inner_loss_start", "inner_loss_end")
 # How much of its value a loop may add to the inner loss. A projection or a rounded sum may cost
 # this; a step size above 2 / curvature multiplies the distance to the minimum at every step.
 TOLERANCE = 0.01
+# Where steps follow another direction than the gradient of f, such as one of weights that clean
+# examples decide, f may rise a little in a step that does what it should.
+TOLERANCE_ELSEWHERE = 0.1
 
 
 class Descent:
@@ -43,6 +46,7 @@ class Descent:
         self.settings = settings or {}
         self.method, self.loop, self.ranks, self.chunk_size = method, loop, ranks, chunk_size
         self.expected = method.follows_inner_loss and not loop.solver.no_minimiser
+        self.tolerance = TOLERANCE if follows_loss(loop.problem) else TOLERANCE_ELSEWHERE
         self._rows = self._raised = 0
         self._steady = True
 
@@ -96,7 +100,7 @@ class Descent:
             return {}
         start, end = row[START], row[END]
         self._rows += 1
-        if not _raised(row):
+        if not _raised(row, self.tolerance):
             return {}
         self._raised += 1
         if not self._steady and 2 * self._raised <= self._rows:
@@ -129,10 +133,10 @@ class Descent:
         self._rows, self._raised = saved["rows"], saved["raised"]
 
 
-def _raised(row: dict[str, float]) -> bool:
+def _raised(row: dict[str, float], tolerance: float) -> bool:
     start, end = row[START], row[END]
     if not math.isfinite(start) and not math.isfinite(row["outer_loss"]):
         return False  # the outer parameters were no numbers, and the run says so
     # Where f falls to zero, what is left of it is rounding.
     rounding = torch.finfo(torch.get_default_dtype()).eps
-    return not end <= start + TOLERANCE * abs(start) + rounding
+    return not end <= start + tolerance * abs(start) + rounding

@@ -24,19 +24,6 @@ PAIRS = [
     for task, fitting in pairs().items()
     for pair in [(task, data) for data in fitting or [""] if data not in OF_THE_USER]
 ]
-# The step sizes that tasks suggest suit inputs of the size of digits. Those of clothes and of
-# colours are 10 and 100 times as large, in squares.
-RAISE = {
-    ("reweight", "breast_cancer"),
-    ("reweight", "cifar10"),
-    ("reweight", "fashion_mnist"),
-    ("learning_to_reweight", "cifar10"),
-    ("learning_to_reweight", "fashion_mnist"),
-    ("learning_to_reweight", "rings"),
-    ("meta_weight_net", "cifar10"),
-    ("hpo", "cifar10"),
-    ("augmentation", "cifar10"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +51,7 @@ def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
     except UsageError as error:  # of a default that does not fit; it says what does
         pytest.skip(str(error))
     row = first_row(run)
-    assert bool(run.descent.doubts(row, run.outer)) == ((task, data) in RAISE), row
+    assert not run.descent.doubts(row, run.outer), row
 
 
 def first_row(run: Runner) -> dict[str, float]:
