@@ -56,7 +56,8 @@ class Es(Hypergradient[Carry]):
         return Cost((2 * self.pairs + 1) * num_steps, 0)
 
     def claim(self) -> Claim:
-        base = replace(self, pairs=max(self.pairs, perturbations.ENOUGH))
+        pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
+        base = replace(self, pairs=pairs, std=std)
         return perturbations.mean_claim("dF(z_K)/dlambda in the mean", claims.unrolled, base)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:

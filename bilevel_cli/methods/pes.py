@@ -89,7 +89,8 @@ class Pes(Hypergradient[PesCarry]):
         return start, after["inner"]["inner"]
 
     def claim(self) -> Claim:
-        base = replace(self, pairs=max(self.pairs, perturbations.ENOUGH))
+        pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
+        base = replace(self, pairs=pairs, std=std)
         return perturbations.mean_claim("d mean_t F(z_t)/dlambda in the mean", first_window, base)
 
     def directions(self, noise: Params, before: Params, begins: Tensor) -> tuple[Params, Params]:
