@@ -515,7 +515,7 @@ class Kept:
 @pytest.mark.parametrize("method", [FULL, Iaptt()], ids=["reverse", "iaptt"])
 def test_graphs_hold_the_budget_and_a_step_at_most(method: Any, name: str) -> None:
     steps = 12
-    torch.manual_seed(1)  # at others the pessimistic step, and what IAPTT holds, is another
+    torch.manual_seed(3)  # at others the pessimistic step, and what IAPTT holds, is another
     some = case(PROBLEMS[name](), steps, Momentum(0.05, 0.5), Cold())
     graph, loop, end = bytes_of_a_step(some), some.loop(), autodiff.HeldBytes()
 
