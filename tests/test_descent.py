@@ -12,9 +12,8 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.options import pairs
 from bilevel_cli.runner import Runner
 
-# Of the large sets a part, which changes no curvature.
-PART = ["data.train=1000", "data.validation=200"]
-READ = {"mnist": PART, "fashion_mnist": PART, "cifar10": PART, "ijcnn1": [], "omniglot": []}
+READ = {"mnist", "fashion_mnist", "cifar10", "ijcnn1", "omniglot"}
+PART = ["data.train=1000", "data.validation=200"]  # of images that are transformed: all take 7 GB
 # No data of ours, which a step size could be said to fit.
 OF_THE_USER = {"table", "regression_table", "npz", "image_folder"}
 OF_THE_USER |= {"mini_imagenet", "tiered_imagenet", "cifar_fs"}
@@ -44,7 +43,9 @@ def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
         if not SHARED_DATA.is_dir():
             pytest.skip("needs shared/data beside the checkout")
         folder = request.getfixturevalue("root") if data == "cifar10" else SHARED_DATA
-        chosen += [f"data.root={folder}", *READ[data]]
+        chosen += [f"data.root={folder}"]
+        if task == "augmentation" and data != "ijcnn1":
+            chosen += PART
     config = composed("device=cpu", "method=none", "outer_steps=1", "retrain=null", *chosen)
     try:
         run = experiment.build(config, experiment.resolved(config), tmp_path, {})
