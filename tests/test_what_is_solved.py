@@ -1,5 +1,6 @@
 """The inner problem is the one that the solver solves: closed forms under decay and in a box."""
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -189,3 +190,15 @@ def test_decay_of_the_solver_equals_the_same_penalty_written_into_the_task() -> 
         found = method.estimate(one, outer, data, method.init(outer, one.fresh(outer, data)))
         pair.append(trees.ravel(found.grad)[0])
     assert (pair[0] - pair[1]).norm() <= 1e-9 * pair[1].norm() > 0
+
+
+def test_a_window_that_does_not_reach_a_learned_start_is_refused() -> None:
+    shared = (*SMALL, "method=truncated", "start=learned", "method.window=3")
+    for steps, refused in ((4, True), (3, False)):
+        config = configured(*shared, f"inner_steps={steps}")
+        _, _, task, loop, method = experiment.parts(config, {})
+        outer, data = task.init_outer(torch.Generator()), task.sample(steps, torch.Generator())
+        outer |= loop.outer_init(data, outer)
+        expected = pytest.raises(ValueError, match="window=3 needs a start that is not learned")
+        with expected if refused else contextlib.nullcontext():
+            method.check(loop, outer, data)

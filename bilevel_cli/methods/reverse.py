@@ -9,6 +9,7 @@ from bilevel_cli import claims
 from bilevel_cli.claims import Claim, Trial
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.methods.requirements import start_is_constant
 from bilevel_cli.methods.unroll import Steps, inner_grads
 from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.base import SolverState
@@ -50,6 +51,10 @@ class Reverse(Hypergradient[Carry]):
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        if self._steps(data.num_steps) < data.num_steps:  # the window does not reach the start
+            start_is_constant(f"Reverse with window={self.window}", loop, outer, data)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         steps = self._steps(num_steps)

@@ -68,7 +68,7 @@ class LearningToReweight(DependentWeights):
         )
 
     def init_outer(self, generator: torch.Generator) -> Params:
-        return {"weights": torch.zeros_like(self.train.y, dtype=self.train.x.dtype)}
+        return {"weights": torch.zeros_like(self.train.y, dtype=torch.get_default_dtype())}
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         data = super().sample(num_steps, generator)
