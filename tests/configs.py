@@ -15,6 +15,14 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def settings_of(group: str, name: str) -> DictConfig:
+    """What an option configures: its file, or what stands below the group in it."""
+    whole = OmegaConf.load(CONF / group / f"{name}.yaml")
+    assert isinstance(whole, DictConfig)
+    found: DictConfig = whole.get(group, whole)
+    return found
+
+
 def small(task: str) -> list[str]:
     """Overrides with which a task takes milliseconds: the lines of tests/small/<task>.txt."""
     path = Path(__file__).parent / "small" / f"{task}.txt"

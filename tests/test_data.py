@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from configs import SHARED_DATA as REAL
-from configs import options
+from configs import options, settings_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -113,7 +113,7 @@ def bounded(call: Callable[[], object]) -> Callable[[], None]:
 
 @pytest.mark.parametrize("name", options("data"))
 def test_every_option_is_constructed_without_reading_a_file(name: str, cache: Path) -> None:
-    assert isinstance(instantiate(OmegaConf.load(CONF / f"{name}.yaml")), Source | Classes)
+    assert isinstance(instantiate(settings_of("data", name)), Source | Classes)
     assert not cache.exists()
 
 

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from bilevel_cli import experiment
 from bilevel_cli.device import Device, generator, peak_memory_mb, precision
+from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate, Hypergradient
@@ -296,13 +297,15 @@ def nobody_waits() -> Iterator[None]:
 def outer_steps(task: str, place: str, directory: Path) -> Iterator[Callable[[], None]]:
     """An outer step of a run, all but its tables, for a few methods on a task in small."""
     for method in ("reverse", "iaptt", "cg"):
-        if method == "cg" and task in ("meta", "sinusoid"):
-            continue  # they learn a start, which implicit methods do not differentiate
         choice = [f"task={task}", f"method={method}", f"device={place}", "inner_steps=3"]
         config = composed(*choice, *small(task))
         folder = directory / method
         folder.mkdir()
-        runner = experiment.build(config, experiment.resolved(config), folder, {})
+        try:
+            runner = experiment.build(config, experiment.resolved(config), folder, {})
+        except UsageError:  # cg does not serve a learned start, nor steps along no gradient
+            assert method == "cg"
+            continue
 
         def step(runner: Runner = runner) -> None:
             advance = runner._advance()

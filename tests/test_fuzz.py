@@ -274,7 +274,9 @@ def home() -> Iterator[Path]:
             os.environ[name] = folder
         yield Path(folder)
         os.chdir(here)
-        logging.shutdown()  # the last run's log
+        for handler in logging.getLogger().handlers[:]:  # the last run's log, in this folder
+            handler.close()
+            logging.getLogger().removeHandler(handler)
     resource.setrlimit(resource.RLIMIT_AS, limits)
     for name, value in before.items():
         if value is None:

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import standins
 import torch
+from configs import settings_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_data import message
@@ -38,7 +39,7 @@ from bilevel_cli.options import CONF
 
 PACKAGE = Path(bilevel_cli.__file__).parent
 READERS = [name for name in options.names("data") if hasattr(standins, name)]
-ROOTED = [n for n in READERS if "root" in OmegaConf.load(CONF / "data" / f"{n}.yaml")]
+ROOTED = [n for n in READERS if "root" in settings_of("data", n)]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ class Trap:
 def reading(name: str, folder: Path, link: Path | None = None) -> Callable[[], object]:
     """Reads the data of an option from what its stand-in wrote to a folder, or by a link to it."""
     folder.mkdir()
-    node = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    node = settings_of("data", name)
     for override in getattr(standins, name)(folder):
         key, _, value = override.partition("=")
         OmegaConf.update(node, key.removeprefix("data."), OmegaConf.create(f"x: {value}").x)
@@ -156,7 +157,7 @@ def test_every_reader_refuses_every_hostile_file_in_one_line(
         refusal = message(bounded(read, megabytes=150))
         assert path.name in refusal
         if "data.max_megabytes" in refusal:
-            assert "max_megabytes" in OmegaConf.load(CONF / "data" / f"{name}.yaml")
+            assert "max_megabytes" in settings_of("data", name)
     assert not hostile[1].exists()
     assert contents(tmp_path) == before
 

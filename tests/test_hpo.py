@@ -281,6 +281,7 @@ def test_evaluations_are_kept_with_the_best_marked_and_survive_a_continued_run(
     tmp_path: Path,
 ) -> None:
     settings = ["data=breast_cancer", "data.train=20", "inner_steps=5", "eval_every=1"]
+    settings.append("suggest.inner_lr=0.5")
     settings += ["task/penalty/granularity=global", "task/smoothing=learned", "save_every=1"]
     settings += ["solver=momentum_learned"]
     tables = []

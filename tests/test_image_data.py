@@ -17,9 +17,9 @@ import pytest
 import standins
 import torch
 from configs import SHARED_DATA as REAL
-from omegaconf import OmegaConf
+from configs import settings_of
 from PIL import Image
-from test_data import CONF, bounded, message, png, seeded
+from test_data import bounded, message, png, seeded
 from test_own_data import Mine
 
 from bilevel_cli.data import files, images
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def built(cls: Callable[..., Any], option: str, **settings: Any) -> Any:
-    given = {**OmegaConf.load(CONF / f"{option}.yaml"), **settings}
+    given: dict[Any, Any] = {**settings_of("data", option), **settings}
     return cls(**{str(key): value for key, value in given.items() if key != "_target_"})
 
 
