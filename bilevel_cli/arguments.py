@@ -105,7 +105,8 @@ def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
         if isinstance(value, DictConfig) and "_target_" in value:
             check_arguments(value, f"{key}.{name}", set())
         elif name in hints and not fits(value, hints[name]):
-            raise UsageError(f"{key}.{name} needs {_spelled(hints[name])}, got {value!r}.")
+            whole = f"{key}.{name} needs {_spelled(hints[name])}, got {value!r}."
+            raise UsageError(whole + _parts(f"{key}.{name}", hints[name]))
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise UsageError(f"{key}.{name} needs a number of 64 bits, got {value}.")
         elif isinstance(value, float) and not (ours or math.isfinite(value)):
@@ -137,6 +138,13 @@ def _hints(function: Any) -> dict[str, Any]:
         return typing.get_type_hints(function)
     except NameError:  # names that are there for type checkers alone
         return {}
+
+
+def _parts(key: str, hint: Any) -> str:
+    """The settings to set where a plain value was given for a class that has some of its own."""
+    if not inspect.isclass(hint) or inspect.isabstract(hint) or not is_ours(f"{hint.__module__}."):
+        return ""
+    return f" Set {', '.join(f'{key}.{name}' for name in inspect.signature(hint).parameters)}."
 
 
 def _spelled(hint: Any) -> str:

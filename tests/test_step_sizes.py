@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from bilevel_cli import experiment
+from bilevel_cli.errors import UsageError
 
 STEP, ELSEWHERE = 0.01234, 0.4321
 # How a step size is set, by solver.
@@ -97,3 +98,9 @@ def test_ten_times_larger_inputs_need_the_step_of_the_solver_alone(tmp_path: Pat
         followed, row("by_hand", "method.linear_solver.step_size=0.01"), rtol=0, atol=0
     )
     assert followed["adjoint_residual"] < 1
+
+
+def test_a_number_for_a_step_size_that_falls_names_the_settings_behind_it() -> None:
+    config = composed("task=quadratic", "method=soba", "solver.lr=0.01")
+    with pytest.raises(UsageError, match=r"got 0.01. Set solver.lr.initial, solver.lr.exponent\."):
+        experiment.parts(config, {})
