@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/methods.md from what the commands report: `make docs`.
 
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
-python docs/generate.py solvers CSV            methods by solvers, from `bilevel-check --csv`
+python docs/generate.py solvers CSV SOLVER=CSV methods by solvers, from `bilevel-check --csv`
 python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
 python docs/generate.py ijcnn1 METHOD=RUN ...  the bilevel benchmark, from its runs
 """
@@ -44,13 +44,19 @@ def check_table(files: dict[str, Path]) -> str:
     return _markdown(lines)
 
 
-def solver_table(path: Path) -> str:
-    """A row for each method, a column for each solver: what was measured, or a refusal's number.
+def solver_table(path: Path, apart: dict[str, Path]) -> str:
+    """A row for each method, a column for each solver: what was measured, or a refusal's letter.
 
-    Below it, the refusals by number. Anything else that a check found stands there as its verdict.
+    Below it, the refusals by letter. Anything else that a check found stands there as its verdict.
+
+    Args:
+        path: Of all solvers but some.
+        apart: Of those that were checked apart, at settings of their own.
     """
     table = pd.read_csv(path)
     table[["name", "solver"]] = table["method"].str.extract(r"^(\S+) solver=(\S+)$").to_numpy()
+    others = [pd.read_csv(one).assign(solver=solver) for solver, one in apart.items()]
+    table = pd.concat([one.assign(name=one["method"]) for one in others] + [table])
     kinds: dict[str, str] = {}  # of a reason, without the names in it, to a letter
     reasons: dict[str, str] = {}  # of a letter, to the first reason of its kind
     rows = [["method", *(f"`{solver}`" for solver in table["solver"].unique())]]
@@ -163,7 +169,7 @@ if __name__ == "__main__":
         replace_between(ROOT / "README.md", "checked", check_table(files))
     elif kind == "solvers":
         methods = ROOT / "docs" / "methods.md"
-        replace_between(methods, "solvers", solver_table(Path(arguments[0])))
+        replace_between(methods, "solvers", solver_table(Path(arguments[0]), files))
     elif kind == "budget":
         replace_between(ROOT / "docs" / "methods.md", "budget", budget_table(Path(arguments[0])))
     else:

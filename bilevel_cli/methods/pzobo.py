@@ -53,7 +53,8 @@ class Pzobo(Hypergradient[Carry]):
         return Cost((self.directions + 1) * num_steps, 0)
 
     def claim(self) -> Claim:
-        base = replace(self, directions=max(self.directions, perturbations.ENOUGH))
+        directions = max(self.directions, perturbations.ENOUGH)
+        base = replace(self, directions=directions, std=min(self.std, perturbations.NARROW))
         return perturbations.mean_claim("dF(z_K)/dlambda in the mean", claims.unrolled, base)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
