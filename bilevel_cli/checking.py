@@ -214,11 +214,12 @@ def _hold(
             if not holds and _gap(found.grad, reference) <= doubt:  # such as a reference of zero
                 measured, allowed, holds = "0, to rounding", f"<= {doubt:.1e}, absolute", True
             if claim.kind == "rate":
-                other, trial_of_other, _ = ends[1]
-                ratio = _error(other.grad, claim.reference(trial_of_other)) / error
-                low, high = claim.ratio
+                other, trial_of_other, other_moved = ends[1]
+                other_error = _error(other.grad, claim.reference(trial_of_other))
+                ratio, (low, high) = other_error / error, claim.ratio
                 measured, allowed = f"ratio {ratio:.3f}", f"{low:g} .. {high:g}"
                 holds = low <= ratio <= high
+                moved, error = max((moved, error), (other_moved, other_error))
             # What still moves by a tenth of what it misses is on its way, however slowly.
             moves = moved > min(limit, 0.1 * error)
             unsettled = claim.kind in ("limit", "rate") and not holds and moves
