@@ -44,18 +44,18 @@ def check_table(files: dict[str, Path]) -> str:
     return _markdown(lines)
 
 
-def solver_table(path: Path, apart: dict[str, Path]) -> str:
+def solver_table(path: Path, apart: list[tuple[str, Path]]) -> str:
     """A row for each method, a column for each solver: what was measured, or a refusal's letter.
 
     Below it, the refusals by letter. Anything else that a check found stands there as its verdict.
 
     Args:
         path: Of all solvers but some.
-        apart: Of those that were checked apart, at settings of their own.
+        apart: Solvers that were checked apart, at settings of their own, each with a file.
     """
     table = pd.read_csv(path)
     table[["name", "solver"]] = table["method"].str.extract(r"^(\S+) solver=(\S+)$").to_numpy()
-    others = [pd.read_csv(one).assign(solver=solver) for solver, one in apart.items()]
+    others = [pd.read_csv(one).assign(solver=solver) for solver, one in apart]
     table = pd.concat([one.assign(name=one["method"]) for one in others] + [table])
     kinds: dict[str, str] = {}  # of a reason, without the names in it, to a letter
     reasons: dict[str, str] = {}  # of a letter, to the first reason of its kind
@@ -169,7 +169,8 @@ if __name__ == "__main__":
         replace_between(ROOT / "README.md", "checked", check_table(files))
     elif kind == "solvers":
         methods = ROOT / "docs" / "methods.md"
-        replace_between(methods, "solvers", solver_table(Path(arguments[0]), files))
+        apart = [(name, Path(path)) for name, path in pairs]
+        replace_between(methods, "solvers", solver_table(Path(arguments[0]), apart))
     elif kind == "budget":
         replace_between(ROOT / "docs" / "methods.md", "budget", budget_table(Path(arguments[0])))
     else:
