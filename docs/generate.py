@@ -60,7 +60,7 @@ def solver_table(path: Path, apart: list[tuple[str, Path]]) -> str:
     kinds: dict[str, str] = {}  # of a reason, without the names in it, to a letter
     reasons: dict[str, str] = {}  # of a letter, to the first reason of its kind
     rows = [["method", *(f"`{solver}`" for solver in table["solver"].unique())]]
-    for name, of_method in table.groupby("name", sort=False):
+    for name, of_method in table.groupby("name"):
         cells = []
         for _, row in of_method.iterrows():
             if row["verdict"] != "refused":
