@@ -84,6 +84,23 @@ class Problem(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ProblemWrapper:
+    """A problem that is another one but for the inner loss, which a subclass gives.
+
+    Args:
+        base: The other problem.
+    """
+
+    base: Problem
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return self.base.init_inner(outer, data)
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.base.outer_loss(inner, outer, batch)
+
+
 def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch) -> Params:
     """What an inner solver follows: d_z f, unless the problem has an `inner_direction`."""
     if not follows_loss(problem):

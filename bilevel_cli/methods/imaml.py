@@ -12,7 +12,7 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Estimate
 from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
 from bilevel_cli.methods.requirements import an_inner_loss
-from bilevel_cli.problem import Batch, Problem, StepData
+from bilevel_cli.problem import Batch, ProblemWrapper, StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
 
@@ -70,20 +70,13 @@ class ImplicitMaml(Implicit):
 
 
 @dataclass(frozen=True)
-class _Proximal:
+class _Proximal(ProblemWrapper):
     """f + strength / 2 * |z - start(lambda)|^2, and F."""
 
-    base: Problem
     strength: float
     start: Callable[[Params], Params]
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return self.base.init_inner(outer, data)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         drift = trees.axpy(-1.0, self.start(outer), inner)
         loss = self.base.inner_loss(inner, outer, batch)
         return loss + 0.5 * self.strength * trees.dot(drift, drift)
-
-    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return self.base.outer_loss(inner, outer, batch)

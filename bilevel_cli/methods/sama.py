@@ -11,7 +11,7 @@ from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.problem import Batch, MinibatchOracle, StepData
+from bilevel_cli.problem import Batch, MinibatchOracle, ProblemWrapper, StepData
 from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.trees import Params
 
@@ -85,17 +85,10 @@ def _reference(trial: Trial) -> Params:
 
 
 @dataclass(frozen=True)
-class _Tilted:
+class _Tilted(ProblemWrapper):
     """f + <tilt, z>, and F."""
 
-    base: Any
     tilt: Params
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return self.base.init_inner(outer, data)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return self.base.inner_loss(inner, outer, batch) + trees.dot(self.tilt, inner)
-
-    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return self.base.outer_loss(inner, outer, batch)

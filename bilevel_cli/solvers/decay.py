@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli import trees
-from bilevel_cli.problem import Batch, Oracle, Problem, StepData
+from bilevel_cli.problem import Batch, Oracle, Problem, ProblemWrapper
 from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper
 from bilevel_cli.trees import Params
 
@@ -86,21 +86,14 @@ class _Decayed(OracleWrapper):
 
 
 @dataclass(frozen=True)
-class DecayedProblem:
+class DecayedProblem(ProblemWrapper):
     """f + weight_decay / 2 * |z|^2, and F. All else is that of the base."""
 
-    base: Problem
     weight_decay: float
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return self.base.init_inner(outer, data)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         loss = self.base.inner_loss(inner, outer, batch)
         return loss + 0.5 * self.weight_decay * trees.dot(inner, inner)
-
-    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return self.base.outer_loss(inner, outer, batch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "base" or name.startswith("__"):  # while it is copied or unpickled
