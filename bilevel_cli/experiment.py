@@ -34,16 +34,16 @@ from bilevel_cli.errors import (
     refusal,
 )
 from bilevel_cli.functional import Functional
-from bilevel_cli.lock import locked
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.loop import InnerLoop
-from bilevel_cli.manifest import Manifest, origin
 from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.options import options_of_kind
 from bilevel_cli.ranks import ALONE, Ranks, following, leading
+from bilevel_cli.records.lock import locked
+from bilevel_cli.records.manifest import Manifest, origin
+from bilevel_cli.records.settings import NOT_SETTINGS
 from bilevel_cli.replicas import Replicas
 from bilevel_cli.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
-from bilevel_cli.settings import NOT_SETTINGS
 from bilevel_cli.tasks.base import Task
 
 log = logging.getLogger(__name__)

@@ -33,9 +33,9 @@ from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.problem import StepData
 from bilevel_cli.ranks import ALONE, Ranks
-from bilevel_cli.settings import flat
+from bilevel_cli.records.settings import flat
+from bilevel_cli.records.table import Table, Unkept
 from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.table import Table, Unkept
 from bilevel_cli.tasks.base import Task
 from bilevel_cli.trees import Params, Scalar
 

@@ -21,7 +21,7 @@ from forking import carry_out, finish
 
 from bilevel_cli import experiment, ranks
 from bilevel_cli.data import digits
-from bilevel_cli.table import Table, Unkept
+from bilevel_cli.records.table import Table, Unkept
 from bilevel_cli.tasks import meta
 
 assert all((sklearn.datasets, torch._dynamo, experiment, ranks, digits, meta))

@@ -27,8 +27,8 @@ from bilevel_cli.distilled.comparison import BASELINES, Contest, compare, prepar
 from bilevel_cli.distilled.images import load_npz, save_grid, save_npz
 from bilevel_cli.distilled.retraining import Augmentation, Retraining, hard
 from bilevel_cli.distilled.selection import Herding, KCentre, RandomReal, Selection
-from bilevel_cli.manifest import Manifest
 from bilevel_cli.models import Functional
+from bilevel_cli.records.manifest import Manifest
 from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")

@@ -25,12 +25,13 @@ from configs import configured
 from configs import options as names
 from omegaconf import DictConfig
 
-from bilevel_cli import checkpoint, experiment, manifest, memory, replicas
+from bilevel_cli import checkpoint, experiment, memory, replicas
 from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.interrupts import Interrupted, Stopped
-from bilevel_cli.lock import locked
 from bilevel_cli.problem import StepData
+from bilevel_cli.records import manifest
+from bilevel_cli.records.lock import locked
 from bilevel_cli.runner import CHECKPOINT, RESTORES, Runner
 from bilevel_cli.trees import Params
 
@@ -716,7 +717,7 @@ def test_a_replica_whose_folder_is_taken_is_refused(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bilevel_cli.lock import locked
+from bilevel_cli.records.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -20,8 +20,8 @@ from configs import composed
 from bilevel_cli import experiment, runner
 from bilevel_cli.data import shipped
 from bilevel_cli.metrics.precision_gap import PrecisionGap
+from bilevel_cli.records.table import Table
 from bilevel_cli.runner import Runner
-from bilevel_cli.table import Table
 
 PROGRAM = """
 import json, sys, time
@@ -137,7 +137,7 @@ def test_the_ten_thousandth_row_is_the_work_and_memory_of_the_hundredth(
             written.append(len(text))
             return super().write(text)
 
-    monkeypatch.setattr("bilevel_cli.table.FileIO", Counted)
+    monkeypatch.setattr("bilevel_cli.records.table.FileIO", Counted)
     table = Table(tmp_path / "train.csv")
     row = {"step": 1, "outer_loss": 0.123, "grad_norm": 4.5}
     append = Work(table.append)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bilevel_cli.table import Table
+from bilevel_cli.records.table import Table
 
 
 @pytest.fixture

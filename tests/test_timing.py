@@ -24,8 +24,8 @@ from test_soak import STEPS, soaked
 from test_startup import build, started
 
 from bilevel_cli import runner
+from bilevel_cli.records.table import Table
 from bilevel_cli.report import page
-from bilevel_cli.table import Table
 
 pytestmark = pytest.mark.timing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_cli.loggers.base import Logger, Row, require
-from bilevel_cli.settings import flat
+from bilevel_cli.records.settings import flat
 
 FOLDER = "bilevel.directory"  # the tag by which a continued run is found
 LONGEST = 6000  # characters of a parameter's value

@@ -12,9 +12,9 @@ import pandas as pd
 import yaml
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.settings import NOT_SETTINGS, flat
 from bilevel_cli.report import tables
-from bilevel_cli.scores import HIGHER_IS_BETTER
-from bilevel_cli.settings import NOT_SETTINGS, flat
+from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 
 TABLES = ("train.csv", "eval.csv")
 COMPLETED, GOING, KILLED, MISSING = "completed", "running", "killed", "missing"

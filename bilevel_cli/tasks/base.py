@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bilevel_cli.loop import InnerLoop
 from bilevel_cli.problem import Problem, StepData
-from bilevel_cli.scores import HIGHER_IS_BETTER
 from bilevel_cli.trees import Params
+from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 
 
 class Task(Problem, abc.ABC):
