@@ -13,15 +13,16 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bilevel_cli import episodes, experiment, trees
+from bilevel_cli import experiment
+from bilevel_cli.core import episodes, trees
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.trees import Params
 from bilevel_cli.device import generator
-from bilevel_cli.methods.base import Estimate
 from bilevel_cli.normalization import BatchNorm2d
 from bilevel_cli.options import CONF
 from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.trees import Params
 
 Implementation = Callable[[], Params]  # returns the hypergradient
 Forward = Callable[[Tensor], Tensor]

@@ -12,8 +12,8 @@ from benchmarks.case import Case, Implementation
 from benchmarks.machine import synchronize
 from benchmarks.peers import implementations, plain
 from benchmarks.workloads import cases
-from bilevel_cli import trees
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.trees import Params
 
 
 def run(folder: Path, size: str, device: str, rounds: int, seconds: float, only: str) -> None:

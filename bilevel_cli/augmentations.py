@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import trees
+from bilevel_cli.core import trees
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.models import Shape, build
-from bilevel_cli.trees import Params, Scalar
 
 
 class Augmentation(abc.ABC):

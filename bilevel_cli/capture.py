@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.episodes import OuterStep
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.episodes import OuterStep
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.errors import UsageError
-from bilevel_cli.methods.base import Estimate
-from bilevel_cli.problem import StepData
-from bilevel_cli.trees import Params, Tree
 
 # Takes a function; returns the tensors of its result, and what computes them again where they are.
 Record = Callable[[Callable[[], Tree]], tuple[Tree, Callable[[], None]]]

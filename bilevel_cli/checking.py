@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, constants, draws, episodes, trees
-from bilevel_cli.claims import Chaotic, Claim, NoSolution, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate, Hypergradient
-from bilevel_cli.problem import StepData, follows_loss
+from bilevel_cli.core import autodiff, constants, draws, episodes, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.references import Chaotic, Claim, NoSolution, Trial
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.runner import check_memory
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 
 DEBUG = "HYDRA_FULL_ERROR"  # the variable that asks for a traceback, here as in bilevel-run
 AT_ONCE = 20_000  # inner parameters of all estimates that are mapped at once
@@ -206,7 +206,7 @@ def _hold(
         ends = [repeated(one, first(one), repeats) for one in pair]
         while True:
             found, trial, moved = ends[0]
-            with claims.doubts() as doubts:
+            with references.doubts() as doubts:
                 reference = claim.reference(trial)
             error, doubt = _error(found.grad, reference), sum(doubts)
             limit = claim.tolerance(trial) if callable(claim.tolerance) else claim.tolerance
@@ -254,7 +254,7 @@ def _hold(
     if not follows_loss(loop.problem):
         return finding
     try:
-        exact = claims.solution(trial)
+        exact = references.solution(trial)
     except (NoSolution, Chaotic):
         return finding
     return finding._replace(

@@ -15,18 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, checkpoint, episodes, trees
+from bilevel_cli import checkpoint
+from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate, Hypergradient
+from bilevel_cli.core.problem import MinibatchOracle, StepData
+from bilevel_cli.core.solver import InnerSolver, SolverState
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.device import computing_in
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
-from bilevel_cli.problem import MinibatchOracle, StepData
-from bilevel_cli.solvers.base import InnerSolver, SolverState
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
-from bilevel_cli.tasks.base import Task
 from bilevel_cli.tasks.quadratic import Quadratic
-from bilevel_cli.trees import Params, Tree
 
 STEPS = 4
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import episodes
+from bilevel_cli.core import episodes
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.trees import Params
 from bilevel_cli.doubts import INNER_LOSS
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Hypergradient
-from bilevel_cli.problem import StepData, follows_loss
 from bilevel_cli.ranks import Ranks
-from bilevel_cli.trees import Params
 
 START, END = COLUMNS = ("inner_loss_start", "inner_loss_end")
 

@@ -19,8 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import blame, checkpoint, interrupts, launch, trees
+from bilevel_cli import blame, checkpoint, interrupts, launch
 from bilevel_cli.arguments import check_arguments, fits, target
+from bilevel_cli.core import trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.task import Task
 from bilevel_cli.data.base import Source
 from bilevel_cli.device import Device, generator, peak_memory_mb
 from bilevel_cli.doubts import Doubt
@@ -35,8 +39,6 @@ from bilevel_cli.errors import (
 )
 from bilevel_cli.functional import Functional
 from bilevel_cli.loggers.base import Loggers
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.options import options_of_kind
 from bilevel_cli.ranks import ALONE, Ranks, following, leading
 from bilevel_cli.records.lock import locked
@@ -44,7 +46,6 @@ from bilevel_cli.records.manifest import Manifest, origin
 from bilevel_cli.records.settings import NOT_SETTINGS
 from bilevel_cli.replicas import Replicas
 from bilevel_cli.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
-from bilevel_cli.tasks.base import Task
 
 log = logging.getLogger(__name__)
 

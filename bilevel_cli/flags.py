@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from bilevel_cli.trees import Params, Scalar
+from bilevel_cli.core.trees import Params, Scalar
 
 WHAT = ("hypergradient", "outer parameter")
 

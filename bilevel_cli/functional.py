@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import autodiff, linear, randomness
+from bilevel_cli import linear, randomness
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.trees import Params
 from bilevel_cli.device import computing_in
-from bilevel_cli.trees import Params
 
 Make = Callable[[], nn.Module]
 
@@ -125,7 +126,7 @@ def made(make: Make, seed: int) -> nn.Module:
     """What a constructor gives under a seed, whichever of the shared generators it draws from.
 
     In float32, whatever the precision of the run: torch draws other numbers in each, and one seed
-    is one start (`bilevel_cli.draws`).
+    is one start (`bilevel_cli.core.draws`).
     """
     with randomness.apart(seed), computing_in(torch.float32):
         return make()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import draws
+from bilevel_cli.core import draws
 from bilevel_cli.data.base import Labelled
 
 Corrupted = tuple[Labelled, Tensor | None]

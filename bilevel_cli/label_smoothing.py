@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from bilevel_cli.trees import Params
+from bilevel_cli.core.trees import Params
 
 NAME = "label_smoothing_logit"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
 
 _kernel: Any = None  # oneDNN's, of a process that uses it
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.trees import Params
 
 PREFIX = "log_penalty."
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
 
 SMALLEST = 100_000  # entries; below, calling more kernels costs what they save
 

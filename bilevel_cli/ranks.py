@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from bilevel_cli import launch, messages, trees
-from bilevel_cli.episodes import OuterStep
+from bilevel_cli import launch, messages
+from bilevel_cli.core import trees
+from bilevel_cli.core.episodes import OuterStep
+from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.interrupts import SIGNALS
-from bilevel_cli.methods.base import Carry, Estimate
-from bilevel_cli.problem import StepData
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params, Tree
 
 T = TypeVar("T")
 

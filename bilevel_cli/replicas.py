@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bilevel_cli import autodiff, episodes, memory, trees
+from bilevel_cli import memory
+from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Tree
 from bilevel_cli.methods import unroll
-from bilevel_cli.methods.base import Estimate
-from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Inputs, Row, Runner, drive
-from bilevel_cli.trees import Tree
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.device import generator
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 
 
 def check(task: Task) -> None:

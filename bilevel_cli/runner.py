@@ -18,9 +18,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli import checkpoint, episodes, retrain, trees
+from bilevel_cli import checkpoint, retrain
 from bilevel_cli.capture import captured
-from bilevel_cli.data.blocks import Stream
+from bilevel_cli.core import episodes, trees
+from bilevel_cli.core.blocks import Stream
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.descent import COLUMNS, Descent
 from bilevel_cli.device import generator, peak_memory_mb, stream_seed
 from bilevel_cli.doubts import Doubts, Voice, zero_hypergradient
@@ -28,16 +35,10 @@ from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.flags import Flags
 from bilevel_cli.interrupts import Interrupted, stop_requests
 from bilevel_cli.loggers.base import Loggers
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.metrics.base import Metric, StepView
-from bilevel_cli.problem import StepData
 from bilevel_cli.ranks import ALONE, Ranks
 from bilevel_cli.records.settings import flat
 from bilevel_cli.records.table import Table, Unkept
-from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params, Scalar
 
 log = logging.getLogger(__name__)
 

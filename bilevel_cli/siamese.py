@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import draws
-from bilevel_cli.trees import Params
+from bilevel_cli.core import draws
+from bilevel_cli.core.trees import Params
 
 NUMBERS = 5
 

@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.anti_distillation import AntiDistillation
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 LARGEST = 13.217788012699264  # eigenvalue of the inner Hessian

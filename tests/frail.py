@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import StepData
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate, Hypergradient
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.solvers.base import InnerSolver
+from bilevel_cli.core import trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.solver import InnerSolver
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.solvers.gd import GradientDescent
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.trees import Params
 
 
 class Plane:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bilevel_cli import autodiff
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli import checkpoint
-from bilevel_cli.data.blocks import Blocks, Stream, check_batch_size, epochs, mean
+from bilevel_cli.core.blocks import Blocks, Stream, check_batch_size, epochs, mean
 
 
 def stream(seed: int = 0) -> Stream:

@@ -11,22 +11,23 @@ from configs import composed, small
 from problems import Quadratic
 from torch import Tensor
 
-from bilevel_cli import autodiff, capture, experiment, trees
+from bilevel_cli import capture, experiment
 from bilevel_cli.capture import Replayed, captured, cuda_graph
-from bilevel_cli.episodes import OuterStep, outer_step
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.episodes import OuterStep, outer_step
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Tree
 from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Tree
 
 METHODS: list[Hypergradient[Any]] = [
     Reverse(window=None, segment=None),

@@ -15,18 +15,19 @@ from problems import Quadratic
 from test_plugin import FILES
 from torch import Tensor
 
-from bilevel_cli import check, claims, experiment
+from bilevel_cli import check, experiment
 from bilevel_cli.checking import Finding
 from bilevel_cli.checking import check as hold
-from bilevel_cli.claims import Claim, NoSolution, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate
+from bilevel_cli.core import references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, NoSolution, Trial
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks import quadratic
-from bilevel_cli.trees import Params
 
 Captured = pytest.CaptureFixture[str]
 run = partial(exit_code, "bilevel-check", check.main)
@@ -62,7 +63,7 @@ class Noisy(Reverse):
         return found._replace(grad={"lam": grad})
 
     def claim(self) -> Claim:
-        return Claim("its mean", claims.unrolled, 4.5, "mean", repeats=1000)
+        return Claim("its mean", references.unrolled, 4.5, "mean", repeats=1000)
 
 
 class Biased(Noisy):
@@ -138,7 +139,7 @@ def trial(problem: Any, last: Params | None = None) -> Trial:
 
 def test_the_reference_of_all_is_the_closed_form() -> None:
     problem = Quadratic()
-    found = claims.solution(trial(problem))
+    found = references.solution(trial(problem))
     torch.testing.assert_close(
         found, problem.hypergradient(problem.outer_init()), rtol=1e-8, atol=0
     )
@@ -148,16 +149,16 @@ def test_a_flat_inner_problem_has_no_reference() -> None:
     problem = Quadratic()
     problem.hessian = torch.zeros(6, 6)
     with pytest.raises(NoSolution):
-        claims.solution(trial(problem))
+        references.solution(trial(problem))
 
 
 def test_many_entries_are_differenced_by_reverse_mode_and_checked() -> None:
-    few, many = torch.randn(5), torch.randn(claims.FEW + 1)
+    few, many = torch.randn(5), torch.randn(references.FEW + 1)
     for point in (few, many):
-        found = claims.differenced(lambda p: (p["x"] ** 3).sum(), {"x": point})["x"]
+        found = references.differenced(lambda p: (p["x"] ** 3).sum(), {"x": point})["x"]
         torch.testing.assert_close(found, 3 * point**2, rtol=1e-8, atol=1e-8)
     with pytest.raises(AssertionError, match="disagree"):
-        claims.differenced(lambda p: (p["x"].detach() * p["x"]).sum(), {"x": many})
+        references.differenced(lambda p: (p["x"].detach() * p["x"]).sum(), {"x": many})
 
 
 def logistic_map(params: Params) -> Tensor:
@@ -167,27 +168,27 @@ def logistic_map(params: Params) -> Tensor:
     return x.sum()
 
 
-@pytest.mark.parametrize("count", [2, claims.FEW + 1])
+@pytest.mark.parametrize("count", [2, references.FEW + 1])
 def test_a_slope_that_depends_on_the_step_is_no_reference(count: int) -> None:
-    with pytest.raises(claims.Chaotic, match="1e-06 and 1e-07 find slopes"):
-        claims.differenced(logistic_map, {"x": torch.linspace(-1, 1, count)})
+    with pytest.raises(references.Chaotic, match="1e-06 and 1e-07 find slopes"):
+        references.differenced(logistic_map, {"x": torch.linspace(-1, 1, count)})
 
 
 def test_a_kink_is_no_reference_where_it_lies_and_does_not_matter_beside() -> None:
     def kinked(params: Params) -> Tensor:
         return params["x"].abs().sum() + 3 * params["x"].square().sum()
 
-    with pytest.raises(claims.Chaotic, match="or a kink"):
-        claims.differenced(kinked, {"x": torch.tensor([1.0, 0.0])})
+    with pytest.raises(references.Chaotic, match="or a kink"):
+        references.differenced(kinked, {"x": torch.tensor([1.0, 0.0])})
     beside = torch.tensor([1.0, 3e-6])  # within the first step, and not the second
-    found = claims.differenced(kinked, {"x": beside})["x"]
+    found = references.differenced(kinked, {"x": beside})["x"]
     torch.testing.assert_close(found, 1 + 6 * beside, rtol=1e-8, atol=0)
 
 
 def test_a_steep_and_a_flat_function_are_believed_to_what_rounding_leaves() -> None:
-    with claims.doubts() as doubts:
-        flat = claims.differenced(lambda p: 1e6 + 0 * p["x"].sum(), {"x": torch.ones(3)})
-        steep = claims.differenced(lambda p: (1e3 * p["x"]).sin().sum(), {"x": torch.ones(3)})
+    with references.doubts() as doubts:
+        flat = references.differenced(lambda p: 1e6 + 0 * p["x"].sum(), {"x": torch.ones(3)})
+        steep = references.differenced(lambda p: (1e3 * p["x"]).sin().sum(), {"x": torch.ones(3)})
     assert flat["x"].norm() <= doubts[0] < 1e-2  # a slope of 1e-2 would be seen beside 1e6
     torch.testing.assert_close(
         steep["x"], 1e3 * torch.tensor(1e3).cos().expand(3), rtol=1e-6, atol=0
@@ -198,7 +199,9 @@ class Elsewhere(Reverse):
     """Has a claim that cannot be tried."""
 
     def claim(self) -> Claim:
-        return Claim("chaos", lambda trial: claims.differenced(logistic_map, {"x": torch.ones(1)}))
+        return Claim(
+            "chaos", lambda trial: references.differenced(logistic_map, {"x": torch.ones(1)})
+        )
 
 
 def test_chaos_is_a_verdict_of_its_own() -> None:
@@ -226,7 +229,7 @@ class Nothing(Reverse):
         def rounded(outer: Params) -> Tensor:
             return (outer["lam"] + 0.1).sum() - outer["lam"].sum()
 
-        return Claim("zero", lambda trial: claims.differenced(rounded, trial.outer))
+        return Claim("zero", lambda trial: references.differenced(rounded, trial.outer))
 
 
 def test_a_reference_of_zero_is_held_to_its_rounding() -> None:

@@ -12,18 +12,19 @@ from configs import composed, options, small
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bilevel_cli import experiment, trees
+from bilevel_cli import experiment
 from bilevel_cli.conformance import check_method, check_solver, check_task
+from bilevel_cli.core import trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import Oracle, StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.options import pairs
-from bilevel_cli.problem import Oracle, StepData
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, MomentumState
-from bilevel_cli.trees import Params
 
 
 @pytest.mark.parametrize("option", options("method"))

@@ -8,27 +8,28 @@ import pytest
 import torch
 from configs import composed
 
-from bilevel_cli import autodiff, experiment, trees
+from bilevel_cli import experiment
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.solver import InnerSolver
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.task import Task
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.identity import Identity
 from bilevel_cli.linear_solvers.least_squares import LeastSquares
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Hypergradient
 from bilevel_cli.methods.bome import Bome
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.pbgd import Pbgd, Ramp
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.solvers.base import InnerSolver
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.nesterov import Nesterov
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.base import Task
 from bilevel_cli.tasks.convex_toy import ConvexToy
 from bilevel_cli.tasks.counterexample import Counterexample
 from bilevel_cli.tasks.pbgd_toy import PbgdToy

@@ -11,26 +11,26 @@ from problems import Plane, Quadratic
 from torch import Tensor
 from torch.autograd import Function
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Hypergradient
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.solver import InnerSolver
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.identity import Identity
 from bilevel_cli.linear_solvers.neumann import Neumann
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Hypergradient
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.solvers.base import InnerSolver
 from bilevel_cli.solvers.gd import GradientDescent
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
-from bilevel_cli.trees import Params
 
 GD = GradientDescent(0.1)
 COUNTS: Counter[str] = Counter()

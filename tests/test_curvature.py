@@ -13,16 +13,17 @@ from problems import Quadratic, Several, estimate
 from test_first_order_unrolled import held_to_its_claim
 from torch import Tensor
 
-from bilevel_cli import autodiff, experiment
-from bilevel_cli.claims import NoSolution
-from bilevel_cli.episodes import over_episodes
+from bilevel_cli import experiment
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.episodes import over_episodes
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import NoSolution
 from bilevel_cli.linear_solvers.base import LinearSolver, Solved
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.minres import MinimumResidual
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.implicit import Implicit
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bilevel_cli import autodiff, dense
+from bilevel_cli.core import autodiff, dense
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.nystrom import Nystrom

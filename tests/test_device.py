@@ -20,11 +20,11 @@ from problems import Quadratic
 from torch.utils._pytree import tree_map
 
 from bilevel_cli import experiment
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.device import Device, generator, peak_memory_mb, precision
 from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient
@@ -322,7 +322,7 @@ def test_an_outer_step_looks_at_no_tensor(
 ) -> None:
     """What would make the host wait for a GPU, seen on a CPU."""
     # torch's Adam counts its steps on the CPU. IAPTT and what it shares with reverse follow
-    # tensors of a CPU alone; `bilevel_cli.autodiff.mapped` and devices decide that.
+    # tensors of a CPU alone; `bilevel_cli.core.autodiff.mapped` and devices decide that.
     allowed = ("torch/optim/", "methods/iaptt.py", "methods/unroll.py")
 
     def guard(name: str) -> Callable[..., Any]:

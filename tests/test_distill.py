@@ -11,8 +11,10 @@ from configs import composed, options, small
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from bilevel_cli import autodiff, experiment, trees
+from bilevel_cli import experiment
 from bilevel_cli.conformance import check_task
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import ConvNet, Functional, Linear, Mlp, functional
@@ -23,7 +25,6 @@ from bilevel_cli.tasks.objectives.distribution_matching import DistributionMatch
 from bilevel_cli.tasks.objectives.gradient_matching import GradientMatching
 from bilevel_cli.tasks.objectives.kernel_ridge import KernelRidge, ridge_loss
 from bilevel_cli.tasks.objectives.trajectory_matching import TrajectoryMatching
-from bilevel_cli.trees import Params
 
 NEUTRAL: dict[str, Any] = {
     "color": False,

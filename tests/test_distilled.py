@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bilevel_cli import experiment, models
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.data.digits import Digits
 from bilevel_cli.distilled import command, ranking
@@ -29,7 +30,6 @@ from bilevel_cli.distilled.retraining import Augmentation, Retraining, hard
 from bilevel_cli.distilled.selection import Herding, KCentre, RandomReal, Selection
 from bilevel_cli.models import Functional
 from bilevel_cli.records.manifest import Manifest
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 

@@ -17,18 +17,18 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bilevel_cli import checkpoint, experiment
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.descent import END, START
 from bilevel_cli.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.flags import Flags
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.report import cells, command, page, papers, runs
 from bilevel_cli.report.compare import compare
 from bilevel_cli.report.question import Question
 from bilevel_cli.runner import CHECKPOINT, Runner
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5"]
 QUICK += ["outer_steps=6", "log_every=1", "eval_every=100", "save_every=100"]

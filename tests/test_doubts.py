@@ -8,6 +8,8 @@ from configs import options
 from problems import Quadratic, estimate
 from test_cases import implicit
 
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.residuals import residual_doubt
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
@@ -16,8 +18,6 @@ from bilevel_cli.linear_solvers.least_squares import LeastSquares
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.linear_solvers.nystrom import Nystrom
-from bilevel_cli.methods.base import Estimate
-from bilevel_cli.methods.doubts import residual_doubt
 from bilevel_cli.methods.imaml import ImplicitMaml
 from bilevel_cli.methods.reverse import Reverse
 

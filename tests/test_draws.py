@@ -7,9 +7,10 @@ import pytest
 import torch
 from configs import configured, options, small
 
-from bilevel_cli import draws, experiment
+from bilevel_cli import experiment
+from bilevel_cli.core import draws
+from bilevel_cli.core.trees import leaves
 from bilevel_cli.errors import UsageError
-from bilevel_cli.trees import leaves
 
 
 def beginning(directory: Path, dtype: str, *overrides: str) -> Any:

@@ -12,18 +12,18 @@ from problems import Plane, Quadratic, Several
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bilevel_cli import autodiff, episodes
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate
+from bilevel_cli.core import autodiff, episodes
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 Tree = Any
 STEPS = 12  # more than the window of method=truncated and the segment of method=checkpointed

@@ -15,9 +15,13 @@ from configs import composed
 from problems import Plane, Quadratic, estimate
 from torch import Tensor
 
-from bilevel_cli import autodiff, experiment, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
+from bilevel_cli import experiment
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.es import Es
 from bilevel_cli.methods.es_single import EsSingle
 from bilevel_cli.methods.fg2u import Fg2u
@@ -26,16 +30,13 @@ from bilevel_cli.methods.pes import Pes
 from bilevel_cli.methods.pzobo import Pzobo
 from bilevel_cli.methods.random_search import RandomSearch
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.quadratic import Quadratic as QuadraticTask
 from bilevel_cli.tasks.toy import Toy
-from bilevel_cli.trees import Params
 from reproductions.items import evolution
 
 FULL = Reverse(window=None, segment=None)

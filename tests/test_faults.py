@@ -26,14 +26,14 @@ from configs import options as names
 from omegaconf import DictConfig
 
 from bilevel_cli import checkpoint, experiment, memory, replicas
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.interrupts import Interrupted, Stopped
-from bilevel_cli.problem import StepData
 from bilevel_cli.records import manifest
 from bilevel_cli.records.lock import locked
 from bilevel_cli.runner import CHECKPOINT, RESTORES, Runner
-from bilevel_cli.trees import Params
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=12"]
 QUICK += ["log_every=1", "eval_every=3", "save_every=2"]

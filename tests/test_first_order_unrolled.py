@@ -10,9 +10,14 @@ from problems import Plane, Quadratic, central_difference, estimate
 from test_cases import OUTER, PLANE, TRUNCATED, UNROLLED, OneDimensionalMaml, assert_equal
 from torch import Tensor
 
-from bilevel_cli import claims, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
+from bilevel_cli.core import references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.solver import InnerSolver
+from bilevel_cli.core.solver import Learned as LearnedSetting
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.bsg1 import Bsg1
 from bilevel_cli.methods.darts import Darts
 from bilevel_cli.methods.fomaml import FirstOrderMaml
@@ -21,19 +26,14 @@ from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reptile import Reptile
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.methods.sama import Sama
-from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.solvers.adam import Adam
 from bilevel_cli.solvers.aggregated import Aggregated, DescentAggregation
-from bilevel_cli.solvers.base import InnerSolver
-from bilevel_cli.solvers.base import Learned as LearnedSetting
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.nesterov import Nesterov
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 FULL, ONE_STEP = Reverse(None, None), Reverse(1, None)
 MAML_DATA = StepData({}, {"unused": torch.zeros(1)}, {})
@@ -85,7 +85,7 @@ def held_to_its_claim(
     found = method.estimate(loop, outer, data, carry)
     last = found.carry["inner"]["inner"]
     claim = method.claim()
-    expected = claim.reference(claims.Trial(loop, outer, data, carry, last))
+    expected = claim.reference(references.Trial(loop, outer, data, carry, last))
     assert found.grad.keys() == expected.keys() == outer.keys()
     gap = trees.axpy(-1.0, expected, found.grad)
     assert isinstance(claim.tolerance, float)
@@ -364,7 +364,7 @@ def test_a_claim_can_fail() -> None:
     outer, trial_of = problem.outer(), InnerLoop(Logistic(), GradientDescent(0.5), Cold())
     carry = FULL.init(outer, trial_of.fresh(outer, data))
     found = FULL.estimate(trial_of, outer, data, carry)
-    trial = claims.Trial(trial_of, outer, data, carry, found.carry["inner"]["inner"])
+    trial = references.Trial(trial_of, outer, data, carry, found.carry["inner"]["inner"])
     for other in (ONE_STEP, Reverse(3, None), Darts(0.01), Sama(0.01), Bsg1(), NoHypergradient()):
         expected = other.claim().reference(trial)["weights"]
         assert (found.grad["weights"] - expected).norm() > 0.01 * expected.norm()
@@ -373,5 +373,5 @@ def test_a_claim_can_fail() -> None:
 def test_without_a_method_the_claim_is_zero() -> None:
     outer = {"x": torch.ones(2)}
     loop, data = InnerLoop(PLANE, GradientDescent(0.1), Cold()), PLANE.data(2)
-    trial = claims.Trial(loop, outer, data, {"inner": loop.fresh(outer, data)}, data.init)
+    trial = references.Trial(loop, outer, data, {"inner": loop.fresh(outer, data)}, data.init)
     assert_equal(NoHypergradient().claim().reference(trial)["x"], (0.0, 0.0))

@@ -18,27 +18,28 @@ from problems import central_difference
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from bilevel_cli import autodiff, experiment, trees
+from bilevel_cli import experiment
 from bilevel_cli.augmentations import Network, Transforms, warp
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import Learned, LearnedFraction
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled, Splits, TwoClasses
 from bilevel_cli.data.digits import Digits
 from bilevel_cli.errors import UsageError
 from bilevel_cli.label_smoothing import LabelSmoothing
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Mlp
 from bilevel_cli.penalties import L2, Global, PerLayer, PerParameter, SmoothedL1
-from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Runner
-from bilevel_cli.solvers.base import Learned, LearnedFraction
 from bilevel_cli.solvers.decay import WeightDecay
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.hpo import LogisticRegression
 from bilevel_cli.tasks.hyperparameters import Hyperparameters
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 

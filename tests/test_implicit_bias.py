@@ -14,22 +14,23 @@ from configs import composed
 from problems import central_difference, estimate
 from torch import Tensor
 
-from bilevel_cli import experiment, trees
+from bilevel_cli import experiment
+from bilevel_cli.core import trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.identity import Identity
 from bilevel_cli.linear_solvers.neumann import Neumann
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Hypergradient
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch
 from bilevel_cli.solvers.gd import GradientDescent
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.anti_distillation import AntiDistillation
 from bilevel_cli.tasks.memory_toy import MemoryToy
-from bilevel_cli.trees import Params
 from reproductions.fourier import CPU, LARGEST, STEP, Fourier, equilibrium, implicit, slope
 
 PSEUDO_INVERSE = Exact(damping=0.0, rtol=1e-10)

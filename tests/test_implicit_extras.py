@@ -11,8 +11,13 @@ from test_cases import OUTER, PLANE, TRUNCATED, OneDimensionalMaml, assert_equal
 from test_first_order_unrolled import Logistic, held_to_its_claim
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.claims import Trial
+from bilevel_cli.core import trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.references import Trial
+from bilevel_cli.core.solver import InnerSolver
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
@@ -21,21 +26,16 @@ from bilevel_cli.linear_solvers.least_squares import LeastSquares
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.linear_solvers.nystrom import Nystrom
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.methods.fixed_point import FixedPoint
 from bilevel_cli.methods.imaml import ImplicitMaml
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.solvers.adam import Adam
-from bilevel_cli.solvers.base import InnerSolver
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 Y_STAR = (-0.2, 1.4)
 GD = GradientDescent(0.1)

@@ -15,7 +15,8 @@ from configs import composed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bilevel_cli import autodiff, experiment, linear
+from bilevel_cli import experiment, linear
+from bilevel_cli.core import autodiff
 from bilevel_cli.linear import affine
 from bilevel_cli.models import Functional, functional
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff
-from bilevel_cli.claims import NoSolution
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.references import NoSolution
 from bilevel_cli.linear_solvers.base import LinearSolver, Solved
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact

@@ -25,23 +25,24 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bilevel_cli import autodiff, episodes, memory, models, trees
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli import memory, models
+from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.solver import InnerSolver, SolverState
+from bilevel_cli.core.solver import Learned as LearnedSetting
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods import unroll
-from bilevel_cli.methods.base import Carry, Estimate
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.solvers.base import InnerSolver, SolverState
-from bilevel_cli.solvers.base import Learned as LearnedSetting
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 EVERYTHING = 2**50

@@ -13,15 +13,17 @@ from hydra.utils import instantiate
 from problems import Plane, central_difference
 from torch import Tensor
 
-from bilevel_cli import autodiff, episodes, experiment, trees
+from bilevel_cli import experiment
+from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import InnerSolver, Learned
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes, ClassSplits
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Hypergradient
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Conv4, Mlp
-from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Runner
-from bilevel_cli.solvers.base import InnerSolver, Learned
 from bilevel_cli.solvers.decay import WeightDecay
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.meta_sgd import MetaSgd
@@ -29,7 +31,6 @@ from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned as LearnedStart
 from bilevel_cli.tasks.hyper_representation import HyperRepresentation
 from bilevel_cli.tasks.sinusoid import Sinusoid
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 REVERSE = Reverse(None, None)

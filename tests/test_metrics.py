@@ -8,10 +8,11 @@ from problems import Quadratic, Several
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bilevel_cli import episodes
+from bilevel_cli.core import episodes
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Hypergradient
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
@@ -19,7 +20,6 @@ from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.metrics.base import StepView
 from bilevel_cli.metrics.hypergradient_gap import HypergradientGap
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold

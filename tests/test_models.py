@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import (
     Conv4,
     ConvNet,
@@ -27,7 +28,6 @@ from bilevel_cli.models import (
     build,
     functional,
 )
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
 from bilevel_cli.normalization import BatchNorm2d
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]

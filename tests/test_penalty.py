@@ -8,10 +8,15 @@ import torch
 from problems import Plane, Quadratic, central_difference, estimate
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate, Hypergradient
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.solver import InnerSolver
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.exact import Exact
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
 from bilevel_cli.methods.bome import Bome
 from bilevel_cli.methods.bvfsm import Bvfsm
 from bilevel_cli.methods.f2sa import F2sa
@@ -21,19 +26,14 @@ from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.meha import Meha
 from bilevel_cli.methods.pbgd import Pbgd, Ramp
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.solvers.base import InnerSolver
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.base import Task
 from bilevel_cli.tasks.counterexample import Counterexample
 from bilevel_cli.tasks.pbgd_toy import MINIMISERS, PbgdToy
-from bilevel_cli.trees import Params
 
 CPU = torch.device("cpu")
 PLANE, OUTER = Plane(), {"x": Plane.x}

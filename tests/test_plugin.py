@@ -44,8 +44,8 @@ TASK = '''
 
 import torch
 
-from bilevel_cli.problem import StepData
-from bilevel_cli.tasks.base import Task
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.task import Task
 
 
 class Follow(Task):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import autodiff, pooling
+from bilevel_cli import pooling
+from bilevel_cli.core import autodiff
 from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
 
 PAIRS = [(MaxPool2x2(), nn.MaxPool2d(2)), (AvgPool2x2(), nn.AvgPool2d(2))]

@@ -15,12 +15,13 @@ from configs import configured
 from torch import Tensor
 from tqdm import tqdm
 
-from bilevel_cli import autodiff, experiment, replicas
+from bilevel_cli import experiment, replicas
 from bilevel_cli import runner as outer
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.interrupts import Interrupted
 from bilevel_cli.methods import unroll
-from bilevel_cli.problem import StepData
 from bilevel_cli.replicas import Replicas, unmappable
 from bilevel_cli.runner import Runner
 

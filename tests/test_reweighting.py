@@ -14,24 +14,25 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
-from bilevel_cli import autodiff, experiment, trees
+from bilevel_cli import experiment
 from bilevel_cli.checking import check
 from bilevel_cli.conformance import check_task
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
 from bilevel_cli.errors import UsageError
 from bilevel_cli.label_noise import Legacy, LongTail, NoNoise, Pair, Symmetric
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Linear
 from bilevel_cli.optimizers import MirrorDescent
-from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.learning_to_reweight import LearningToReweight, alignments
 from bilevel_cli.tasks.meta_weight_net import MetaWeightNet
 from bilevel_cli.tasks.reweight import HyperCleaning, average_precision, cleaning_scores
-from bilevel_cli.trees import Params
 from bilevel_cli.weights import Free, Sigmoid, Simplex
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bilevel_cli import experiment
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
-from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Runner
 
 QUICK = ("device=cpu", "task=quadratic", "outer_steps=20", "log_every=3", "eval_every=5")

@@ -11,13 +11,13 @@ from hydra.utils import instantiate
 from problems import Plane
 
 from bilevel_cli import checkpoint
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.none import NoHypergradient
-from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 
 @pytest.mark.parametrize(("initial", "exponent"), [(0.3, 0.0), (0.3, 0.5), (2.0, 1.0)])

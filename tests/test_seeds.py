@@ -11,8 +11,8 @@ from configs import composed, options
 from torch import Tensor
 
 from bilevel_cli import experiment
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import UsageError
-from bilevel_cli.problem import StepData
 from bilevel_cli.runner import Runner
 
 TASKS = {

@@ -8,24 +8,24 @@ import torch
 from problems import Plane, Quadratic, central_difference
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.sets import Box
+from bilevel_cli.core.solver import InnerSolver, Learned
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.adam import Adam
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.solvers.base import InnerSolver, Learned
 from bilevel_cli.solvers.decay import DecoupledWeightDecay, WeightDecay
 from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.nesterov import Nesterov
 from bilevel_cli.solvers.projected import Projected
-from bilevel_cli.solvers.sets import Box
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned as LearnedStart
-from bilevel_cli.trees import Params
 
 SGD, ADAM = torch.optim.SGD, torch.optim.Adam
 PAIRS: dict[str, tuple[InnerSolver[Any], Callable[..., Any]]] = {

@@ -10,23 +10,23 @@ from problems import Plane, Quadratic, central_difference, estimate
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bilevel_cli.episodes import outer_step
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate
+from bilevel_cli.core.episodes import outer_step
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import Learned as LearnedSetting
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.adam import Adam
-from bilevel_cli.solvers.base import Learned as LearnedSetting
-from bilevel_cli.solvers.base import SolverState
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
-from bilevel_cli.starts.base import Start
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.partial import Partial
 from bilevel_cli.starts.pool import Pool
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 FULL = Reverse(window=None, segment=None)
 MOMENTUM = Momentum(0.1, 0.5)

@@ -8,24 +8,24 @@ from configs import composed
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bilevel_cli import autodiff, episodes, trees
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
+from bilevel_cli.core.problem import Batch, FixedOracle, StepData
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.amigo import Amigo
-from bilevel_cli.methods.base import Estimate, Hypergradient
 from bilevel_cli.methods.fsla import Fsla
 from bilevel_cli.methods.momentum import RecursiveMomentum
 from bilevel_cli.methods.saba import Saba
 from bilevel_cli.methods.series import RandomTerm, WholeSeries
 from bilevel_cli.methods.soba import Soba
 from bilevel_cli.methods.stochastic_implicit import StochasticImplicit
-from bilevel_cli.problem import Batch, FixedOracle, StepData
 from bilevel_cli.runner import check_memory
-from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.trees import Params
 
 INNER, OUTER = 4, 3  # dimensions of z and x
 LR = 0.2  # < 2 / 4: the Hessians of all blocks have eigenvalues between 1 and 4

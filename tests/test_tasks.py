@@ -14,26 +14,27 @@ from hydra.utils import instantiate
 from problems import central_difference
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, experiment, trees
-from bilevel_cli.claims import Trial
+from bilevel_cli import experiment
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.blocks import Stream
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.references import Trial
+from bilevel_cli.core.sets import Box
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Splits
-from bilevel_cli.data.blocks import Stream
 from bilevel_cli.errors import UsageError
 from bilevel_cli.label_noise import Symmetric, Uniform
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.models import Conv4, Linear
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.projected import Projected
-from bilevel_cli.solvers.sets import Box
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.tasks.meta import FewShot
 from bilevel_cli.tasks.reweight import HyperCleaning, cleaning_scores
 from bilevel_cli.tasks.simulated import SimulatedQuadratics
 from bilevel_cli.tasks.toy import SOLUTION, Toy
-from bilevel_cli.trees import Params
 from bilevel_cli.weights import Sigmoid
 
 CPU = torch.device("cpu")
@@ -401,7 +402,7 @@ def test_the_scores_are_those_of_the_solution_that_claims_find(option: str) -> N
         inner, outer = somewhere(task)
     loop, data = InnerLoop(task, GradientDescent(0.1), Cold()), task.sample(1, generator())
     trial = Trial(loop, outer, data, {"inner": loop.fresh(outer, data)}, inner)
-    best, exact = claims.minimiser(trial), claims.solution(trial)
+    best, exact = references.minimiser(trial), references.solution(trial)
     scores = task.evaluate(loop, outer, inner)
     # Dense matrices of central differences, whose error is of order 1e-9.
     value = task.outer_loss(best, outer, data.outer)

@@ -16,7 +16,7 @@ from betty.problems import ImplicitProblem
 from torch import Tensor
 
 from benchmarks.case import Case, Implementation, Values
-from bilevel_cli.trees import Params
+from bilevel_cli.core.trees import Params
 
 NAME = "Betty"
 

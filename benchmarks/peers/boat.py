@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.case import Case, Implementation, Values
-from bilevel_cli.trees import Params
+from bilevel_cli.core.trees import Params
 
 NAME = "BOAT"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.case import Case, Implementation, over_episodes
-from bilevel_cli.problem import Batch
+from bilevel_cli.core.problem import Batch
 
 NAME = "higher"
 

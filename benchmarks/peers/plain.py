@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.case import Case, Implementation, over_episodes
-from bilevel_cli.problem import Batch
-from bilevel_cli.trees import Params
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 
 NAME = "plain autograd"
 Tensors = Sequence[Tensor]

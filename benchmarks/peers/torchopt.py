@@ -7,7 +7,7 @@ import torchopt
 from torch import Tensor
 
 from benchmarks.case import Case, Implementation, over_episodes
-from bilevel_cli.problem import Batch
+from bilevel_cli.core.problem import Batch
 
 NAME = "TorchOpt"
 Tensors = tuple[Tensor, ...]

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.case import Case, Forward, assemble
 from benchmarks.workloads import Cases
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import Linear, Mlp
-from bilevel_cli.problem import Batch
-from bilevel_cli.trees import Params
 
 L2 = 1e-3
 SIZES = {"full": (784, 5000, 100), "quick": (784, 2000, 20), "tiny": (20, 60, 8)}

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.case import Case, Forward, assemble
 from benchmarks.workloads import Cases
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import ConvNet
-from bilevel_cli.problem import Batch
-from bilevel_cli.trees import Params
 
 # Filters, images of each class, inner steps.
 SIZES = {"full": (128, 5, 4), "quick": (32, 5, 4), "tiny": (4, 2, 3)}

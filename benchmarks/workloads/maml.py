@@ -8,9 +8,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.case import Case, Forward, assemble
 from benchmarks.workloads import Cases
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import Conv4
-from bilevel_cli.problem import Batch
-from bilevel_cli.trees import Params
 
 SIZES = {"full": (64, 15, 16), "quick": (32, 5, 8), "tiny": (4, 2, 3)}  # filters, queries, tasks
 

@@ -8,9 +8,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.case import Case, Forward, assemble
 from benchmarks.workloads import Cases
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import Linear
-from bilevel_cli.problem import Batch
-from bilevel_cli.trees import Params
 
 SIZES = {"full": (2000, 20, 1000, 100), "quick": (2000, 20, 1000, 20), "tiny": (15, 4, 40, 6)}
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from bilevel_cli import draws
+from bilevel_cli.core import draws
 from bilevel_cli.data.base import Examples, Labelled
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.data.blocks import epochs
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.blocks import epochs
+from bilevel_cli.core.trees import Params
 from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import Functional
-from bilevel_cli.trees import Params
 
 TrainingSet = tuple[Tensor, Tensor]  # images [n, ...] and labels [n, classes]
 Result = TypeVar("Result")

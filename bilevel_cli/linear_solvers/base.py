@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli import dense
-from bilevel_cli.claims import NoSolution
-from bilevel_cli.methods.doubts import UNSOLVED, residual_doubt
-from bilevel_cli.trees import Params
+from bilevel_cli.core import dense
+from bilevel_cli.core.references import NoSolution
+from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
+from bilevel_cli.core.trees import Params
 
 Matvec = Callable[[Tensor], Tensor]
 

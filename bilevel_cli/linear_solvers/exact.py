@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import dense
+from bilevel_cli.core import dense
+from bilevel_cli.core.residuals import WORSE_THAN_NONE
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, inverted
-from bilevel_cli.methods.doubts import WORSE_THAN_NONE
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli.core.residuals import WORSE_THAN_NONE
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
-from bilevel_cli.methods.doubts import WORSE_THAN_NONE
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import dense
+from bilevel_cli.core import dense
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import dense, draws
+from bilevel_cli.core import dense, draws
+from bilevel_cli.core.residuals import WORSE_THAN_NONE
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
-from bilevel_cli.methods.doubts import WORSE_THAN_NONE
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bilevel_cli import claims, trees
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.doubts import adjoint_doubt
+from bilevel_cli.core import references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.residuals import adjoint_doubt
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import ImplicitCarry
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.stochastic import (
@@ -17,9 +20,6 @@ from bilevel_cli.methods.stochastic import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Amigo(Hypergradient[ImplicitCarry]):
         return Cost(num_steps + self.adjoint_steps + 1, self.adjoint_steps + 1)
 
     def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", claims.solution, kind="limit", repeats=500)
+        return Claim("dF(z*)/dlambda", references.solution, kind="limit", repeats=500)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry

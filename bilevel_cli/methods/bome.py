@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import FixedOracle, StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.requirements import AT_A_MINIMISER, no_constraint
-from bilevel_cli.problem import FixedOracle, StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Bome(Hypergradient[Carry]):
                     best, outer, batch
                 )
 
-            upper = claims.differenced(upper_loss, {"point": point})["point"]
-            lower = claims.differenced(gap, {"point": point})["point"]
+            upper = references.differenced(upper_loss, {"point": point})["point"]
+            lower = references.differenced(gap, {"point": point})["point"]
             short = self.eta * lower @ lower - lower @ upper  # by how much q falls too slowly
             nearest = upper + short.clamp(min=0.0) / (lower @ lower) * lower
             return restore(nearest[size:])

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate
+from bilevel_cli.core.problem import MinibatchOracle, StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, ValuePenalty, penalised_gradient
-from bilevel_cli.problem import MinibatchOracle, StepData
-from bilevel_cli.schedules import PowerLaw
-from bilevel_cli.trees import Params, Scalar
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Bvfsm(ValuePenalty):
         at = replace(self, sigma=1e-6, mu=1e-8, theta=1e-4, decay=PowerLaw(1.0, 0.0))
         return Claim(
             "the hypergradient, but for O(decay)",
-            claims.solution,
+            references.solution,
             kind="rate",
             repeats=100,
             base=at,

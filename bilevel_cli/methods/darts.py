@@ -5,19 +5,19 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
 from bilevel_cli.methods.requirements import (
     an_inner_loss,
     losses_depend_on_outer,
     start_is_constant,
 )
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Darts(Hypergradient[Carry]):
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:
             first = trial.data.num_steps - 1
-            before = claims.state_after(trial, first)
+            before = references.state_after(trial, first)
 
             def loss(outer: Params) -> Tensor:
                 state = trial.loop.run(before, outer, trial.data, first)
                 return trial.loop.problem.outer_loss(state["inner"], outer, trial.data.outer)
 
-            return claims.differenced(loss, trial.outer)
+            return references.differenced(loss, trial.outer)
 
         # The finite difference is exact on quadratics, and off by radius^2 / 6 third derivatives.
         return Claim("dF(z_K)/dlambda, with z_{K-1} fixed", reference, tolerance=1e-4)

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Direct(Hypergradient[Carry]):
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:
-            return claims.differenced(
+            return references.differenced(
                 lambda outer: _loss(trial.loop, outer, trial.data, trial.carry["inner"]),
                 trial.outer,
             )

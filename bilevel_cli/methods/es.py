@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import autodiff, references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods import perturbations
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Es(Hypergradient[Carry]):
     def claim(self) -> Claim:
         pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
         base = replace(self, pairs=pairs, std=std)
-        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", claims.unrolled, base)
+        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", references.unrolled, base)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def final_loss(outer: Params) -> tuple[Tensor, SolverState]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods import perturbations
 from bilevel_cli.methods.pes import Pes
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)

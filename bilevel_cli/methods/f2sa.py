@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bilevel_cli import claims
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.core import references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.penalty import PenaltyCarry, ValuePenalty, penalised_gradient
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class F2sa(ValuePenalty):
         """The bias is O(1 / multiplier): at a constant one, ten times as large, a tenth."""
         return Claim(
             "the hypergradient, but for O(1/multiplier)",
-            claims.solution,
+            references.solution,
             kind="rate",
             repeats=30,
             base=replace(self, multiplier=100.0, growth=0.0),

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Batch, MinibatchOracle, Problem, StepData
-from bilevel_cli.solvers.base import OracleWrapper, SolverState
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, MinibatchOracle, Problem, StepData
+from bilevel_cli.core.solver import OracleWrapper, SolverState
+from bilevel_cli.core.trees import Params
 
 
 def check_radius(who: str, radius: float) -> None:

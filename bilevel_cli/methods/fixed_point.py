@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.methods.doubts import UNSOLVED, residual_doubt
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.methods.requirements import losses_depend_on_outer, start_is_constant
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params, Tree
 
 ROUNDS = 200  # estimates after which the claim of a warm adjoint looks for its limit
 
@@ -108,7 +108,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
 
     def _reference(self, trial: Trial) -> Params:
         loop, data, number = trial.loop, trial.data, trial.data.num_steps - 1
-        state = claims.state_after(trial, data.num_steps)
+        state = references.state_after(trial, data.num_steps)
         flat, unravel = _ravel(state)
 
         def step(vector: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
         def along(outer: Params) -> Tensor:
             return _ravel(loop.step(state, outer, data, number))[0] @ adjoint
 
-        return trees.axpy(1.0, claims.differenced(along, trial.outer), direct)
+        return trees.axpy(1.0, references.differenced(along, trial.outer), direct)
 
 
 def _ravel(state: Tree) -> tuple[Tensor, Any]:

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class FirstOrderMaml(Hypergradient[Carry]):
                 inner = trees.axpy(1.0, drift, loop.begin(outer, data, previous)["inner"])
                 return loop.problem.outer_loss(inner, outer, data.outer)
 
-            return claims.differenced(loss, trial.outer)
+            return references.differenced(loss, trial.outer)
 
         return Claim("dF(z_0 + drift)/dlambda, with the drift of the inner loop fixed", reference)
 

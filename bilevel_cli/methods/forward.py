@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ from typing import Any
 
 import torch
 
-from bilevel_cli import claims, trees
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.doubts import adjoint_doubt
+from bilevel_cli.core import references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.residuals import adjoint_doubt
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.solver import SolverState, counter
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.momentum import check_weight, old_weight, recursive
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.soba import SobaCarry
@@ -19,10 +23,6 @@ from bilevel_cli.methods.stochastic import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.problem import StepData
-from bilevel_cli.schedules import PowerLaw
-from bilevel_cli.solvers.base import SolverState, counter
-from bilevel_cli.trees import Params
 
 
 class FslaCarry(SobaCarry):
@@ -74,7 +74,7 @@ class Fsla(Hypergradient[FslaCarry]):
         return Cost(num_steps + 3, 3)
 
     def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", claims.solution, 1e-3, kind="limit", repeats=3000)
+        return Claim("dF(z*)/dlambda", references.solution, 1e-3, kind="limit", repeats=3000)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: FslaCarry

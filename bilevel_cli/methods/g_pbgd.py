@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import Batch, MinibatchOracle, Problem, StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState, counter
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.methods.pbgd import Ramp
 from bilevel_cli.methods.requirements import AT_A_MINIMISER, no_constraint
-from bilevel_cli.problem import Batch, MinibatchOracle, Problem, StepData
-from bilevel_cli.solvers.base import SolverState, counter
-from bilevel_cli.trees import Params, Scalar
 
 
 class SlopeCarry(Carry):
@@ -102,7 +102,7 @@ class GPbgd(Hypergradient[SlopeCarry]):
                 slope = squared_slope(problem, trial.last, outer, data.inner_at(-1))
                 return problem.outer_loss(trial.last, outer, data.outer) + gamma * slope
 
-            return claims.differenced(penalised, trial.outer)
+            return references.differenced(penalised, trial.outer)
 
         return Claim("d/dlambda [F + gamma |d_z f|^2] at z_K", reference, repeats=5)
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.unroll import Steps, inner_grads
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Iaptt(Hypergradient[Carry]):
                     losses.append(loop.problem.outer_loss(state["inner"], outer, data.outer))
                 return torch.stack(losses).amax()
 
-            return claims.differenced(largest, trial.outer)
+            return references.differenced(largest, trial.outer)
 
         return Claim("d max_k F(z_k)/dlambda", reference)
 

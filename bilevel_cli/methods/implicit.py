@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 ROUNDS = (
     200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit
@@ -121,4 +121,4 @@ class Implicit(Hypergradient[ImplicitCarry]):
         rhs = trees.ravel(trees.masked(slope, trial.loop.free(trial.last)))[0]
         rounds = ROUNDS if self.warm_adjoint else 1
         solver = self.linear_solver.given(trial.data.noise)
-        return claims.implicit(lambda hessian: solver.inverse(hessian, rhs, rounds))(trial)
+        return references.implicit(lambda hessian: solver.inverse(hessian, rhs, rounds))(trial)

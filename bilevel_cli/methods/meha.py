@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import claims
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.core import references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate
+from bilevel_cli.core.problem import MinibatchOracle, StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, ValuePenalty, penalised_gradient
-from bilevel_cli.problem import MinibatchOracle, StepData
-from bilevel_cli.schedules import PowerLaw
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Meha(ValuePenalty):
         """The bias is O(1 / c): at a constant one, ten times as large, a tenth."""
         return Claim(
             "the hypergradient, but for O(1/c)",
-            claims.solution,
+            references.solution,
             kind="rate",
             repeats=30,
             base=replace(self, outer_weight=PowerLaw(0.01, 0.0)),

@@ -6,10 +6,14 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from bilevel_cli import claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import FixedOracle, StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.solver import SolverState, counter
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.series import Series, series_doubt
 from bilevel_cli.methods.stochastic import (
@@ -18,10 +22,6 @@ from bilevel_cli.methods.stochastic import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.problem import FixedOracle, StepData
-from bilevel_cli.schedules import PowerLaw
-from bilevel_cli.solvers.base import SolverState, counter
-from bilevel_cli.trees import Params
 
 
 def old_weight(momentum: PowerLaw, count: Tensor) -> Tensor:
@@ -117,11 +117,11 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
 
     def claim(self) -> Claim:
         def at_solution(trial: Trial) -> Params:
-            return claims.implicit_at(trial, claims.minimiser(trial), self.series.matrix)
+            return references.implicit_at(trial, references.minimiser(trial), self.series.matrix)
 
         def at_present(trial: Trial) -> Params:
-            inner = claims.state_after(trial, trial.data.num_steps - 1)["inner"]
-            return claims.implicit_at(trial, inner, self.series.matrix)
+            inner = references.state_after(trial, trial.data.num_steps - 1)["inner"]
+            return references.implicit_at(trial, inner, self.series.matrix)
 
         if self.series.random:
             # m_x averages over the last 1 / momentum(k) draws, 200 of them at k = 1000.

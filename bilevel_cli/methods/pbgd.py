@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import claims
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate
+from bilevel_cli.core import references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.penalty import PenaltyCarry, ValuePenalty, penalised_gradient
-from bilevel_cli.problem import StepData
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Pbgd(ValuePenalty):
         at = replace(self, penalised_steps=100)
         return Claim(
             "the hypergradient, but for O(1/gamma)",
-            claims.solution,
+            references.solution,
             kind="rate",
             repeats=50,
             base=replace(at, gamma=Ramp(100.0, 100.0, 0)),

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Hypergradient
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import OracleWrapper, SolverState, counter
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import OracleWrapper, SolverState, counter
-from bilevel_cli.trees import Params, Scalar
 
 
 class PenaltyCarry(Carry):

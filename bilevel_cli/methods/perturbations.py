@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import draws, trees
-from bilevel_cli.claims import Claim, NoSolution, Reference, Trial
-from bilevel_cli.trees import Params, Tree
+from bilevel_cli.core import draws, trees
+from bilevel_cli.core.references import Claim, NoSolution, Reference, Trial
+from bilevel_cli.core.trees import Params, Tree
 
 # The mean of `REPEATS` estimates with `ENOUGH` directions each has a relative standard error of
 # sqrt((d + 1) / 4000) in d dimensions: less than a half for d <= `FEW`.

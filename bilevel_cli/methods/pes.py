@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState, counter
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods import perturbations
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState, counter
-from bilevel_cli.trees import Params
 
 
 class PesCarry(Carry):
@@ -145,4 +145,4 @@ def first_window(trial: Trial) -> Params:
             losses.append(loop.problem.outer_loss(state["inner"], outer, data.outer))
         return torch.stack(losses).mean()
 
-    return claims.differenced(mean_loss, trial.outer)
+    return references.differenced(mean_loss, trial.outer)

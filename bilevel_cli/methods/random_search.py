@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState, counter
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods import perturbations
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState, counter
-from bilevel_cli.trees import Params
 
 
 class RandomSearchCarry(Carry):

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.fomaml import check_start
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ class Reptile(Hypergradient[Carry]):
                 gap = trees.axpy(-1.0, trial.last, start)
                 return 0.5 * trees.dot(gap, gap)
 
-            return claims.differenced(distance, trial.outer)
+            return references.differenced(distance, trial.outer)
 
         return Claim("d|z_0 - z_K|^2/dlambda / 2, with z_K fixed", reference)

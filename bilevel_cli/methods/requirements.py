@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 
-from bilevel_cli import autodiff
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import StepData, follows_loss
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.trees import Params
 
 # (who needs it, the inner loop, the outer parameters, the data of one inner problem): raises
 # ValueError where the requirement is not met.

@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import claims
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.requirements import start_is_constant
 from bilevel_cli.methods.unroll import Steps, inner_grads
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Reverse(Hypergradient[Carry]):
             loop, data = trial.loop, trial.data
             first = data.num_steps - window
             if first <= 0:  # the start belongs to the window
-                return claims.unrolled(trial)
-            before = claims.state_after(trial, first)
+                return references.unrolled(trial)
+            before = references.state_after(trial, first)
 
             def loss(outer: Params) -> Tensor:
                 state = loop.run(before, outer, data, first)
                 return loop.problem.outer_loss(state["inner"], outer, data.outer)
 
-            return claims.differenced(loss, trial.outer)
+            return references.differenced(loss, trial.outer)
 
         return Claim(f"dF(z_K)/dlambda, with z_{{K-{window}}} fixed", reference)
 

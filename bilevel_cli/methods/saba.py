@@ -7,17 +7,17 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from bilevel_cli import claims, trees
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Cost, Estimate, Hypergradient
-from bilevel_cli.methods.doubts import adjoint_doubt
+from bilevel_cli.core import references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import Batch, FixedOracle, StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.residuals import adjoint_doubt
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import ImplicitCarry
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.stochastic import inner_slope, outer_slope, relative_residual
-from bilevel_cli.problem import Batch, FixedOracle, StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 class Memory(TypedDict):
@@ -87,7 +87,7 @@ class Saba(Hypergradient[SabaCarry]):
         return Cost(num_steps, 1)
 
     def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", claims.solution, kind="limit", repeats=1000)
+        return Claim("dF(z*)/dlambda", references.solution, kind="limit", repeats=1000)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: SabaCarry

@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import Batch, MinibatchOracle, ProblemWrapper, StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.problem import Batch, MinibatchOracle, ProblemWrapper, StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sama(Hypergradient[Carry]):
 def _reference(trial: Trial) -> Params:
     loop, data = trial.loop, trial.data
     problem, batch = loop.problem, data.inner_at(-1)
-    before = claims.state_after(trial, data.num_steps - 1)
+    before = references.state_after(trial, data.num_steps - 1)
     direct_inner, direct = autodiff.grad(problem.outer_loss, (0, 1))(
         trial.last, trial.outer, data.outer
     )
@@ -76,12 +76,12 @@ def _reference(trial: Trial) -> Params:
         oracle = MinibatchOracle(_Tilted(problem, tilt), trial.outer, batch, data.outer)
         return trees.dot(loop.solver.step(oracle, before)["inner"], direct_inner)
 
-    direction = claims.differenced(response, trees.zeros_like(trial.last))
+    direction = references.differenced(response, trees.zeros_like(trial.last))
 
     def slope(outer: Params) -> Tensor:
         return trees.dot(autodiff.grad(problem.inner_loss)(trial.last, outer, batch), direction)
 
-    return trees.axpy(1.0, claims.differenced(slope, trial.outer), direct)
+    return trees.axpy(1.0, references.differenced(slope, trial.outer), direct)
 
 
 @dataclass(frozen=True)

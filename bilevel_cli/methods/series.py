@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.methods.doubts import WORSE_THAN_NONE, residual_doubt
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.residuals import WORSE_THAN_NONE, residual_doubt
+from bilevel_cli.core.trees import Params
 
 Product = Callable[[int, Params], Params]  # (i, v) -> H_i v, on minibatch i
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.problem import Batch, Problem
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.problem import Batch, Problem
+from bilevel_cli.core.trees import Params
 
 
 def inner_slope(

@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 
-from bilevel_cli import claims, trees
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core import references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.series import Series, series_doubt
 from bilevel_cli.methods.stochastic import (
@@ -17,9 +20,6 @@ from bilevel_cli.methods.stochastic import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StochasticImplicit(Hypergradient[Carry]):
 
     def claim(self) -> Claim:
         text = f"implicit at z_K, {self.series.terms} terms"
-        reference = claims.implicit(self.series.matrix)
+        reference = references.implicit(self.series.matrix)
         if self.series.random:
             return Claim(text, reference, tolerance=4.5, kind="mean", repeats=1000)
         return Claim(text, reference)

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import autodiff, claims, trees
-from bilevel_cli.claims import Claim, Trial
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tesla(Hypergradient[Carry]):
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:
             loop, data = trial.loop, trial.data
-            states = [claims.state_after(trial, t) for t in range(data.num_steps + 1)]
+            states = [references.state_after(trial, t) for t in range(data.num_steps + 1)]
 
             def loss(outer: Params) -> Tensor:
                 begun = loop.begin(outer, data, trial.carry["inner"])["inner"]
@@ -70,6 +70,6 @@ class Tesla(Hypergradient[Carry]):
                     inner = {n: z + moved["inner"][n] - there[n] for n, z in inner.items()}
                 return loop.problem.outer_loss(inner, outer, data.outer)
 
-            return claims.differenced(loss, trial.outer)
+            return references.differenced(loss, trial.outer)
 
         return Claim("dF/dlambda, with dz_{t+1}/dz_t taken for the identity", reference)

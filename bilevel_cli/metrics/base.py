@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Estimate
-from bilevel_cli.problem import StepData
-from bilevel_cli.trees import Params
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Params
 
 
 class StepView(NamedTuple):

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import episodes, trees
-from bilevel_cli.methods.base import Hypergradient
+from bilevel_cli.core import episodes, trees
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.trees import Params
 from bilevel_cli.metrics.base import Metric, StepView
-from bilevel_cli.trees import Params
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
+from bilevel_cli.core import trees
 from bilevel_cli.device import generator
 from bilevel_cli.metrics.base import Metric, StepView
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, Learned, SolverState, check_lr, counter, value
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.solver import InnerSolver, Learned, SolverState, check_lr, counter, value
+from bilevel_cli.core.trees import Params
 
 
 class AdamState(SolverState):

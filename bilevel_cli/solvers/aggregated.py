@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper, counter
-from bilevel_cli.solvers.sets import ConvexSet
-from bilevel_cli.trees import Params, Scalar
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.sets import ConvexSet
+from bilevel_cli.core.solver import InnerSolver, OracleWrapper, SolverState, Wrapper, counter
+from bilevel_cli.core.trees import Params, Scalar
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.problem import Batch, Oracle, Problem, ProblemWrapper
-from bilevel_cli.solvers.base import InnerSolver, OracleWrapper, SolverState, Wrapper
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Batch, Oracle, Problem, ProblemWrapper
+from bilevel_cli.core.solver import InnerSolver, OracleWrapper, SolverState, Wrapper
+from bilevel_cli.core.trees import Params
 
 Direction = Callable[..., Params]  # (z, lambda, batch) to what a solver follows
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.problem import Oracle
-from bilevel_cli.schedules import PowerLaw
-from bilevel_cli.solvers.base import InnerSolver, SolverState, counter
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.solver import InnerSolver, SolverState, counter
+from bilevel_cli.core.trees import Params
 
 
 class CountedState(SolverState):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from bilevel_cli import trees
-from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import InnerSolver, Learned, SolverState, check_lr, value
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.solver import InnerSolver, Learned, SolverState, check_lr, value
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from bilevel_cli import trees
-from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import (
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.solver import (
     InnerSolver,
     Learned,
     LearnedFraction,
@@ -12,7 +12,7 @@ from bilevel_cli.solvers.base import (
     check_lr,
     value,
 )
-from bilevel_cli.trees import Params, Scalar
+from bilevel_cli.core.trees import Params, Scalar
 
 
 class MomentumState(SolverState):

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from bilevel_cli.problem import Oracle
-from bilevel_cli.solvers.base import SolverState, Wrapper
-from bilevel_cli.solvers.sets import ConvexSet
+from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.sets import ConvexSet
+from bilevel_cli.core.solver import SolverState, Wrapper
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
-from bilevel_cli.solvers.base import SolverState, counter
-from bilevel_cli.starts.base import Start
-from bilevel_cli.trees import Params
+from bilevel_cli.core import trees
+from bilevel_cli.core.solver import SolverState, counter
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.starts.base import Start
-from bilevel_cli.trees import Params
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)

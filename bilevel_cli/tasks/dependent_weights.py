@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import autodiff, constants, trees
+from bilevel_cli.core import autodiff, constants, trees
+from bilevel_cli.core.blocks import mean
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Splits
-from bilevel_cli.data.blocks import mean
 from bilevel_cli.label_noise import Corruption
-from bilevel_cli.problem import Batch
 from bilevel_cli.tasks.reweight import Reweighting
-from bilevel_cli.trees import Params
 
 
 class DependentWeights(Reweighting):

@@ -7,21 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import draws, trees
+from bilevel_cli.core import draws, trees
+from bilevel_cli.core.blocks import check_batch_size
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
-from bilevel_cli.data.blocks import check_batch_size
 from bilevel_cli.distilled.images import save_grid, save_npz
 from bilevel_cli.distilled.retraining import Retraining
 from bilevel_cli.distilled.selection import Selection
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
-from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.siamese import Siamese
-from bilevel_cli.tasks.base import Task
 from bilevel_cli.tasks.networks import Networks
 from bilevel_cli.tasks.objectives.base import Objective
-from bilevel_cli.trees import Params
 
 NUMBERS = "augment."  # before the names of what an augmentation draws, in a batch
 

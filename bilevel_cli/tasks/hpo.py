@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bilevel_cli import autodiff, draws
+from bilevel_cli.core import autodiff, draws
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled, Regression, Rows, Source
-from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 
 STARTS = ("zeros", "random")
 NEWTON_STEPS = 100
@@ -32,7 +32,7 @@ class FeaturePenalties(Task):
     squared norm of the exact hypergradient there; |w - w*|^2 of the last inner iterate w; its mean
     loss on validation and, if there are some, test examples; for two classes, accuracies too.
 
-    Minibatches are blocks (`bilevel_cli.data.blocks`): cut once, each drawn once in an epoch.
+    Minibatches are blocks (`bilevel_cli.core.blocks`): cut once, each drawn once in an epoch.
 
     Args:
         start: "zeros", or "random": w standard normal and exp(lambda_j) uniform in [0, 1), as in

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import trees
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes
-from bilevel_cli.problem import Batch
 from bilevel_cli.tasks.meta import FEATURES_PREFIX, FewShot
-from bilevel_cli.trees import Params
 
 
 class HyperRepresentation(FewShot):

@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import draws, trees
 from bilevel_cli.augmentations import Augmentation
+from bilevel_cli.core import draws, trees
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.label_smoothing import LabelSmoothing
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
 from bilevel_cli.penalties import Penalty
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 
 MOST_COLUMNS = 50
 CHUNK = 2000  # examples that an evaluation holds in memory at once
@@ -43,7 +43,7 @@ class Hyperparameters(Task):
     the largest of each kind where they are more than 50. A gradient method has moved them once
     since it trained that iterate.
 
-    Minibatches are blocks (`bilevel_cli.data.blocks`): cut once, each drawn once in an epoch. The
+    Minibatches are blocks (`bilevel_cli.core.blocks`): cut once, each drawn once in an epoch. The
     random numbers of an augmentation are drawn anew for each inner step.
 
     Args:

@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import autodiff, trees
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.blocks import mean
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.data.blocks import mean
 from bilevel_cli.label_noise import Corruption
-from bilevel_cli.problem import Batch, StepData
 from bilevel_cli.tasks.dependent_weights import DependentWeights
-from bilevel_cli.trees import Params
 
 META_PREFIX = "meta_"
 

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from bilevel_cli import draws
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
+from bilevel_cli.core import draws
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 
 GRID = 2000
 

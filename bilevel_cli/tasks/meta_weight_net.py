@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import trees
+from bilevel_cli.core import trees
+from bilevel_cli.core.blocks import mean
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.data.blocks import mean
 from bilevel_cli.label_noise import Corruption
 from bilevel_cli.models import Mlp, build
-from bilevel_cli.problem import Batch
 from bilevel_cli.tasks.dependent_weights import DependentWeights
-from bilevel_cli.trees import Params
 
 PREFIX = "weight_net."
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.data.blocks import epochs
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.blocks import epochs
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import Functional
-from bilevel_cli.problem import Batch
-from bilevel_cli.trees import Params
 
 
 class Networks(abc.ABC):

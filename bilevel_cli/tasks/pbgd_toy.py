@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 
 # The local minimisers of F(x, -x) on [0, 3]; the second is the global one, with F = 0.19991089.
 MINIMISERS = (0.38236, 1.215145, 2.829642)

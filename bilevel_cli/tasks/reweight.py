@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from bilevel_cli import trees
+from bilevel_cli.core import trees
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled, Splits
-from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.label_noise import Corruption
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 from bilevel_cli.weights import Weights
 
 CHUNK = 2000  # examples that an evaluation holds in memory at once
@@ -39,7 +39,7 @@ class Reweighting(Task):
     them: precision, recall and F1 of calling examples clean, and the average precision of the
     flagged among those of low weight.
 
-    Minibatches are blocks (`bilevel_cli.data.blocks`): cut once, each drawn once in an epoch.
+    Minibatches are blocks (`bilevel_cli.core.blocks`): cut once, each drawn once in an epoch.
 
     Args:
         noise: What is done to the training examples.

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from bilevel_cli.data.blocks import Blocks, check_batch_size, mean
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 
 DRAWS = 20
 
@@ -32,7 +32,7 @@ class SimulatedQuadratics(Task):
     Scores: the value function at x, the squared norm of its gradient, and |z - z*(x)|^2 of the last
     inner iterate z; in float64, over all samples.
 
-    Minibatches are blocks (`bilevel_cli.data.blocks`): cut once, each drawn once in an epoch.
+    Minibatches are blocks (`bilevel_cli.core.blocks`): cut once, each drawn once in an epoch.
 
     Args:
         inner_samples: Samples of the inner loss, at least inner_dim.

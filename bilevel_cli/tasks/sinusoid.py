@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import draws, episodes, trees
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import draws, episodes, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import build
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
 
 
 class Sinusoid(Task):

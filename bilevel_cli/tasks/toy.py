@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Batch, StepData
-from bilevel_cli.starts.base import LEARNED_PREFIX
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
 
 SOLUTION = 11 * math.pi / 4
 

@@ -7,14 +7,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch, Problem, StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.es_single import EsSingle
 from bilevel_cli.methods.pes import Pes
-from bilevel_cli.problem import Batch, Problem, StepData
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.trees import Params
 from reproductions.figure import legend
 from reproductions.item import THEORY, Expected, Figure, Item, Row, near
 from reproductions.results import Results

@@ -9,20 +9,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.identity import Identity
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.linear_solvers.nystrom import Nystrom
-from bilevel_cli.loop import InnerLoop
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.problem import Batch
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.memory_toy import MemoryToy
-from bilevel_cli.trees import Params
 from reproductions.figure import legend
 from reproductions.fourier import CPU, LARGEST, STEP, Fourier, equilibrium, implicit, slope
 from reproductions.item import DERIVED, THEORY, Figure, Item, Row, above, below, near

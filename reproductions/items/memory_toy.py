@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.memory_toy import MemoryToy

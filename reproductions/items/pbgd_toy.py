@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bilevel_cli import autodiff
+from bilevel_cli.core import autodiff
 from bilevel_cli.tasks.pbgd_toy import PbgdToy
 from reproductions.figure import legend
 from reproductions.fourier import CPU

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from bilevel_cli import trees
+from bilevel_cli.core import trees
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.models import Functional
-from bilevel_cli.problem import Batch
 from bilevel_cli.tasks.objectives.base import Objective
-from bilevel_cli.trees import Params
 
 
 class TrajectoryMatching(Objective):

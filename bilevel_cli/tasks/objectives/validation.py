@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
+from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.trees import Params
 from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import Functional
-from bilevel_cli.problem import Batch
 from bilevel_cli.tasks.objectives.base import Objective
-from bilevel_cli.trees import Params
 
 
 class Validation(Objective):

@@ -2,9 +2,9 @@
 
 import abc
 
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 
 # outer["init." + name] is the learned start of inner parameter `name`, whoever contributes it.
 LEARNED_PREFIX = "init."

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, constants, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff, constants, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
 
 STEP = 1e-5  # of central differences: error of order 1e-10, rounding of order 1e-11
 LARGEST = 2000  # inner parameters of which a dense Hessian is taken

@@ -4,7 +4,7 @@ import abc
 import math
 from dataclasses import dataclass
 
-from bilevel_cli.trees import Params
+from bilevel_cli.core.trees import Params
 
 
 class ConvexSet(abc.ABC):

@@ -9,9 +9,9 @@ from typing import Any, Generic, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from bilevel_cli.problem import Oracle, Problem
-from bilevel_cli.solvers.sets import ConvexSet
-from bilevel_cli.trees import Params, Scalar
+from bilevel_cli.core.problem import Oracle, Problem
+from bilevel_cli.core.sets import ConvexSet
+from bilevel_cli.core.trees import Params, Scalar
 
 
 class SolverState(TypedDict):

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.problem import Problem, StepData
-from bilevel_cli.trees import Params
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import Problem, StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 
 
@@ -25,12 +25,12 @@ class Task(Problem, abc.ABC):
             dimension of all that `sample` returns but noise; or None for one inner problem.
         needs: The kind of data that the task is posed on, a class of `bilevel_cli.data.base` or
             several of which any will do; or None for a task that brings its own.
-        blocks: Numbers of blocks (`bilevel_cli.data.blocks`) of inner and of outer examples, where
+        blocks: Numbers of blocks (`bilevel_cli.core.blocks`) of inner and of outer examples, where
             minibatches are blocks and say so by `block`; or None.
         statement: What a reader of the scores must know of the data, in one line.
         checksum: Of the data that were delivered; None for a task that brings its own.
         constants: What derivatives of the task take for constants of z although it depends on z
-            (`bilevel_cli.constants`), in words, for the claims of methods.
+            (`bilevel_cli.core.constants`), in words, for the claims of methods.
         higher_is_better: Patterns of the names of scores that are; the others are better lower.
     """
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import autodiff, trees
-from bilevel_cli.loop import InnerLoop
-from bilevel_cli.methods.base import Carry, Estimate, Hypergradient
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.tasks.base import Task
-from bilevel_cli.trees import Params, Tree
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Carry, Estimate, Hypergradient
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params, Tree
 
 OuterStep = Callable[[Params, StepData, Carry], Estimate]
 

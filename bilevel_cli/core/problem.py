@@ -5,8 +5,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from bilevel_cli import autodiff
-from bilevel_cli.trees import Params
+from bilevel_cli.core import autodiff
+from bilevel_cli.core.trees import Params
 
 Batch = dict[str, Tensor]
 

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from bilevel_cli import claims
-from bilevel_cli.claims import Claim
-from bilevel_cli.loop import InnerLoop
+from bilevel_cli.core import references
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.references import Claim
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.methods.requirements import Requirement
-from bilevel_cli.problem import StepData
-from bilevel_cli.solvers.base import SolverState
-from bilevel_cli.trees import Params, Scalar
 
 
 class Carry(TypedDict):
@@ -180,4 +180,4 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
 
         Unless a method says otherwise, the derivative of F(z_K(lambda), lambda).
         """
-        return Claim("dF(z_K)/dlambda", claims.unrolled)
+        return Claim("dF(z_K)/dlambda", references.unrolled)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from bilevel_cli.problem import MinibatchOracle, Problem, StepData
-from bilevel_cli.solvers.base import InnerSolver, SolverState
-from bilevel_cli.starts.base import Start
-from bilevel_cli.trees import Params
+from bilevel_cli.core.problem import MinibatchOracle, Problem, StepData
+from bilevel_cli.core.solver import InnerSolver, SolverState
+from bilevel_cli.core.start import Start
+from bilevel_cli.core.trees import Params
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bilevel_cli import trees
-from bilevel_cli.trees import Tree
+from bilevel_cli.core import trees
+from bilevel_cli.core.trees import Tree
 
 # Of torch's own code, at its first forward mode; since 2.14 it would tell every user.
 warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from bilevel_cli.trees import Params
+from bilevel_cli.core.trees import Params
 
 Result = TypeVar("Result")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR
 
-from bilevel_cli.trees import Scalar
+from bilevel_cli.core.trees import Scalar
 
 
 class Constant(ConstantLR):

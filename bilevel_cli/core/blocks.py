@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli.problem import Batch
+from bilevel_cli.core.problem import Batch
 
 
 class Stream(torch.Generator):
