@@ -20,9 +20,9 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 from bilevel_cli.device import generator
-from bilevel_cli.normalization import BatchNorm2d
+from bilevel_cli.nn.normalization import BatchNorm2d
+from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.options import CONF
-from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
 
 Implementation = Callable[[], Params]  # returns the hypergradient
 Forward = Callable[[Tensor], Tensor]

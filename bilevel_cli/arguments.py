@@ -13,8 +13,8 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from bilevel_cli import blame
 from bilevel_cli.errors import UsageError
+from bilevel_cli.nn import blame
 
 OURS = ("bilevel_cli", "torch.optim")  # whose classes any setting may name
 

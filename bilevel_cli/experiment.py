@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import blame, checkpoint, interrupts, launch
+from bilevel_cli import checkpoint, interrupts, launch
 from bilevel_cli.arguments import check_arguments, fits, target
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
@@ -37,8 +37,9 @@ from bilevel_cli.errors import (
     out_of_memory,
     refusal,
 )
-from bilevel_cli.functional import Functional
 from bilevel_cli.loggers.base import Loggers
+from bilevel_cli.nn import blame
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.options import options_of_kind
 from bilevel_cli.ranks import ALONE, Ranks, following, leading
 from bilevel_cli.records.lock import locked

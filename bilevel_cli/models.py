@@ -5,10 +5,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from bilevel_cli.building import Shape, build
-from bilevel_cli.functional import Functional, functional
-from bilevel_cli.normalization import BatchNorm2d
-from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
+from bilevel_cli.nn.building import Shape, build
+from bilevel_cli.nn.functional import Functional, functional
+from bilevel_cli.nn.normalization import BatchNorm2d
+from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
 
 __all__ = [
     "Conv4",

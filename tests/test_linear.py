@@ -15,10 +15,11 @@ from configs import composed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bilevel_cli import experiment, linear
+from bilevel_cli import experiment
 from bilevel_cli.core import autodiff
-from bilevel_cli.linear import affine
 from bilevel_cli.models import Functional, functional
+from bilevel_cli.nn import affine as linear
+from bilevel_cli.nn.affine import affine
 
 UNIT = 2.0**-24  # the largest relative error of one rounding to float32
 SHAPES = [(600, 784, 10), (300, 2000, 5), (600, 784, 3), (20, 784, 600), (2, 600, 784)]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.losses import cross_entropy
+from bilevel_cli.nn.losses import cross_entropy
 
 SHAPES = [(256, 2), (300, 10), (700, 15), (255, 10), (256, 16), (20, 3)]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.normalization import BatchNorm2d
+from bilevel_cli.nn.normalization import BatchNorm2d
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 SHAPES = [(5, 3, 4, 6), (2, 1, 3, 3), (4, 2, 1, 1)]

@@ -17,12 +17,13 @@ from configs import composed, options
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from bilevel_cli import blame, differentiability, experiment, purity, randomness
+from bilevel_cli import experiment
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 from bilevel_cli.device import computing_in
 from bilevel_cli.errors import UsageError
 from bilevel_cli.models import Functional, build
+from bilevel_cli.nn import blame, differentiability, purity, randomness
 
 CPU = torch.device("cpu")
 DIGITS = (1, 8, 8)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import pooling
 from bilevel_cli.core import autodiff
-from bilevel_cli.pooling import AvgPool2x2, MaxPool2x2
+from bilevel_cli.nn import pooling
+from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
 
 PAIRS = [(MaxPool2x2(), nn.MaxPool2d(2)), (AvgPool2x2(), nn.AvgPool2d(2))]
 SHAPES = [(3, 2, 8, 8), (2, 3, 6, 10), (2, 1, 2, 2), (2, 3, 7, 5), (1, 2, 2, 301)]

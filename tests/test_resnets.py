@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, cross_entropy, leaky_relu, relu
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Params
 from bilevel_cli.models import Functional, Shape, build
-from bilevel_cli.resnets import CifarResNet, ResNet12
+from bilevel_cli.models.resnets import CifarResNet, ResNet12
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from bilevel_cli.data.base import Examples, Labelled
 from bilevel_cli.distilled.images import save_grid, save_npz
 from bilevel_cli.distilled.retraining import Retraining
 from bilevel_cli.distilled.selection import Selection
-from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
+from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.siamese import Siamese
 from bilevel_cli.tasks.networks import Networks
 from bilevel_cli.tasks.objectives.base import Objective

@@ -16,8 +16,8 @@ from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
 from bilevel_cli.label_smoothing import LabelSmoothing
-from bilevel_cli.losses import cross_entropy
 from bilevel_cli.models import build
+from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.penalties import Penalty
 
 MOST_COLUMNS = 50

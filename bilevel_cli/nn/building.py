@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import blame, differentiability, purity, randomness
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.functional import Functional, Make, made, next_seed
+from bilevel_cli.nn import blame, differentiability, purity, randomness
+from bilevel_cli.nn.functional import Functional, Make, made, next_seed
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ def build(
 ) -> Functional:
     """Builds a model for inputs of `input_shape`, and sees whether it can be one.
 
-    It must be a function of its parameters and its input (`bilevel_cli.purity`), and have
+    It must be a function of its parameters and its input (`bilevel_cli.nn.purity`), and have
     `num_outputs` outputs: a tensor of shape [batch, num_outputs], or an object or a dict whose
     `logits` is one. Our own models are not called for the former: tests do that.
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli import blame, purity, randomness
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 from bilevel_cli.device import computing_in
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.functional import Functional
+from bilevel_cli.nn import blame, purity, randomness
+from bilevel_cli.nn.functional import Functional
 
 log = logging.getLogger(__name__)
 

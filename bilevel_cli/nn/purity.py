@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bilevel_cli import randomness
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
-from bilevel_cli.functional import Functional, logits, trained
+from bilevel_cli.nn import randomness
+from bilevel_cli.nn.functional import Functional, logits, trained
 
 MODULE = set(vars(nn.Module()))  # what every module has by itself
 MOST = 5  # things that a message names

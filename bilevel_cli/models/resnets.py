@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, max_pool2d, pad, relu
 
 from bilevel_cli.models import Shape, _check_image, _check_width
-from bilevel_cli.normalization import BatchNorm2d
+from bilevel_cli.nn.normalization import BatchNorm2d
 
 
 class ResNet12(nn.Module):

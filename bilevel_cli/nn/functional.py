@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli import linear, randomness
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 from bilevel_cli.device import computing_in
+from bilevel_cli.nn import affine, randomness
 
 Make = Callable[[], nn.Module]
 
@@ -107,7 +107,7 @@ class Functional:
         try:
             module = spare.pop()
         except IndexError:
-            module = linear.routed(copied())
+            module = affine.routed(copied())
         try:
             with autodiff.exact_attention() if self.attends else contextlib.nullcontext():
                 return logits(torch.func.functional_call(module, params, (x,)))

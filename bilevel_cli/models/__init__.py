@@ -1,0 +1,1 @@
+"""Models, by the options of conf/model."""

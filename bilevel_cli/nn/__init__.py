@@ -1,0 +1,1 @@
+"""Torch modules made functional, and layers that are faster than torch's own."""
