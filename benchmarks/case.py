@@ -19,7 +19,7 @@ from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
-from bilevel_cli.device import generator
+from bilevel_cli.machine.device import generator
 from bilevel_cli.nn.normalization import BatchNorm2d
 from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.options import CONF

@@ -14,9 +14,10 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, interrupts, jobs, launch, options, plugins, sweep
+from bilevel_cli import __version__, jobs, launch, options, plugins, sweep
 from bilevel_cli.arguments import check_command_line
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
+from bilevel_cli.machine import signals
 from bilevel_cli.options import CONF
 
 _DEBUG = "HYDRA_FULL_ERROR"
@@ -73,7 +74,7 @@ def main() -> None:
         try:
             check_command_line(arguments)
             launch.check_command_line(arguments)
-            with interrupts.stops_at_once():
+            with signals.stops_at_once():
                 _job()
         except KeyboardInterrupt as error:
             sys.exit(getattr(error, "code", 128 + signal.SIGINT))

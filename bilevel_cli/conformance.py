@@ -23,7 +23,7 @@ from bilevel_cli.core.problem import MinibatchOracle, StepData
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.device import computing_in
+from bilevel_cli.machine.device import computing_in
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned

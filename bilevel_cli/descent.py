@@ -12,7 +12,7 @@ from bilevel_cli.core.method import Carry, Hypergradient
 from bilevel_cli.core.problem import StepData, follows_loss
 from bilevel_cli.core.trees import Params
 from bilevel_cli.doubts import INNER_LOSS
-from bilevel_cli.ranks import Ranks
+from bilevel_cli.machine.processes import Ranks
 
 START, END = COLUMNS = ("inner_loss_start", "inner_loss_end")
 

@@ -19,14 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import checkpoint, interrupts, launch
+from bilevel_cli import checkpoint, launch
 from bilevel_cli.arguments import check_arguments, fits, target
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
 from bilevel_cli.data.base import Source
-from bilevel_cli.device import Device, generator, peak_memory_mb
 from bilevel_cli.doubts import Doubt
 from bilevel_cli.errors import (
     NO_SPACE,
@@ -38,10 +37,12 @@ from bilevel_cli.errors import (
     refusal,
 )
 from bilevel_cli.loggers.base import Loggers
+from bilevel_cli.machine import signals
+from bilevel_cli.machine.device import Device, generator, peak_memory_mb
+from bilevel_cli.machine.processes import ALONE, Ranks, following, leading
 from bilevel_cli.nn import blame
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.options import options_of_kind
-from bilevel_cli.ranks import ALONE, Ranks, following, leading
 from bilevel_cli.records.lock import locked
 from bilevel_cli.records.manifest import Manifest, origin
 from bilevel_cli.records.settings import NOT_SETTINGS
@@ -104,7 +105,7 @@ def follow() -> None:
         Exception: The run failed, here or in another process.
         Interrupted: As in `run`.
     """
-    with following() as (ranks, given), interrupts.stops_at_once():
+    with following() as (ranks, given), signals.stops_at_once():
         if given is None:
             return
         logging.getLogger().addHandler(logging.NullHandler())

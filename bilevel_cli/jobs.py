@@ -18,8 +18,8 @@ from typing import TextIO
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bilevel_cli import interrupts
 from bilevel_cli.errors import Failed, UsageError
+from bilevel_cli.machine import signals
 
 FILE = "job.json"
 COMPLETED = "completed"
@@ -132,7 +132,7 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
     Returns:
         What `run` does, or did when the job was completed; None where it failed.
     """
-    asked = None if launching else interrupts.serve()
+    asked = None if launching else signals.serve()
     if asked:
         return None
     with noting(folder) as note:
@@ -143,9 +143,9 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
         if before and (before.status, before.settings) == (COMPLETED, settings):
             return before.returned
         note.write(Outcome("running", settings))
-        handlers = {signum: signal.getsignal(signum) for signum in interrupts.SIGNALS}
+        handlers = {signum: signal.getsignal(signum) for signum in signals.SIGNALS}
         try:
-            with interrupts.stops_at_once(), _quiet(asked is not None):
+            with signals.stops_at_once(), _quiet(asked is not None):
                 returned = run()
         except KeyboardInterrupt as stop:
             reason = f"By {stop or 'SIGINT'}. The same command continues it."

@@ -64,9 +64,9 @@ def together(command: Callable[[], None]) -> Callable[[], None]:
             if end.code or here.count == 1:  # torchrun ends the others
                 raise
         if here.count > 1:
-            from bilevel_cli import ranks  # here: torch takes seconds
+            from bilevel_cli.machine import processes  # here: torch takes seconds
 
-            ranks.dismiss()
+            processes.dismiss()
 
     return begin
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bilevel_cli import memory
 from bilevel_cli.core import autodiff, episodes, trees
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Tree
+from bilevel_cli.machine import memory
 from bilevel_cli.methods import unroll
 from bilevel_cli.runner import Inputs, Row, Runner, drive
 

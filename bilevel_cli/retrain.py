@@ -6,7 +6,7 @@ from torch import Tensor
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.device import generator
+from bilevel_cli.machine.device import generator
 
 
 def check(task: Task) -> None:

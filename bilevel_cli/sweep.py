@@ -19,9 +19,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel_cli import interrupts, jobs
+from bilevel_cli import jobs
 from bilevel_cli.errors import Failed, Unwritten
 from bilevel_cli.jobs import COMPLETED, Outcome
+from bilevel_cli.machine import signals
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +113,12 @@ class Remaining(Launcher):
         if len(remaining) < len(batch):
             done = len(batch) - len(remaining)
             log.info("%d of %d jobs are completed, or still running.", done, len(batch))
-        with interrupts.passed_on() as requests:
+        with signals.passed_on() as requests:
             self._launch(remaining, initial_job_idx, requests)
             for job in batch:
                 jobs.wait(job.folder)
         if requests:
-            raise interrupts.Interrupted(requests[0])
+            raise signals.Interrupted(requests[0])
         return [job.returned() for job in batch]
 
     def _launch(self, remaining: list[Job], first: int, requests: list[int]) -> None:

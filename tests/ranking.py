@@ -19,8 +19,9 @@ import sklearn.datasets
 import torch._dynamo  # by torch.optim, at the first optimizer
 from forking import carry_out, finish
 
-from bilevel_cli import experiment, ranks
+from bilevel_cli import experiment
 from bilevel_cli.data import digits
+from bilevel_cli.machine import processes as ranks
 from bilevel_cli.records.table import Table, Unkept
 from bilevel_cli.tasks import meta
 

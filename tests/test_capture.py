@@ -11,8 +11,7 @@ from configs import composed, small
 from problems import Quadratic
 from torch import Tensor
 
-from bilevel_cli import capture, experiment
-from bilevel_cli.capture import Replayed, captured, cuda_graph
+from bilevel_cli import experiment
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.episodes import OuterStep, outer_step
 from bilevel_cli.core.loop import InnerLoop
@@ -21,6 +20,8 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
+from bilevel_cli.machine import capture
+from bilevel_cli.machine.capture import Replayed, captured, cuda_graph
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient

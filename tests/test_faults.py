@@ -25,12 +25,13 @@ from configs import configured
 from configs import options as names
 from omegaconf import DictConfig
 
-from bilevel_cli import checkpoint, experiment, memory, replicas
+from bilevel_cli import checkpoint, experiment, replicas
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
-from bilevel_cli.interrupts import Interrupted, Stopped
+from bilevel_cli.machine import memory
+from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records import manifest
 from bilevel_cli.records.lock import locked
 from bilevel_cli.runner import CHECKPOINT, RESTORES, Runner

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bilevel_cli import memory, models
+from bilevel_cli import models
 from bilevel_cli.core import autodiff, episodes, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
@@ -34,6 +34,7 @@ from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.solver import Learned as LearnedSetting
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.trees import Params
+from bilevel_cli.machine import memory
 from bilevel_cli.methods import unroll
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt

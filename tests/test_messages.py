@@ -5,8 +5,8 @@ import errno
 import pytest
 import torch
 
-from bilevel_cli import messages
 from bilevel_cli.errors import UsageError, refusal
+from bilevel_cli.machine import messages
 from bilevel_cli.runner import Diverged
 
 

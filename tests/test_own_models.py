@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from bilevel_cli import experiment
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
-from bilevel_cli.device import computing_in
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine.device import computing_in
 from bilevel_cli.models import Functional, build
 from bilevel_cli.nn import blame, differentiability, purity, randomness
 

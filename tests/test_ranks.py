@@ -17,9 +17,10 @@ from commands import bilevel_run
 from configs import configured
 from ranking import Command
 
-from bilevel_cli import checkpoint, experiment, memory
+from bilevel_cli import checkpoint, experiment
 from bilevel_cli.errors import UsageError
-from bilevel_cli.ranks import Ranks
+from bilevel_cli.machine import memory
+from bilevel_cli.machine.processes import Ranks
 from bilevel_cli.runner import CHECKPOINT
 
 # Three episodes, so that two processes have unlike shares.

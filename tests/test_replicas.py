@@ -20,7 +20,7 @@ from bilevel_cli import runner as outer
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
-from bilevel_cli.interrupts import Interrupted
+from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.methods import unroll
 from bilevel_cli.replicas import Replicas, unmappable
 from bilevel_cli.runner import Runner

@@ -19,8 +19,9 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from test_cli import numbers
 
-from bilevel_cli import cli, experiment, interrupts, jobs
+from bilevel_cli import cli, experiment, jobs
 from bilevel_cli.jobs import Outcome
+from bilevel_cli.machine import signals
 
 QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", "hydra.sweep.dir=sweep"]
 QUICK += ["task.inner_dim=3", "inner_steps=3"]
@@ -71,7 +72,7 @@ def test_an_interrupted_sweep_of_twelve_runs_exactly_the_unfinished_jobs(
     def run(*given: Any) -> float | None:
         if len(ran) == 7:
             ran.append("interrupted")
-            raise interrupts.Interrupted(signal.SIGINT)
+            raise signals.Interrupted(signal.SIGINT)
         return real(*given)
 
     with monkeypatch.context() as patch:

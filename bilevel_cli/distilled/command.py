@@ -84,9 +84,9 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     }
 
     from bilevel_cli.data.base import Examples  # here: --help does not wait for torch
-    from bilevel_cli.device import generator
     from bilevel_cli.distilled.comparison import compare, prepared, rank
     from bilevel_cli.distilled.images import load_npz
+    from bilevel_cli.machine.device import generator
     from bilevel_cli.models import build
 
     device = _built("device", settings.device).prepare()

@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bilevel_cli.data.base import Labelled
-from bilevel_cli.device import generator
 from bilevel_cli.distilled import ranking
 from bilevel_cli.distilled.images import Distilled
 from bilevel_cli.distilled.retraining import Retraining, TrainingSet, hard
 from bilevel_cli.distilled.selection import Herding, KCentre, RandomReal, Selection
+from bilevel_cli.machine.device import generator
 from bilevel_cli.models import Functional
 
 BASELINES: Mapping[str, Selection] = {

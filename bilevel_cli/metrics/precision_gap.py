@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli import device
 from bilevel_cli.core import episodes
 from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.machine import device
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.metrics.hypergradient_gap import relative_error
 

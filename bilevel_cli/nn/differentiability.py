@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
-from bilevel_cli.device import computing_in
 from bilevel_cli.errors import out_of_memory
+from bilevel_cli.machine.device import computing_in
 from bilevel_cli.nn import blame, purity, randomness
 from bilevel_cli.nn.functional import Functional
 

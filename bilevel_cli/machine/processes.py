@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from bilevel_cli import launch, messages
+from bilevel_cli import launch
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.interrupts import SIGNALS
+from bilevel_cli.machine import messages
+from bilevel_cli.machine.signals import SIGNALS
 
 T = TypeVar("T")
 

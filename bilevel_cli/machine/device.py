@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bilevel_cli import launch, memory
+from bilevel_cli import launch
+from bilevel_cli.machine import memory
 from bilevel_cli.nn import affine as linear
 
 # On Linux this includes the peak of whatever launched the process; see `peak_memory_mb`.
