@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from bilevel_cli.data import files, idx, omniglot
+from bilevel_cli.data import omniglot
 from bilevel_cli.data.base import Classes, Examples, Regression, Source, TwoClasses
 from bilevel_cli.data.breast_cancer import BreastCancer
 from bilevel_cli.data.diabetes import Diabetes
@@ -34,7 +34,8 @@ from bilevel_cli.data.digits import Digits
 from bilevel_cli.data.ijcnn1 import Ijcnn1
 from bilevel_cli.data.mnist import FashionMnist, Mnist
 from bilevel_cli.data.omniglot import Omniglot
-from bilevel_cli.data.rotations import rotated_classes
+from bilevel_cli.data.reading import files, idx
+from bilevel_cli.data.reading.rotations import rotated_classes
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 needs_mnist = pytest.mark.skipif(

@@ -31,7 +31,7 @@ from test_data import message
 import bilevel_cli
 from bilevel_cli import cli, options
 from bilevel_cli.arguments import check_arguments, check_command_line
-from bilevel_cli.data import files
+from bilevel_cli.data.reading import files
 from bilevel_cli.distilled import command
 from bilevel_cli.distilled.images import load_npz
 from bilevel_cli.errors import UsageError

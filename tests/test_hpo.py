@@ -34,9 +34,9 @@ from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Mlp
 from bilevel_cli.penalties import L2, Global, PerLayer, PerParameter, SmoothedL1
 from bilevel_cli.runner import Runner
-from bilevel_cli.solvers.decay import WeightDecay
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
+from bilevel_cli.solvers.weight_decay import WeightDecay
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.hpo import LogisticRegression
 from bilevel_cli.tasks.hyperparameters import Hyperparameters

@@ -22,10 +22,10 @@ from PIL import Image
 from test_data import bounded, message, png, seeded
 from test_own_data import Mine
 
-from bilevel_cli.data import files, images
 from bilevel_cli.data.cifar10 import FOLDER, RECORD, TRAIN, Cifar10
 from bilevel_cli.data.class_folders import ClassFolders
 from bilevel_cli.data.image_folder import ImageFolder
+from bilevel_cli.data.reading import files, images
 
 UNPACK = REAL / "unpack_cifar10.py"
 

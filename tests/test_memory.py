@@ -35,9 +35,9 @@ from bilevel_cli.core.solver import Learned as LearnedSetting
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.trees import Params
 from bilevel_cli.machine import memory
-from bilevel_cli.methods import unroll
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt
+from bilevel_cli.methods.parts import unroll
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum

@@ -24,9 +24,9 @@ from bilevel_cli.data.base import Classes, ClassSplits
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Conv4, Mlp
 from bilevel_cli.runner import Runner
-from bilevel_cli.solvers.decay import WeightDecay
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.meta_sgd import MetaSgd
+from bilevel_cli.solvers.weight_decay import WeightDecay
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned as LearnedStart
 from bilevel_cli.tasks.hyper_representation import HyperRepresentation

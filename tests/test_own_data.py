@@ -27,12 +27,13 @@ from test_data import CONF, bounded, message, seeded
 from torch import Tensor
 
 from bilevel_cli import experiment
-from bilevel_cli.data import arrays, files
+from bilevel_cli.data import arrays
 from bilevel_cli.data.arrays import Arrays
 from bilevel_cli.data.base import SHARES, Classes, Source, shared_out
 from bilevel_cli.data.digits import Digits
+from bilevel_cli.data.reading import files
 from bilevel_cli.data.rings import Rings
-from bilevel_cli.data.table import OwnTable, RegressionTable, Table
+from bilevel_cli.data.table.source import OwnTable, RegressionTable, Table
 
 PARTS: dict[str, Any] = {"train": None, "validation": None, "test": None}
 

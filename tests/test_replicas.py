@@ -21,7 +21,7 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
-from bilevel_cli.methods import unroll
+from bilevel_cli.methods.parts import unroll
 from bilevel_cli.replicas import Replicas, unmappable
 from bilevel_cli.runner import Runner
 

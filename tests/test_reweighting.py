@@ -26,7 +26,7 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.label_noise import Legacy, LongTail, NoNoise, Pair, Symmetric
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Linear
-from bilevel_cli.optimizers import MirrorDescent
+from bilevel_cli.optimizers.mirror_descent import MirrorDescent
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold

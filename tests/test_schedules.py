@@ -15,7 +15,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.none import NoHypergradient
-from bilevel_cli.solvers.decaying import DecayingGradientDescent
+from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
 

@@ -18,12 +18,12 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.adam import Adam
 from bilevel_cli.solvers.aggregated import Aggregated
-from bilevel_cli.solvers.decay import DecoupledWeightDecay, WeightDecay
-from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.nesterov import Nesterov
 from bilevel_cli.solvers.projected import Projected
+from bilevel_cli.solvers.weight_decay import DecoupledWeightDecay, WeightDecay
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned as LearnedStart
 

@@ -18,7 +18,7 @@ from commands import LIBRARIES
 from configs import composed
 
 from bilevel_cli import experiment, runner
-from bilevel_cli.data import shipped
+from bilevel_cli.data.reading import shipped
 from bilevel_cli.metrics.precision_gap import PrecisionGap
 from bilevel_cli.records.table import Table
 from bilevel_cli.runner import Runner

@@ -16,14 +16,14 @@ from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.amigo import Amigo
 from bilevel_cli.methods.fsla import Fsla
-from bilevel_cli.methods.momentum import RecursiveMomentum
+from bilevel_cli.methods.parts.series import RandomTerm, WholeSeries
+from bilevel_cli.methods.recursive_momentum import RecursiveMomentum
 from bilevel_cli.methods.saba import Saba
-from bilevel_cli.methods.series import RandomTerm, WholeSeries
 from bilevel_cli.methods.soba import Soba
 from bilevel_cli.methods.stochastic_implicit import StochasticImplicit
 from bilevel_cli.runner import check_memory
-from bilevel_cli.solvers.decaying import DecayingGradientDescent
 from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
 

@@ -13,7 +13,7 @@ from bilevel_cli import experiment
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import sample
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.requirements import a_minimiser, no_constraint
+from bilevel_cli.methods.parts.requirements import a_minimiser, no_constraint
 
 DECAY, BOUND = 0.5, 0.2
 SMALL = ("task=quadratic", "task.inner_dim=5", "task.outer_dim=3", "task.noise=0", "device=cpu")

@@ -12,7 +12,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.methods.requirements import Requirement
+from bilevel_cli.methods.parts.requirements import Requirement
 
 
 class Carry(TypedDict):

@@ -10,9 +10,9 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from bilevel_cli.data import files
 from bilevel_cli.data.base import Labelled, Pixels
-from bilevel_cli.data.labels import numbered
+from bilevel_cli.data.reading import files
+from bilevel_cli.data.reading.labels import numbered
 
 
 class _Read(NamedTuple):

@@ -2,8 +2,8 @@
 
 import torch
 
-from bilevel_cli.data import shipped
 from bilevel_cli.data.base import Labelled, Splits, TwoClasses, standardized
+from bilevel_cli.data.reading import shipped
 
 
 class BreastCancer(TwoClasses):

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bilevel_cli.data import files
 from bilevel_cli.data.base import Labelled, Pixels
+from bilevel_cli.data.reading import files
 
 FOLDER = "cifar-10-batches-bin"
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from bilevel_cli.data import shipped
 from bilevel_cli.data.base import Labelled, Regression, Splits, standardized
+from bilevel_cli.data.reading import shipped
 
 
 class Diabetes(Regression):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bilevel_cli.data import shipped
 from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled
-from bilevel_cli.data.rotations import rotated_classes
+from bilevel_cli.data.reading import shipped
+from bilevel_cli.data.reading.rotations import rotated_classes
 
 
 class Digits(Examples, Classes):

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from bilevel_cli.data import files
 from bilevel_cli.data.base import Labelled, Splits, TwoClasses
-from bilevel_cli.data.idx import AGAIN
+from bilevel_cli.data.reading import files
+from bilevel_cli.data.reading.idx import AGAIN
 
 FEATURES = 22
 MAX_MEGABYTES = 40.0  # of a file, unpacked; the largest official one has 15.0

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel_cli.data import files, images
 from bilevel_cli.data.base import SHARES, Classes, ClassSplits, Labelled, Pixels, shared_out
+from bilevel_cli.data.reading import files, images
 
 
 class ImageFolder(Pixels, Classes):

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from bilevel_cli.data import files, idx
 from bilevel_cli.data.base import Examples, Labelled, Splits, standardized
+from bilevel_cli.data.reading import files, idx
 
 
 class Mnist(Examples):

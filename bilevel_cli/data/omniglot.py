@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bilevel_cli.data import files
 from bilevel_cli.data.base import Classes, ClassSplits
-from bilevel_cli.data.rotations import rotated_classes
+from bilevel_cli.data.reading import files
+from bilevel_cli.data.reading.rotations import rotated_classes
 
 DRAWERS = 20  # images per character, one of each drawer
 SIDE = 28

@@ -13,13 +13,13 @@ from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import ImplicitCarry
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.stochastic import (
+from bilevel_cli.methods.parts.derivatives import (
     cross_product,
     hessian_product,
     outer_slope,
     relative_residual,
 )
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 @dataclass(frozen=True)

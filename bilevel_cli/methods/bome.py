@@ -14,7 +14,7 @@ from bilevel_cli.core.problem import FixedOracle, StepData
 from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.requirements import AT_A_MINIMISER, no_constraint
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER, no_constraint
 
 
 @dataclass(frozen=True)

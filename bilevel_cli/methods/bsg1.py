@@ -12,7 +12,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 @dataclass(frozen=True)

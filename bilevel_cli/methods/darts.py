@@ -12,8 +12,8 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
-from bilevel_cli.methods.requirements import (
+from bilevel_cli.methods.parts.finite_difference import check_radius, cross_product, last_step
+from bilevel_cli.methods.parts.requirements import (
     an_inner_loss,
     losses_depend_on_outer,
     start_is_constant,

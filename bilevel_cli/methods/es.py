@@ -13,7 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods import perturbations
+from bilevel_cli.methods.parts import perturbations
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods import perturbations
+from bilevel_cli.methods.parts import perturbations
 from bilevel_cli.methods.pes import Pes
 
 

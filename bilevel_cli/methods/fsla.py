@@ -14,15 +14,15 @@ from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.momentum import check_weight, old_weight, recursive
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.soba import SobaCarry
-from bilevel_cli.methods.stochastic import (
+from bilevel_cli.methods.parts.derivatives import (
     cross_product,
     hessian_product,
     outer_slope,
     relative_residual,
 )
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
+from bilevel_cli.methods.recursive_momentum import check_weight, old_weight, recursive
+from bilevel_cli.methods.soba import SobaCarry
 
 
 class FslaCarry(SobaCarry):

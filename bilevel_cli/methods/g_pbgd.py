@@ -13,8 +13,8 @@ from bilevel_cli.core.problem import Batch, MinibatchOracle, Problem, StepData
 from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params, Scalar
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER, no_constraint
 from bilevel_cli.methods.pbgd import Ramp
-from bilevel_cli.methods.requirements import AT_A_MINIMISER, no_constraint
 
 
 class SlopeCarry(Carry):

@@ -13,7 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.unroll import Steps, inner_grads
+from bilevel_cli.methods.parts.unroll import Steps, inner_grads
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
-from bilevel_cli.methods.requirements import an_inner_loss
+from bilevel_cli.methods.parts.requirements import an_inner_loss
 
 
 @dataclass(frozen=True)

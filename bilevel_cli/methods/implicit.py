@@ -14,7 +14,7 @@ from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 ROUNDS = (
     200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit

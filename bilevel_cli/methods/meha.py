@@ -13,7 +13,12 @@ from bilevel_cli.core.problem import MinibatchOracle, StepData
 from bilevel_cli.core.references import Claim
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.penalty import PenaltyCarry, Proximal, ValuePenalty, penalised_gradient
+from bilevel_cli.methods.parts.value_penalty import (
+    PenaltyCarry,
+    Proximal,
+    ValuePenalty,
+    penalised_gradient,
+)
 from bilevel_cli.solvers.aggregated import Aggregated
 
 

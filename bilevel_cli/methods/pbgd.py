@@ -13,7 +13,7 @@ from bilevel_cli.core.method import Cost, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.penalty import PenaltyCarry, ValuePenalty, penalised_gradient
+from bilevel_cli.methods.parts.value_penalty import PenaltyCarry, ValuePenalty, penalised_gradient
 from bilevel_cli.solvers.aggregated import Aggregated
 
 

@@ -12,8 +12,8 @@ from bilevel_cli.core.problem import Batch, MinibatchOracle, ProblemWrapper, Ste
 from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.finite_difference import check_radius, cross_product, last_step
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
+from bilevel_cli.methods.parts.finite_difference import check_radius, cross_product, last_step
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import ImplicitCarry
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.stochastic import inner_slope, outer_slope, relative_residual
+from bilevel_cli.methods.parts.derivatives import inner_slope, outer_slope, relative_residual
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 class SobaCarry(ImplicitCarry):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bilevel_cli.data import files
+from bilevel_cli.data.reading import files
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**26  # of one image: 67 megapixels

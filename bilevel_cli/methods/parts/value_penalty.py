@@ -11,7 +11,7 @@ from bilevel_cli.core.method import Carry, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import OracleWrapper, SolverState, counter
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 class PenaltyCarry(Carry):

@@ -14,14 +14,14 @@ from bilevel_cli.core.references import Claim, Trial
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.series import Series, series_doubt
-from bilevel_cli.methods.stochastic import (
+from bilevel_cli.methods.parts.derivatives import (
     hessian_product,
     inner_slope,
     outer_slope,
     relative_residual,
 )
+from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
+from bilevel_cli.methods.parts.series import Series, series_doubt
 
 
 def old_weight(momentum: PowerLaw, count: Tensor) -> Tensor:

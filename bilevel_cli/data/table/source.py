@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pandas.api import types
 from torch import Tensor
 
-from bilevel_cli.data import files
 from bilevel_cli.data.base import (
     SHARES,
     Labelled,
@@ -28,7 +27,8 @@ from bilevel_cli.data.base import (
     Splits,
     shared_out,
 )
-from bilevel_cli.data.labels import numbered
+from bilevel_cli.data.reading import files
+from bilevel_cli.data.reading.labels import numbered
 from bilevel_cli.options import hint
 
 Column = pd.Series

@@ -1,0 +1,1 @@
+"""Formats of files, and how they are fetched and read."""

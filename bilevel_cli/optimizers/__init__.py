@@ -1,0 +1,1 @@
+"""Outer optimizers and schedulers that torch does not have."""
