@@ -27,7 +27,7 @@ from bilevel_cli.machine.device import computing_in
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
-from bilevel_cli.tasks.quadratic import Quadratic
+from bilevel_cli.tasks.examples.quadratic import Quadratic
 
 STEPS = 4
 

@@ -12,7 +12,7 @@ from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.tasks.anti_distillation import AntiDistillation
+from bilevel_cli.tasks.examples.anti_distillation import AntiDistillation
 
 CPU = torch.device("cpu")
 LARGEST = 13.217788012699264  # eigenvalue of the inner Hessian

@@ -23,9 +23,9 @@ from bilevel_cli import experiment
 from bilevel_cli.data import digits
 from bilevel_cli.machine import processes as ranks
 from bilevel_cli.records.table import Table, Unkept
-from bilevel_cli.tasks import meta
+from bilevel_cli.tasks.few_shot import classification
 
-assert all((sklearn.datasets, torch._dynamo, experiment, ranks, digits, meta))
+assert all((sklearn.datasets, torch._dynamo, experiment, ranks, digits, classification))
 
 
 @dataclass(frozen=True)

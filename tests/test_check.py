@@ -27,7 +27,7 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.tasks import quadratic
+from bilevel_cli.tasks.examples import quadratic
 
 Captured = pytest.CaptureFixture[str]
 run = partial(exit_code, "bilevel-check", check.main)

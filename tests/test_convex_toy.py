@@ -30,9 +30,9 @@ from bilevel_cli.solvers.nesterov import Nesterov
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.convex_toy import ConvexToy
-from bilevel_cli.tasks.counterexample import Counterexample
-from bilevel_cli.tasks.pbgd_toy import PbgdToy
+from bilevel_cli.tasks.examples.bda_toy import Counterexample
+from bilevel_cli.tasks.examples.convex_toy import ConvexToy
+from bilevel_cli.tasks.examples.pbgd_toy import PbgdToy
 from reproductions.items.convex_toy import Printed
 
 CPU = torch.device("cpu")

@@ -19,12 +19,12 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import ConvNet, Functional, Linear, Mlp, functional
 from bilevel_cli.runner import Runner
-from bilevel_cli.siamese import NUMBERS, Siamese
-from bilevel_cli.tasks.distill import Distillation, onto_simplex
-from bilevel_cli.tasks.objectives.distribution_matching import DistributionMatching
-from bilevel_cli.tasks.objectives.gradient_matching import GradientMatching
-from bilevel_cli.tasks.objectives.kernel_ridge import KernelRidge, ridge_loss
-from bilevel_cli.tasks.objectives.trajectory_matching import TrajectoryMatching
+from bilevel_cli.tasks.distillation.distillation import Distillation, onto_simplex
+from bilevel_cli.tasks.distillation.objectives.distribution_matching import DistributionMatching
+from bilevel_cli.tasks.distillation.objectives.gradient_matching import GradientMatching
+from bilevel_cli.tasks.distillation.objectives.kernel_ridge import KernelRidge, ridge_loss
+from bilevel_cli.tasks.distillation.objectives.trajectory_matching import TrajectoryMatching
+from bilevel_cli.tasks.distillation.siamese import NUMBERS, Siamese
 
 NEUTRAL: dict[str, Any] = {
     "color": False,

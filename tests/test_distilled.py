@@ -23,13 +23,14 @@ from bilevel_cli import experiment, models
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.data.digits import Digits
-from bilevel_cli.distilled import command, ranking
-from bilevel_cli.distilled.comparison import BASELINES, Contest, compare, prepared, rank
-from bilevel_cli.distilled.images import load_npz, save_grid, save_npz
-from bilevel_cli.distilled.retraining import Augmentation, Retraining, hard
-from bilevel_cli.distilled.selection import Herding, KCentre, RandomReal, Selection
+from bilevel_cli.distilled import command
 from bilevel_cli.models import Functional
 from bilevel_cli.records.manifest import Manifest
+from bilevel_cli.tasks.distillation import ranking
+from bilevel_cli.tasks.distillation.contest import BASELINES, Contest, compare, prepared, rank
+from bilevel_cli.tasks.distillation.retraining import Augmentation, Retraining, hard
+from bilevel_cli.tasks.distillation.selection import Herding, KCentre, RandomReal, Selection
+from bilevel_cli.tasks.distillation.storage import load_npz, save_grid, save_npz
 
 CPU = torch.device("cpu")
 

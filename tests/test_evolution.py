@@ -35,8 +35,8 @@ from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.quadratic import Quadratic as QuadraticTask
-from bilevel_cli.tasks.toy import Toy
+from bilevel_cli.tasks.examples.iaptt_toy import Toy
+from bilevel_cli.tasks.examples.quadratic import Quadratic as QuadraticTask
 from reproductions.items import evolution
 
 FULL = Reverse(window=None, segment=None)

@@ -33,9 +33,9 @@ from bilevel_cli import cli, options
 from bilevel_cli.arguments import check_arguments, check_command_line
 from bilevel_cli.data.reading import files
 from bilevel_cli.distilled import command
-from bilevel_cli.distilled.images import load_npz
 from bilevel_cli.errors import UsageError
 from bilevel_cli.options import CONF
+from bilevel_cli.tasks.distillation.storage import load_npz
 
 PACKAGE = Path(bilevel_cli.__file__).parent
 READERS = [name for name in options.names("data") if hasattr(standins, name)]

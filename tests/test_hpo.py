@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from bilevel_cli import experiment
-from bilevel_cli.augmentations import Network, Transforms, warp
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData
@@ -28,18 +27,25 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled, Splits, TwoClasses
 from bilevel_cli.data.digits import Digits
 from bilevel_cli.errors import UsageError
-from bilevel_cli.label_smoothing import LabelSmoothing
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Mlp
-from bilevel_cli.penalties import L2, Global, PerLayer, PerParameter, SmoothedL1
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.weight_decay import WeightDecay
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.tasks.hpo import LogisticRegression
-from bilevel_cli.tasks.hyperparameters import Hyperparameters
+from bilevel_cli.tasks.hyperparameters.augmentation import Network, Transforms, warp
+from bilevel_cli.tasks.hyperparameters.classifier import Hyperparameters
+from bilevel_cli.tasks.hyperparameters.linear_model import LogisticRegression
+from bilevel_cli.tasks.hyperparameters.penalties import (
+    L2,
+    Global,
+    PerLayer,
+    PerParameter,
+    SmoothedL1,
+)
+from bilevel_cli.tasks.hyperparameters.smoothing import LabelSmoothing
 
 CPU = torch.device("cpu")
 

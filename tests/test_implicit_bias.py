@@ -29,8 +29,8 @@ from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.anti_distillation import AntiDistillation
-from bilevel_cli.tasks.memory_toy import MemoryToy
+from bilevel_cli.tasks.examples.anti_distillation import AntiDistillation
+from bilevel_cli.tasks.examples.memory_toy import MemoryToy
 from reproductions.fourier import CPU, LARGEST, STEP, Fourier, equilibrium, implicit, slope
 
 PSEUDO_INVERSE = Exact(damping=0.0, rtol=1e-10)

@@ -29,8 +29,8 @@ from bilevel_cli.solvers.meta_sgd import MetaSgd
 from bilevel_cli.solvers.weight_decay import WeightDecay
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned as LearnedStart
-from bilevel_cli.tasks.hyper_representation import HyperRepresentation
-from bilevel_cli.tasks.sinusoid import Sinusoid
+from bilevel_cli.tasks.few_shot.hyper_representation import HyperRepresentation
+from bilevel_cli.tasks.few_shot.sinusoid import Sinusoid
 
 CPU = torch.device("cpu")
 REVERSE = Reverse(None, None)

@@ -32,8 +32,8 @@ from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.counterexample import Counterexample
-from bilevel_cli.tasks.pbgd_toy import MINIMISERS, PbgdToy
+from bilevel_cli.tasks.examples.bda_toy import Counterexample
+from bilevel_cli.tasks.examples.pbgd_toy import MINIMISERS, PbgdToy
 
 CPU = torch.device("cpu")
 PLANE, OUTER = Plane(), {"x": Plane.x}

@@ -23,17 +23,17 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
 from bilevel_cli.errors import UsageError
-from bilevel_cli.label_noise import Legacy, LongTail, NoNoise, Pair, Symmetric
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Linear
 from bilevel_cli.optimizers.mirror_descent import MirrorDescent
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.tasks.learning_to_reweight import LearningToReweight, alignments
-from bilevel_cli.tasks.meta_weight_net import MetaWeightNet
-from bilevel_cli.tasks.reweight import HyperCleaning, average_precision, cleaning_scores
-from bilevel_cli.weights import Free, Sigmoid, Simplex
+from bilevel_cli.tasks.reweighting.base import HyperCleaning, average_precision, cleaning_scores
+from bilevel_cli.tasks.reweighting.learning_to_reweight import LearningToReweight, alignments
+from bilevel_cli.tasks.reweighting.meta_weight_net import MetaWeightNet
+from bilevel_cli.tasks.reweighting.noise import Legacy, LongTail, NoNoise, Pair, Symmetric
+from bilevel_cli.tasks.reweighting.weights import Free, Sigmoid, Simplex
 
 CPU = torch.device("cpu")
 

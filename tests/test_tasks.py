@@ -23,7 +23,6 @@ from bilevel_cli.core.sets import Box
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Splits
 from bilevel_cli.errors import UsageError
-from bilevel_cli.label_noise import Symmetric, Uniform
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.models import Conv4, Linear
 from bilevel_cli.runner import Runner
@@ -31,11 +30,12 @@ from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.projected import Projected
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
-from bilevel_cli.tasks.meta import FewShot
-from bilevel_cli.tasks.reweight import HyperCleaning, cleaning_scores
-from bilevel_cli.tasks.simulated import SimulatedQuadratics
-from bilevel_cli.tasks.toy import SOLUTION, Toy
-from bilevel_cli.weights import Sigmoid
+from bilevel_cli.tasks.examples.iaptt_toy import SOLUTION, Toy
+from bilevel_cli.tasks.examples.simulated import SimulatedQuadratics
+from bilevel_cli.tasks.few_shot.classification import FewShot
+from bilevel_cli.tasks.reweighting.base import HyperCleaning, cleaning_scores
+from bilevel_cli.tasks.reweighting.noise import Symmetric, Uniform
+from bilevel_cli.tasks.reweighting.weights import Sigmoid
 
 CPU = torch.device("cpu")
 

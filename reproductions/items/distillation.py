@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bilevel_cli.distilled.images import load_npz
+from bilevel_cli.tasks.distillation.storage import load_npz
 from reproductions.figure import legend
 from reproductions.item import Expected, Figure, Item, Row, Run, Table, above, below, between
 from reproductions.results import Results, spread

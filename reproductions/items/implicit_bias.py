@@ -22,7 +22,7 @@ from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.memory_toy import MemoryToy
+from bilevel_cli.tasks.examples.memory_toy import MemoryToy
 from reproductions.figure import legend
 from reproductions.fourier import CPU, LARGEST, STEP, Fourier, equilibrium, implicit, slope
 from reproductions.item import DERIVED, THEORY, Figure, Item, Row, above, below, near

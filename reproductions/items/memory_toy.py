@@ -11,7 +11,7 @@ import torch
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.warm import Warm
-from bilevel_cli.tasks.memory_toy import MemoryToy
+from bilevel_cli.tasks.examples.memory_toy import MemoryToy
 from reproductions.figure import legend
 from reproductions.fourier import CPU
 from reproductions.item import DERIVED, Figure, Item, Row, Run, above, below, near

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.tasks.pbgd_toy import PbgdToy
+from bilevel_cli.tasks.examples.pbgd_toy import PbgdToy
 from reproductions.figure import legend
 from reproductions.fourier import CPU
 from reproductions.item import DERIVED, THEORY, Figure, Item, Row, Run, below, near

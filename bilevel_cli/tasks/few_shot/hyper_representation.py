@@ -10,7 +10,7 @@ from bilevel_cli.core import trees
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes
-from bilevel_cli.tasks.meta import FEATURES_PREFIX, FewShot
+from bilevel_cli.tasks.few_shot.classification import FEATURES_PREFIX, FewShot
 
 
 class HyperRepresentation(FewShot):

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli.augmentations import Augmentation
 from bilevel_cli.core import draws, trees
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.core.loop import InnerLoop
@@ -15,10 +14,11 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.label_smoothing import LabelSmoothing
 from bilevel_cli.models import build
 from bilevel_cli.nn.losses import cross_entropy
-from bilevel_cli.penalties import Penalty
+from bilevel_cli.tasks.hyperparameters.augmentation import Augmentation
+from bilevel_cli.tasks.hyperparameters.penalties import Penalty
+from bilevel_cli.tasks.hyperparameters.smoothing import LabelSmoothing
 
 MOST_COLUMNS = 50
 CHUNK = 2000  # examples that an evaluation holds in memory at once

@@ -18,10 +18,10 @@ from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled, Splits
-from bilevel_cli.label_noise import Corruption
 from bilevel_cli.models import build
 from bilevel_cli.nn.losses import cross_entropy
-from bilevel_cli.weights import Weights
+from bilevel_cli.tasks.reweighting.noise import Corruption
+from bilevel_cli.tasks.reweighting.weights import Weights
 
 CHUNK = 2000  # examples that an evaluation holds in memory at once
 

@@ -14,14 +14,14 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
-from bilevel_cli.distilled.images import save_grid, save_npz
-from bilevel_cli.distilled.retraining import Retraining
-from bilevel_cli.distilled.selection import Selection
 from bilevel_cli.models import build
 from bilevel_cli.nn.losses import cross_entropy
-from bilevel_cli.siamese import Siamese
-from bilevel_cli.tasks.networks import Networks
-from bilevel_cli.tasks.objectives.base import Objective
+from bilevel_cli.tasks.distillation.networks import Networks
+from bilevel_cli.tasks.distillation.objectives.base import Objective
+from bilevel_cli.tasks.distillation.retraining import Retraining
+from bilevel_cli.tasks.distillation.selection import Selection
+from bilevel_cli.tasks.distillation.siamese import Siamese
+from bilevel_cli.tasks.distillation.storage import save_grid, save_npz
 
 NUMBERS = "augment."  # before the names of what an augmentation draws, in a batch
 

@@ -11,8 +11,8 @@ from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.label_noise import Corruption
-from bilevel_cli.tasks.dependent_weights import DependentWeights
+from bilevel_cli.tasks.reweighting.dependent_weights import DependentWeights
+from bilevel_cli.tasks.reweighting.noise import Corruption
 
 META_PREFIX = "meta_"
 

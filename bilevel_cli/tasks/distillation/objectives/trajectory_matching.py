@@ -7,7 +7,7 @@ from bilevel_cli.core import trees
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
 from bilevel_cli.models import Functional
-from bilevel_cli.tasks.objectives.base import Objective
+from bilevel_cli.tasks.distillation.objectives.base import Objective
 
 
 class TrajectoryMatching(Objective):

@@ -9,12 +9,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bilevel_cli.data.base import Labelled
-from bilevel_cli.distilled import ranking
-from bilevel_cli.distilled.images import Distilled
-from bilevel_cli.distilled.retraining import Retraining, TrainingSet, hard
-from bilevel_cli.distilled.selection import Herding, KCentre, RandomReal, Selection
 from bilevel_cli.machine.device import generator
 from bilevel_cli.models import Functional
+from bilevel_cli.tasks.distillation import ranking
+from bilevel_cli.tasks.distillation.retraining import Retraining, TrainingSet, hard
+from bilevel_cli.tasks.distillation.selection import Herding, KCentre, RandomReal, Selection
+from bilevel_cli.tasks.distillation.storage import Distilled
 
 BASELINES: Mapping[str, Selection] = {
     "random": RandomReal(),
@@ -99,7 +99,7 @@ def compare(contest: Contest, models: Mapping[str, Functional]) -> pd.DataFrame:
 
 
 def rank(contest: Contest, model: Functional) -> pd.DataFrame:
-    """Measures the scores of DD-Ranking, which `bilevel_cli.distilled.ranking` defines.
+    """Measures the scores of DD-Ranking, which `bilevel_cli.tasks.distillation.ranking` defines.
 
     Where the distilled labels are soft, random images get theirs from a network that was trained on
     all real examples. Unlike the authors', no step size is searched for: `retraining` is one for

@@ -11,8 +11,8 @@ from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Splits
-from bilevel_cli.label_noise import Corruption
-from bilevel_cli.tasks.reweight import Reweighting
+from bilevel_cli.tasks.reweighting.base import Reweighting
+from bilevel_cli.tasks.reweighting.noise import Corruption
 
 
 class DependentWeights(Reweighting):

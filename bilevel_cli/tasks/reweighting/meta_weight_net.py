@@ -10,9 +10,9 @@ from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.label_noise import Corruption
 from bilevel_cli.models import Mlp, build
-from bilevel_cli.tasks.dependent_weights import DependentWeights
+from bilevel_cli.tasks.reweighting.dependent_weights import DependentWeights
+from bilevel_cli.tasks.reweighting.noise import Corruption
 
 PREFIX = "weight_net."
 

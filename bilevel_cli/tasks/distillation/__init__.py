@@ -1,0 +1,1 @@
+"""Dataset distillation: a few learned examples that train as well as all."""

@@ -1,0 +1,1 @@
+"""What distilled examples are to do."""

@@ -1,0 +1,1 @@
+"""Few-shot learning: many small inner problems under one outer parameter."""

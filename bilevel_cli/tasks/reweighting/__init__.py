@@ -1,0 +1,1 @@
+"""Data reweighting: which examples to learn from."""
