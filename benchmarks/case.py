@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bilevel_cli import experiment
+from bilevel_cli.config.options import CONF
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import Batch, StepData
@@ -22,7 +23,6 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.machine.device import generator
 from bilevel_cli.nn.normalization import BatchNorm2d
 from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
-from bilevel_cli.options import CONF
 
 Implementation = Callable[[], Params]  # returns the hypergradient
 Forward = Callable[[Tensor], Tensor]

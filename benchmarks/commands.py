@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks import results
 from bilevel_cli import experiment
-from bilevel_cli.options import CONF
+from bilevel_cli.config.options import CONF
 
 DIGITS = ("task=reweight", "data=digits")
 NEVER = 1_000_000

@@ -23,7 +23,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from bilevel_cli import experiment
-from bilevel_cli.options import CONF
+from bilevel_cli.config.options import CONF
 
 PAGE = Path(__file__).parents[1] / "docs" / "reweight.md"
 BEGIN, END = "<!-- label_errors -->\n", "<!-- end of label_errors -->\n"

@@ -15,11 +15,12 @@ from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from bilevel_cli import __version__, options
-from bilevel_cli.arguments import check_command_line
+from bilevel_cli import __version__
 from bilevel_cli.cli import explain
+from bilevel_cli.config import options
+from bilevel_cli.config.arguments import check_command_line
+from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
-from bilevel_cli.options import CONF
 
 if TYPE_CHECKING:
     from bilevel_cli.checking import Finding

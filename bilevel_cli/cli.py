@@ -14,11 +14,12 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, jobs, launch, options, plugins, sweep
-from bilevel_cli.arguments import check_command_line
+from bilevel_cli import __version__, jobs, launch, plugins, sweep
+from bilevel_cli.config import options
+from bilevel_cli.config.arguments import check_command_line
+from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals
-from bilevel_cli.options import CONF
 
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []

@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from bilevel_cli import checkpoint, launch
-from bilevel_cli.arguments import check_arguments, fits, target
+from bilevel_cli.config.arguments import check_arguments, fits, target
+from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
@@ -42,7 +43,6 @@ from bilevel_cli.machine.device import Device, generator, peak_memory_mb
 from bilevel_cli.machine.processes import ALONE, Ranks, following, leading
 from bilevel_cli.nn import blame
 from bilevel_cli.nn.functional import Functional
-from bilevel_cli.options import options_of_kind
 from bilevel_cli.records.lock import locked
 from bilevel_cli.records.manifest import Manifest, origin
 from bilevel_cli.records.settings import NOT_SETTINGS

@@ -12,9 +12,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from bilevel_cli import experiment
+from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import Failed
 from bilevel_cli.machine.device import computing_in
-from bilevel_cli.options import CONF
 from reproductions.item import Item, Run, items
 from reproductions.results import Results
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli.options import CONF, groups
+from bilevel_cli.config.options import CONF, groups
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -16,7 +16,7 @@ import torch
 from commands import LIBRARIES, bilevel_run
 
 from bilevel_cli import __version__, sweep
-from bilevel_cli.options import CONF
+from bilevel_cli.config.options import CONF
 
 QUICK = ["task=quadratic", "outer_steps=20", "hydra.output_subdir=null"]
 Captured = pytest.CaptureFixture[str]

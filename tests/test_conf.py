@@ -13,8 +13,8 @@ from configs import composed
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import options
-from bilevel_cli.options import CONF
+from bilevel_cli.config import options
+from bilevel_cli.config.options import CONF
 
 # What is passed to the constructors that name it.
 GIVEN = {"device", "data", "model", "generator", "input_shape", "num_outputs"}

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bilevel_cli import experiment
+from bilevel_cli.config.options import pairs
 from bilevel_cli.conformance import check_method, check_solver, check_task
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
@@ -21,7 +22,6 @@ from bilevel_cli.core.problem import Oracle, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.options import pairs
 from bilevel_cli.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, MomentumState

@@ -8,8 +8,8 @@ import pytest
 from configs import SHARED_DATA, composed
 
 from bilevel_cli import experiment
+from bilevel_cli.config.options import pairs
 from bilevel_cli.errors import UsageError
-from bilevel_cli.options import pairs
 from bilevel_cli.runner import Runner
 
 READ = {"mnist", "fashion_mnist", "cifar10", "ijcnn1", "omniglot"}

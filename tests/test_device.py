@@ -238,7 +238,7 @@ MALLOC = """
 import ctypes, json, threading, torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from bilevel_cli.options import CONF
+from bilevel_cli.config.options import CONF
 
 class Info(ctypes.Structure):  # mallinfo2 of malloc.h
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

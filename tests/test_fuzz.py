@@ -25,8 +25,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bilevel_cli import cli, options
-from bilevel_cli.options import CONF
+from bilevel_cli import cli
+from bilevel_cli.config import options
+from bilevel_cli.config.options import CONF
 
 # Of all tasks, those that need no file and take milliseconds.
 TASKS = [name for name in options.names("task") if name != "distill"]

@@ -29,12 +29,13 @@ from omegaconf import OmegaConf
 from test_data import message
 
 import bilevel_cli
-from bilevel_cli import cli, options
-from bilevel_cli.arguments import check_arguments, check_command_line
+from bilevel_cli import cli
+from bilevel_cli.config import options
+from bilevel_cli.config.arguments import check_arguments, check_command_line
+from bilevel_cli.config.options import CONF
 from bilevel_cli.data.reading import files
 from bilevel_cli.distilled import command
 from bilevel_cli.errors import UsageError
-from bilevel_cli.options import CONF
 from bilevel_cli.tasks.distillation.storage import load_npz
 
 PACKAGE = Path(bilevel_cli.__file__).parent

@@ -45,7 +45,7 @@ def run(command: Path, *arguments: str, cwd: Path) -> "subprocess.CompletedProce
 
 @pytest.mark.slow
 def test_the_wheel_brings_its_own_conf(installed: Path, tmp_path: Path) -> None:
-    code = "from bilevel_cli.options import CONF; print(CONF)"
+    code = "from bilevel_cli.config.options import CONF; print(CONF)"
     found = run(installed.parent / "python", "-c", code, cwd=tmp_path)
     assert Path(found.stdout.strip()).parts[-3:] == ("site-packages", "bilevel_cli", "conf")
     assert str(CHECKOUT) not in found.stdout

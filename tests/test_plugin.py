@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from bilevel_cli import experiment
+from bilevel_cli.config.options import CONF
 from bilevel_cli.conformance import check_method, check_task
-from bilevel_cli.options import CONF
 
 METHOD = '''
 """The sign of another method's gradient."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, options
-from bilevel_cli.arguments import check_command_line, is_ours
+from bilevel_cli import __version__
 from bilevel_cli.cli import explain
+from bilevel_cli.config import options
+from bilevel_cli.config.arguments import check_command_line, is_ours
+from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
-from bilevel_cli.options import CONF
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -183,7 +183,7 @@ def _named(name: str, runs: Sequence[Run]) -> _Value:
     options = _options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
-        from bilevel_cli.options import hint  # here: it imports Hydra
+        from bilevel_cli.config.options import hint  # here: it imports Hydra
 
         several = f": it may be {', '.join(ends)}." if ends else hint(name, options)
         raise UsageError(f"--by needs options of the runs, got {name}{several}")

@@ -104,6 +104,6 @@ def _check_known(option: str, name: str, runs: Sequence[Run]) -> None:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    from bilevel_cli.options import hint  # here: it imports Hydra
+    from bilevel_cli.config.options import hint  # here: it imports Hydra
 
     return hint(name, known)

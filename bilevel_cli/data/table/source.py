@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pandas.api import types
 from torch import Tensor
 
+from bilevel_cli.config.options import hint
 from bilevel_cli.data.base import (
     SHARES,
     Labelled,
@@ -29,7 +30,6 @@ from bilevel_cli.data.base import (
 )
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.reading.labels import numbered
-from bilevel_cli.options import hint
 
 Column = pd.Series
 TEXTS = ("string", "large_string", "binary", "large_binary")  # types of columns in a Parquet file

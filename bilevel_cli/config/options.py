@@ -16,7 +16,7 @@ from hydra.core.object_type import ObjectType
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from bilevel_cli import resolvers
+from bilevel_cli.config import resolvers
 
 resolvers.register()
 
