@@ -10,8 +10,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from benchmarks import results
-from bilevel_cli import experiment
 from bilevel_cli.config.options import CONF
+from bilevel_cli.runs import entry
 
 DIGITS = ("task=reweight", "data=digits")
 NEVER = 1_000_000
@@ -59,7 +59,7 @@ def _steps(count: int, log_every: int, device: str) -> float:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*DIGITS, *settings, *never, f"device={device}"])
     with tempfile.TemporaryDirectory() as folder:
-        run = experiment.build(config, experiment.resolved(config), Path(folder), {})
+        run = entry.build(config, entry.resolved(config), Path(folder), {})
         since = time.perf_counter()
         run.run()
         return (time.perf_counter() - since) / count

@@ -122,11 +122,12 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 
 
 def _checked(config: DictConfig) -> "Finding":
-    from bilevel_cli import checking, experiment  # here: --help does not wait for torch
+    from bilevel_cli import checking
+    from bilevel_cli.runs import entry  # here: --help does not wait for torch
 
     chosen = dict(config.hydra.runtime.choices)
     try:
-        _, _, task, loop, method = experiment.parts(config, chosen)
+        _, _, task, loop, method = entry.parts(config, chosen)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return checking.check(method, loop, task, config.inner_steps, config.seed)

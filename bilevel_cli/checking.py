@@ -16,7 +16,7 @@ from bilevel_cli.core.problem import StepData, follows_loss
 from bilevel_cli.core.references import Chaotic, Claim, NoSolution, Trial
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.runner import check_memory
+from bilevel_cli.runs.runner import check_memory
 
 DEBUG = "HYDRA_FULL_ERROR"  # the variable that asks for a traceback, here as in bilevel-run
 AT_ONCE = 20_000  # inner parameters of all estimates that are mapped at once

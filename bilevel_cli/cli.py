@@ -31,9 +31,9 @@ def _job(config: DictConfig) -> float | None:
     directory = Path(composed.runtime.output_dir)
 
     def run() -> float | None:
-        from bilevel_cli import experiment  # here: --help and completion do not wait for torch
+        from bilevel_cli.runs import entry  # here: --help and completion do not wait for torch
 
-        return experiment.run(config, directory, dict(composed.runtime.choices))
+        return entry.run(config, directory, dict(composed.runtime.choices))
 
     if composed.mode == RunMode.MULTIRUN:
         return jobs.carry_out(run, config, directory)

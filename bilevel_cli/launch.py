@@ -74,10 +74,10 @@ def together(command: Callable[[], None]) -> Callable[[], None]:
 def _follow() -> int:
     # Until it has joined, a follower waits where Python hears no signal: it ends by the system's.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bilevel_cli import experiment
+    from bilevel_cli.runs import entry
 
     try:
-        experiment.follow()
+        entry.follow()
     except (KeyboardInterrupt, Exception) as error:  # the first process says what there is to say
         return getattr(error, "code", 1)
     return 0

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from bilevel_cli import experiment
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import Failed
 from bilevel_cli.machine.device import computing_in
+from bilevel_cli.runs import entry
 from reproductions.item import Item, Run, items
 from reproductions.results import Results
 
@@ -71,11 +71,11 @@ def complete(command: Sequence[str], folder: Path) -> bool:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(command))
     found = Results(folder.parent).manifest(folder.name)
-    if found and found["settings"] != experiment.resolved(config):
+    if found and found["settings"] != entry.resolved(config):
         shutil.rmtree(folder)
     elif found.get("status") in ("completed", "diverged"):
         return False
     # The page tells of a run that failed, by its manifest, and of the others all the same.
     with contextlib.suppress(Failed):
-        experiment.run(config, folder, {})
+        entry.run(config, folder, {})
     return True

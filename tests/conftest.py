@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel_cli import experiment
 from bilevel_cli.data import digits
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture
 def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Runner], None]], None]:
     """Has something done to each runner that is built."""
-    built = experiment.build
+    built = entry.build
 
     def change(how: Callable[[Runner], None]) -> None:
         def build(*given: Any) -> Runner:
@@ -39,7 +39,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Runner], Non
             how(runner)
             return runner
 
-        monkeypatch.setattr(experiment, "build", build)
+        monkeypatch.setattr(entry, "build", build)
 
     return change
 

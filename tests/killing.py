@@ -17,7 +17,7 @@ from typing import Any
 
 from forking import carry_out, finish
 
-from bilevel_cli import experiment
+from bilevel_cli.runs import entry
 
 
 def begin(folder: Path, overrides: list[str]) -> int:
@@ -38,7 +38,7 @@ def wait(child: int, folder: Path) -> None:
 
 
 def main(root: Path, kills: int, seed: int, overrides: list[str]) -> None:
-    assert experiment  # imported before any fork
+    assert entry  # imported before any fork
     # A kill spares what the system has, and disks are slow.
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     moments = random.Random(seed)

@@ -15,7 +15,7 @@ from problems import Quadratic
 from test_plugin import FILES
 from torch import Tensor
 
-from bilevel_cli import check, experiment
+from bilevel_cli import check
 from bilevel_cli.checking import Finding
 from bilevel_cli.checking import check as hold
 from bilevel_cli.core import references
@@ -25,6 +25,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.references import Claim, NoSolution, Trial
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.examples import quadratic
@@ -86,7 +87,7 @@ class Hopeless(Noisy):
 @pytest.mark.parametrize("method", options("method"))
 def test_every_method_is_what_it_claims_to_be(task: str, method: str) -> None:
     config = composed(f"task={task}", f"method={method}", "device=cpu", "device.dtype=float64")
-    _, _, built, loop, estimator = experiment.parts(config, {})
+    _, _, built, loop, estimator = entry.parts(config, {})
     found = hold(estimator, loop, built, config.inner_steps, config.seed)
     # Refused: Reptile and its like need a learned start, which these tasks have not.
     assert found.verdict == "ok" or (found.verdict == "refused" and "method=" in found.reason)

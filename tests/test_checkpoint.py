@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_structure
 
-from bilevel_cli import checkpoint
+from bilevel_cli.runs import checkpoint
 
 STATE: dict[str, Any] = {
     "step": 3,

@@ -12,7 +12,6 @@ from configs import composed, options, small
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.config.options import pairs
 from bilevel_cli.conformance import check_method, check_solver, check_task
 from bilevel_cli.core import trees
@@ -22,7 +21,8 @@ from bilevel_cli.core.problem import Oracle, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, MomentumState
 
@@ -45,8 +45,8 @@ def test_solvers_conform(option: str) -> None:
 
 def runner(directory: Path, *overrides: str) -> Runner:
     config = composed(*overrides, "device=cpu", "device.dtype=float64", "outer_steps=2")
-    settings = experiment.resolved(config)
-    return experiment.build(config, settings, directory, {})
+    settings = entry.resolved(config)
+    return entry.build(config, settings, directory, {})
 
 
 @pytest.mark.parametrize("option", options("task"))

@@ -8,7 +8,6 @@ import pytest
 import torch
 from configs import composed
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
@@ -25,6 +24,7 @@ from bilevel_cli.methods.bome import Bome
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.pbgd import Pbgd, Ramp
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.nesterov import Nesterov
 from bilevel_cli.starts.cold import Cold
@@ -191,5 +191,5 @@ def test_methods_with_a_fixed_start_miss_the_solution_of_the_toy(
     method: str, start: str, tmp_path: Path
 ) -> None:
     run = composed("task=toy", f"method={method}", f"task.start={start}", "device=cpu")
-    experiment.run(run, tmp_path, {})
+    entry.run(run, tmp_path, {})
     assert pd.read_csv(tmp_path / "eval.csv")["relative_error_f"].iloc[-1] > 0.7

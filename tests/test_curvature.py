@@ -13,7 +13,6 @@ from problems import Quadratic, Several, estimate
 from test_first_order_unrolled import held_to_its_claim
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.episodes import over_episodes
 from bilevel_cli.core.loop import InnerLoop
@@ -24,6 +23,7 @@ from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.methods.implicit import Implicit
+from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 
@@ -301,7 +301,7 @@ def test_mapped_inner_problems_report_the_share_in_which_it_stopped() -> None:
 
 def test_a_follower_with_many_best_responses_no_longer_ends_the_run(tmp_path: Path) -> None:
     config = composed("task=bda_toy", "method=cg", "device=cpu", "outer_steps=100")
-    run = experiment.build(config, experiment.resolved(config), tmp_path, {})
+    run = entry.build(config, entry.resolved(config), tmp_path, {})
     run.run()
     table = pd.read_csv(run.train.path)
     assert table.notna().all(axis=None)

@@ -11,14 +11,14 @@ from configs import composed, options, small
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from bilevel_cli import experiment
 from bilevel_cli.conformance import check_task
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import ConvNet, Functional, Linear, Mlp, functional
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.tasks.distillation.distillation import Distillation, onto_simplex
 from bilevel_cli.tasks.distillation.objectives.distribution_matching import DistributionMatching
 from bilevel_cli.tasks.distillation.objectives.gradient_matching import GradientMatching
@@ -43,7 +43,7 @@ FAST = [part for part in small("distill") if not part.startswith("task.networks"
 def build(directory: Path, *overrides: str, networks: str = "fresh") -> Runner:
     words = ["task=distill", "device=cpu", "device.dtype=float64", *FAST, *TINY[networks]]
     config = composed(*words, *overrides)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 def task_of(runner: Runner) -> Distillation:

@@ -16,19 +16,19 @@ from configs import options as names
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bilevel_cli import checkpoint, experiment
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.descent import END, START
-from bilevel_cli.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
 from bilevel_cli.errors import Failed, UsageError
-from bilevel_cli.flags import Flags
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.report import cells, command, page, papers, runs
 from bilevel_cli.report.compare import compare
 from bilevel_cli.report.question import Question
-from bilevel_cli.runner import CHECKPOINT, Runner
+from bilevel_cli.runs import checkpoint, entry
+from bilevel_cli.runs.descent import END, START
+from bilevel_cli.runs.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
+from bilevel_cli.runs.flags import Flags
+from bilevel_cli.runs.runner import CHECKPOINT, Runner
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5"]
 QUICK += ["outer_steps=6", "log_every=1", "eval_every=100", "save_every=100"]
@@ -85,7 +85,7 @@ def go(directory: Path, *overrides: str, line: Mapping[str, Any] | None = None) 
     if line is not None:
         OmegaConf.set_struct(config, False)
         config.task = {"_target_": "test_doubted_runs.Line", "curvature": 1.0, "how": "", **line}
-    experiment.run(config, directory, {})
+    entry.run(config, directory, {})
 
 
 def doubts(directory: Path) -> dict[str, dict[str, Any]]:
@@ -119,7 +119,7 @@ def test_a_row_has_the_inner_loss_where_its_loop_began_and_where_it_ended(tmp_pa
 def test_a_row_of_episodes_has_their_means(tmp_path: Path) -> None:
     sizes = ["task.episodes=3", "task.eval_episodes=2", "model=linear", "outer_steps=1"]
     config = configured(*QUICK[:2], "task=sinusoid", *sizes, "log_every=1")
-    run = experiment.build(config, experiment.resolved(config), tmp_path, {})
+    run = entry.build(config, entry.resolved(config), tmp_path, {})
     step = run._advance()
     outer, data, carry = next(step)
     estimate = run.estimate(outer, data, carry)

@@ -15,7 +15,6 @@ from configs import composed
 from problems import Plane, Quadratic, estimate
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
@@ -30,6 +29,7 @@ from bilevel_cli.methods.pes import Pes
 from bilevel_cli.methods.pzobo import Pzobo
 from bilevel_cli.methods.random_search import RandomSearch
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
@@ -337,7 +337,7 @@ def run(directory: Path, *overrides: str) -> Any:
         "log_every=1",
         "task.outer_dim=2",
     )
-    runner = experiment.build(config, experiment.resolved(config), directory, {})
+    runner = entry.build(config, entry.resolved(config), directory, {})
     runner.run()
     return runner
 

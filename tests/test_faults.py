@@ -25,7 +25,6 @@ from configs import configured
 from configs import options as names
 from omegaconf import DictConfig
 
-from bilevel_cli import checkpoint, experiment, replicas
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data import digits
@@ -34,7 +33,8 @@ from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records import manifest
 from bilevel_cli.records.lock import locked
-from bilevel_cli.runner import CHECKPOINT, RESTORES, Runner
+from bilevel_cli.runs import checkpoint, entry, replicas
+from bilevel_cli.runs.runner import CHECKPOINT, RESTORES, Runner
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=12"]
 QUICK += ["log_every=1", "eval_every=3", "save_every=2"]
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("digits_read_once")
 
 
 def go(directory: Path, *overrides: str) -> float | None:
-    return experiment.run(configured(*QUICK, *overrides), directory, {})
+    return entry.run(configured(*QUICK, *overrides), directory, {})
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -121,14 +121,14 @@ def test_a_signal_stops_a_run_after_its_step_and_it_continues_bit_for_bit(
 ) -> None:
     go(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        built = experiment.build
+        built = entry.build
 
         def build(*given: Any) -> Runner:
             runner = built(*given)
             at_step(runner, 5, send(signum))
             return runner
 
-        patch.setattr(experiment, "build", build)
+        patch.setattr(entry, "build", build)
         with pytest.raises(Interrupted) as stopped:
             go(tmp_path / "stopped")
     assert stopped.value.code == code
@@ -155,7 +155,7 @@ def test_a_signal_before_the_first_step_ends_the_command_with_its_code(
         os.kill(os.getpid(), signum)
         raise AssertionError("it was to stop")
 
-    monkeypatch.setattr(experiment, "build", build)
+    monkeypatch.setattr(entry, "build", build)
     assert command(monkeypatch, *COMMAND, f"hydra.run.dir={tmp_path}") == code
     assert not (tmp_path / CHECKPOINT).exists()
 
@@ -299,14 +299,14 @@ def test_a_result_is_written_in_whole_or_not(tmp_path: Path, changed: Change) ->
 def test_a_sweep_goes_on_without_a_job_that_cannot_write_and_ends_with_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    real = experiment.run
+    real = entry.run
 
     def run(config: DictConfig, *given: Any) -> float | None:
         if config.seed == 0:
             raise Unwritten("no space")
         return real(config, *given)
 
-    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(entry, "run", run)
     sweep = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
     assert command(monkeypatch, *COMMAND, *sweep) == 3
     assert "1 of the jobs failed:" in capsys.readouterr().err
@@ -524,14 +524,14 @@ def test_a_run_that_stopped_where_it_diverged_can_be_restored_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        built = experiment.build
+        built = entry.build
 
         def build(*given: Any) -> Runner:
             runner = built(*given)
             poison(runner, "loss", math.nan, step=5)
             return runner
 
-        patch.setattr(experiment, "build", build)
+        patch.setattr(entry, "build", build)
         with pytest.raises(Failed, match="Diverged"):
             go(tmp_path)
     go(tmp_path, "on_divergence=restore")
@@ -821,7 +821,7 @@ def test_a_checkpoint_of_another_device_is_refused(
     begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = manifest.origin
-    monkeypatch.setattr(experiment, "origin", lambda *given: {**origin(*given), "device": "cuda"})
+    monkeypatch.setattr(entry, "origin", lambda *given: {**origin(*given), "device": "cuda"})
     with pytest.raises(UsageError, match="device=cpu there and cuda here"):
         go(begun, *DIGITS, "resume=force")
 

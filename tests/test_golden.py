@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from configs import composed, options
 
-from bilevel_cli import experiment
-from bilevel_cli.descent import COLUMNS
 from bilevel_cli.errors import UsageError
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.descent import COLUMNS
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN = ("device=cpu", "device.dtype=float64", "outer_steps=5", "log_every=1")
@@ -34,7 +34,7 @@ def trajectory(method: str, directory: Path) -> pd.DataFrame:
     for task in TASKS:
         config = composed(*RUN, *task, f"method={method}", *solver)
         try:
-            run = experiment.build(config, experiment.resolved(config), directory, {})
+            run = entry.build(config, entry.resolved(config), directory, {})
         except UsageError:
             continue
         run.run()

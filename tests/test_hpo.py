@@ -18,7 +18,6 @@ from problems import central_difference
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData
@@ -30,7 +29,8 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Mlp
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
 from bilevel_cli.solvers.weight_decay import WeightDecay
@@ -64,7 +64,7 @@ def posed(*overrides: str) -> Any:
 def runner(directory: Path, *overrides: str) -> Runner:
     directory.mkdir(exist_ok=True)
     config = composed("task=hpo", "device=cpu", "device.dtype=float64", *overrides)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 def hypergradient(task: Any, solver: Any, outer: Params, data: StepData) -> Params:

@@ -14,7 +14,6 @@ from configs import composed
 from problems import central_difference, estimate
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
@@ -26,6 +25,7 @@ from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.identity import Identity
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
@@ -189,7 +189,7 @@ def test_one_example_is_met_by_other_labels_with_every_hypergradient(
 def test_a_run_that_solves_the_inner_problem_on_the_way_ends_there_too(tmp_path: Path) -> None:
     settings = ["device=cpu", "device.dtype=float64", "outer_steps=100"]
     command = composed("task=anti_distillation", "method=pseudo_inverse", *settings)
-    experiment.run(command, tmp_path, {})
+    entry.run(command, tmp_path, {})
     final = pd.read_csv(tmp_path / "eval.csv").iloc[-1]
     assert final["outer_norm"] == pytest.approx(1.4628, abs=1e-3)
     assert final["inner_norm"] == pytest.approx(2.1175, abs=1e-3)

@@ -12,8 +12,8 @@ import torch
 from configs import small
 from torch.utils._pytree import tree_flatten
 
-from bilevel_cli import checkpoint
-from bilevel_cli.runner import CHECKPOINT
+from bilevel_cli.runs import checkpoint
+from bilevel_cli.runs.runner import CHECKPOINT
 
 pytestmark = pytest.mark.faults
 

@@ -11,10 +11,10 @@ import pytest
 from configs import composed, options
 from omegaconf import OmegaConf
 
-from bilevel_cli import experiment
 from bilevel_cli.errors import UsageError
 from bilevel_cli.loggers.base import Logger, Loggers, Row
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 
 QUICK = ["device=cpu", "task=quadratic", "log_every=1", "eval_every=5", "save_every=4"]
 
@@ -41,7 +41,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, **loggers: Logger) -> None:
-    monkeypatch.setattr(experiment, "Loggers", lambda made: Loggers({**made, **loggers}))
+    monkeypatch.setattr(entry, "Loggers", lambda made: Loggers({**made, **loggers}))
 
 
 def test_a_logger_gets_each_row_as_it_is_written(
@@ -49,7 +49,7 @@ def test_a_logger_gets_each_row_as_it_is_written(
 ) -> None:
     memory = Memory()
     watched(monkeypatch, memory=memory)
-    experiment.run(composed(*QUICK, "outer_steps=6"), tmp_path, {})
+    entry.run(composed(*QUICK, "outer_steps=6"), tmp_path, {})
     assert memory.told[0] == ("begin", 0, 0)
     assert memory.told[-1] == ("end", "completed")
     for table in ("train", "eval"):
@@ -57,7 +57,7 @@ def test_a_logger_gets_each_row_as_it_is_written(
             {k: str(v) for k, v in row.items()} for name, row in memory.told[1:-1] if name == table
         ]
         assert told == rows(tmp_path / f"{table}.csv")
-    experiment.run(composed(*QUICK, "outer_steps=8"), tmp_path, {})
+    entry.run(composed(*QUICK, "outer_steps=8"), tmp_path, {})
     assert ("begin", 0, 6) in memory.told
 
 
@@ -71,7 +71,7 @@ def test_a_logger_that_fails_is_dropped_and_the_run_completes(
 
     broken, memory = Broken(), Memory()
     watched(monkeypatch, broken=broken, memory=memory)
-    experiment.run(composed(*QUICK, "outer_steps=6"), tmp_path, {})
+    entry.run(composed(*QUICK, "outer_steps=6"), tmp_path, {})
     assert len(broken.told) == 2
     assert memory.told[-1] == ("end", "completed")
     (line,) = [line for line in caplog.messages if "broken" in line]
@@ -84,22 +84,22 @@ def test_a_logger_whose_package_is_missing_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(UsageError, match=rf"pip install 'bilevel-cli\[{name}\]'"):
-        experiment.run(composed(*QUICK, f"loggers=[{name}]"), tmp_path, {})
+        entry.run(composed(*QUICK, f"loggers=[{name}]"), tmp_path, {})
     assert not (tmp_path / "train.csv").exists()
 
 
 def test_other_loggers_are_no_other_settings(tmp_path: Path) -> None:
-    experiment.run(composed(*QUICK, "outer_steps=2"), tmp_path, {})
+    entry.run(composed(*QUICK, "outer_steps=2"), tmp_path, {})
     config = composed(*QUICK, "outer_steps=4")
     OmegaConf.update(
         config, "loggers", {"memory": {"_target_": f"{__name__}.Memory"}}, force_add=True
     )
-    experiment.run(config, tmp_path, {})
+    entry.run(config, tmp_path, {})
 
 
 def test_tensorboard_has_the_numbers_of_the_tables(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    experiment.run(composed(*QUICK, "outer_steps=6", "loggers=[tensorboard]"), tmp_path, {})
+    entry.run(composed(*QUICK, "outer_steps=6", "loggers=[tensorboard]"), tmp_path, {})
     found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for table, name in (("train", "outer_loss"), ("eval", "value")):
         there = {event.step: event.value for event in found.Scalars(f"{table}/{name}")}
@@ -137,7 +137,7 @@ def test_weights_and_biases_knows_a_continued_run_again(
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for steps in (2, 4):
         config = composed(*QUICK, f"outer_steps={steps}", "loggers=[wandb]")
-        experiment.run(config, tmp_path, {})
+        entry.run(config, tmp_path, {})
     assert begun[0].given["id"] == begun[1].given["id"]
     assert begun[0].given["config"]["solver"]["lr"] == 0.1
     assert [row["step"] for row in begun[1].rows if "train/outer_loss" in row] == [3, 4]
@@ -146,5 +146,5 @@ def test_weights_and_biases_knows_a_continued_run_again(
 
 def test_a_runner_by_itself_tells_nobody(tmp_path: Path) -> None:
     config = composed(*QUICK, "outer_steps=1")
-    runner: Runner = experiment.build(config, experiment.resolved(config), tmp_path, {})
+    runner: Runner = entry.build(config, entry.resolved(config), tmp_path, {})
     runner.run()

@@ -13,7 +13,6 @@ from hydra.utils import instantiate
 from problems import Plane, central_difference
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff, episodes, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
@@ -23,7 +22,8 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes, ClassSplits
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Conv4, Mlp
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.meta_sgd import MetaSgd
 from bilevel_cli.solvers.weight_decay import WeightDecay
@@ -42,7 +42,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def runner(directory: Path, *overrides: str) -> Runner:
     config = composed("device=cpu", *overrides)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 def last_loss(loop: InnerLoop, data: StepData, outer: Params) -> Tensor:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from configs import composed, small
 
-from bilevel_cli import experiment
+from bilevel_cli.runs import entry
 
 NORMS = ["metrics=[norms]", "log_every=1", "device=cpu", "device.dtype=float64"]
 COLUMNS = ["outer_norm", "outer_displacement", "inner_norm", "inner_displacement"]
 
 
 def logged(directory: Path, *overrides: str) -> pd.DataFrame:
-    experiment.run(composed(*overrides, *NORMS), directory, {})
+    entry.run(composed(*overrides, *NORMS), directory, {})
     return pd.read_csv(directory / "train.csv", index_col="step")
 
 

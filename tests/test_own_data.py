@@ -26,7 +26,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from test_data import CONF, bounded, message, seeded
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.data import arrays
 from bilevel_cli.data.arrays import Arrays
 from bilevel_cli.data.base import SHARES, Classes, Source, shared_out
@@ -34,6 +33,7 @@ from bilevel_cli.data.digits import Digits
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.rings import Rings
 from bilevel_cli.data.table.source import OwnTable, RegressionTable, Table
+from bilevel_cli.runs import entry
 
 PARTS: dict[str, Any] = {"train": None, "validation": None, "test": None}
 
@@ -447,7 +447,7 @@ def test_weights_are_written_under_the_row_numbers_of_the_user(tmp_path: Path) -
         *("task=reweight", "data=table", f"data.path={path}", "data.target=churn"),
         *("data.row_id=case", "outer_steps=1", "inner_steps=1", "device=cpu"),
     )
-    runner = experiment.build(config, experiment.resolved(config), tmp_path, {})
+    runner = entry.build(config, entry.resolved(config), tmp_path, {})
     runner.run()
     (weights,) = (path for path in runner.result() if path.name == "weights.csv")
     numbers = pd.read_csv(weights)["index"]

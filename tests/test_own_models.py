@@ -17,13 +17,13 @@ from configs import composed, options
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.device import computing_in
 from bilevel_cli.models import Functional, build
 from bilevel_cli.nn import blame, differentiability, purity, randomness
+from bilevel_cli.runs import entry
 
 CPU = torch.device("cpu")
 DIGITS = (1, 8, 8)
@@ -331,7 +331,7 @@ def runner_of(name: str, *overrides: str) -> Any:
     small = ("task=hpo", "data.train=12", "data.validation=12", "inner_steps=2", "device=cpu")
     config = composed(*small, *overrides)
     config.model = {"_target_": f"own_models.{name}", "_partial_": True}
-    return experiment.build(config, experiment.resolved(config), Path("nowhere"), {})
+    return entry.build(config, entry.resolved(config), Path("nowhere"), {})
 
 
 ATTENTIVE = (own.Transformer, own.EvalTransformer, own.Multihead, own.ScaledProduct)
@@ -494,7 +494,7 @@ def test_a_class_that_cannot_be_built_is_named_with_file_and_line(
     config = composed("task=hpo", "data.train=12", "data.validation=12", "device=cpu")
     config.model = node
     with pytest.raises(UsageError, match=message):
-        experiment.build(config, experiment.resolved(config), tmp_path, {})
+        entry.build(config, entry.resolved(config), tmp_path, {})
 
 
 def test_whole_numbers_of_an_npz_file_reach_a_model_as_tokens(tmp_path: Path) -> None:
@@ -510,7 +510,7 @@ def test_whole_numbers_of_an_npz_file_reach_a_model_as_tokens(tmp_path: Path) ->
         instantiate(node).splits(seeded(0))
     config = composed("task=distill", "data=npz", f"data.path={tmp_path / 'my.npz'}", "device=cpu")
     with pytest.raises(UsageError, match="Distillation learns inputs, got whole numbers"):
-        experiment.build(config, experiment.resolved(config), tmp_path, {})
+        entry.build(config, entry.resolved(config), tmp_path, {})
 
 
 def test_a_model_that_fails_later_is_told_with_file_and_line(

@@ -10,9 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from bilevel_cli import experiment
 from bilevel_cli.config.options import CONF
 from bilevel_cli.conformance import check_method, check_task
+from bilevel_cli.runs import entry
 
 METHOD = '''
 """The sign of another method's gradient."""
@@ -114,8 +114,8 @@ def test_a_strangers_method_and_task_conform(folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [search, "task=follow", "method=sign", "device=cpu"])
     check_method(instantiate(config.method))
-    settings = experiment.resolved(config)
-    check_task(experiment.build(config, settings, folder, {}).task)
+    settings = entry.resolved(config)
+    check_task(entry.build(config, settings, folder, {}).task)
 
 
 def test_a_strangers_method_and_task_run_and_resume(folder: Path) -> None:

@@ -17,11 +17,11 @@ from commands import bilevel_run
 from configs import configured
 from ranking import Command
 
-from bilevel_cli import checkpoint, experiment
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.processes import Ranks
-from bilevel_cli.runner import CHECKPOINT
+from bilevel_cli.runs import checkpoint, entry
+from bilevel_cli.runs.runner import CHECKPOINT
 
 # Three episodes, so that two processes have unlike shares.
 RUN = ["task=meta", "model=linear", "data=digits", "task.episodes=3", "task.eval_episodes=4"]
@@ -222,13 +222,13 @@ def test_a_task_without_an_episode_for_each_process_is_refused(
 ) -> None:
     config = configured(*overrides, "device=cpu", "model=linear")
     with pytest.raises(UsageError, match=message):
-        experiment.build(config, experiment.resolved(config), tmp_path, {}, Ranks(0, 2))
+        entry.build(config, entry.resolved(config), tmp_path, {}, Ranks(0, 2))
 
 
 @pytest.mark.usefixtures("two_processes")
 def test_processes_share_the_memory_budget_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_budget", None)
-    experiment.parts(configured("task=quadratic", "device=cpu", "device.memory_budget=8 MB"), {})
+    entry.parts(configured("task=quadratic", "device=cpu", "device.memory_budget=8 MB"), {})
     assert memory.budget() == 4_000_000
 
 
@@ -236,7 +236,7 @@ def test_processes_share_the_memory_budget_of_a_machine(monkeypatch: pytest.Monk
 def test_processes_take_a_gpu_each() -> None:
     config = configured("task=quadratic", "device=cuda", "device.name=cuda:1")
     with pytest.raises(ValueError, match="Several processes need a GPU each"):
-        experiment.parts(config, {})
+        entry.parts(config, {})
 
 
 @pytest.mark.slow

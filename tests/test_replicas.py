@@ -15,15 +15,15 @@ from configs import configured
 from torch import Tensor
 from tqdm import tqdm
 
-from bilevel_cli import experiment, replicas
-from bilevel_cli import runner as outer
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.methods.parts import unroll
-from bilevel_cli.replicas import Replicas, unmappable
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry, replicas
+from bilevel_cli.runs import runner as outer
+from bilevel_cli.runs.replicas import Replicas, unmappable
+from bilevel_cli.runs.runner import Runner
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=6"]
 QUICK += ["log_every=1", "eval_every=3", "save_every=2"]
@@ -34,13 +34,13 @@ pytestmark = pytest.mark.usefixtures("digits_read_once")
 
 
 def go(directory: Path, *overrides: str) -> float | None:
-    return experiment.run(configured(*QUICK, *overrides), directory, {})
+    return entry.run(configured(*QUICK, *overrides), directory, {})
 
 
 def build(directory: Path, seed: int, *overrides: str) -> Runner:
     config = configured(*QUICK, f"seed={seed}", *overrides)
     directory.mkdir(parents=True, exist_ok=True)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 def tables(directory: Path) -> list[pd.DataFrame]:
@@ -391,7 +391,7 @@ def test_interrupted_replicas_all_continue(
     go(tmp_path / "whole", *DIGITS, "replicas=3")
     assert steps_mapped == ([3] * 6 if large else [])
     with pytest.MonkeyPatch.context() as undo:
-        built = experiment.build
+        built = entry.build
 
         def build(*given: Any) -> Runner:
             runner = built(*given)
@@ -399,7 +399,7 @@ def test_interrupted_replicas_all_continue(
                 before_sampling(runner, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
             return runner
 
-        undo.setattr(experiment, "build", build)
+        undo.setattr(entry, "build", build)
         with pytest.raises(Interrupted) as stopped:
             go(tmp_path / "parts", *DIGITS, "replicas=3")
     assert stopped.value.signum == signal.SIGTERM

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from configs import SHARED_DATA, composed
 
-from bilevel_cli import experiment
+from bilevel_cli.runs import entry
 
 pytestmark = pytest.mark.slow
 needs_data = pytest.mark.skipif(
@@ -15,7 +15,7 @@ needs_data = pytest.mark.skipif(
 
 
 def scores(directory: Path, *overrides: str) -> pd.DataFrame:
-    experiment.run(composed("device=cpu", *overrides), directory, {})
+    entry.run(composed("device=cpu", *overrides), directory, {})
     return pd.read_csv(directory / "eval.csv")
 
 

@@ -14,7 +14,6 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
-from bilevel_cli import experiment
 from bilevel_cli.checking import check
 from bilevel_cli.conformance import check_task
 from bilevel_cli.core import autodiff, trees
@@ -26,7 +25,8 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Linear
 from bilevel_cli.optimizers.mirror_descent import MirrorDescent
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.reweighting.base import HyperCleaning, average_precision, cleaning_scores
@@ -45,7 +45,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def build(directory: Path, *overrides: str) -> Runner:
     config = composed("device=cpu", *overrides)
     directory.mkdir(exist_ok=True)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 class Blobs(Examples):

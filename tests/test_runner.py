@@ -12,10 +12,10 @@ from configs import composed
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 
 QUICK = ("device=cpu", "task=quadratic", "outer_steps=20", "log_every=3", "eval_every=5")
 TIMINGS = ["seconds", "peak_memory_mb"]
@@ -24,8 +24,8 @@ TIMINGS = ["seconds", "peak_memory_mb"]
 def build(directory: Path, *overrides: str) -> Runner:
     directory.mkdir(exist_ok=True)
     config = composed(*QUICK, *overrides)
-    settings = experiment.resolved(config)
-    return experiment.build(config, settings, directory, {})
+    settings = entry.resolved(config)
+    return entry.build(config, settings, directory, {})
 
 
 def table(directory: Path, name: str) -> pd.DataFrame:
@@ -125,10 +125,10 @@ def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path: Path
 
 
 def test_a_refused_run_leaves_the_one_that_is_there_alone(tmp_path: Path) -> None:
-    experiment.run(composed(*QUICK), tmp_path, {})
+    entry.run(composed(*QUICK), tmp_path, {})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UsageError, match="holds a run with other settings"):
-        experiment.run(composed(*QUICK, "seed=1"), tmp_path, {})
+        entry.run(composed(*QUICK, "seed=1"), tmp_path, {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -284,32 +284,32 @@ def test_what_cannot_be_run_is_refused_before_any_work(
 
 
 def test_the_manifest_says_what_ran_and_how_it_ended(tmp_path: Path) -> None:
-    experiment.run(composed(*QUICK), tmp_path, {})
+    entry.run(composed(*QUICK), tmp_path, {})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["status"] == "completed"
     assert manifest["settings"]["solver"]["lr"] == 0.1
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["device"] == "cpu"
     with pytest.raises(Failed, match="Diverged"):
-        experiment.run(composed(*QUICK, "start=cold", "solver.lr=1e9"), tmp_path / "b", {})
+        entry.run(composed(*QUICK, "start=cold", "solver.lr=1e9"), tmp_path / "b", {})
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["status"] == "diverged"
     assert "no finite outer_loss" in manifest["error"]
 
 
 def test_the_objective_is_the_last_value_of_an_eval_column(tmp_path: Path) -> None:
-    found = experiment.run(composed(*QUICK, "objective=value"), tmp_path, {})
+    found = entry.run(composed(*QUICK, "objective=value"), tmp_path, {})
     assert found == pd.read_csv(tmp_path / "eval.csv")["value"].iloc[-1]
     with pytest.raises(UsageError, match="objective needs one of value, "):
-        experiment.run(composed(*QUICK, "objective=valeu"), tmp_path / "b", {})
+        entry.run(composed(*QUICK, "objective=valeu"), tmp_path / "b", {})
 
 
 def test_a_resolved_configuration_is_plain(tmp_path: Path) -> None:
     config = composed(*QUICK)
-    assert experiment.resolved(config)["outer_steps"] == 20
+    assert entry.resolved(config)["outer_steps"] == 20
     OmegaConf.update(config, "solver.lr", "${nowhere}")
     with pytest.raises(UsageError, match=r"solver.lr: Interpolation key 'nowhere' not found"):
-        experiment.resolved(config)
+        entry.resolved(config)
 
 
 def compiled_and_eager_agree(method: str, folder: Path) -> None:

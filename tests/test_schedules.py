@@ -10,11 +10,11 @@ from configs import composed
 from hydra.utils import instantiate
 from problems import Plane
 
-from bilevel_cli import checkpoint
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.none import NoHypergradient
+from bilevel_cli.runs import checkpoint
 from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm

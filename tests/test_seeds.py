@@ -10,10 +10,10 @@ import torch
 from configs import composed, options
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 
 TASKS = {
     "reweight": ["data=breast_cancer", "data.train=20", "task.batch_size=7"],
@@ -31,7 +31,7 @@ def build(folder: Path, task: str, method: str, seed: int) -> Runner | None:
         *(f"outer_steps={STEPS}", "inner_steps=2", "log_every=1", "eval_every=3"),
     )
     try:
-        return experiment.build(config, experiment.resolved(config), folder, {})
+        return entry.build(config, entry.resolved(config), folder, {})
     except UsageError:
         return None
 

@@ -14,7 +14,7 @@ import pytest
 from configs import composed
 from numpy.typing import NDArray
 
-from bilevel_cli import experiment
+from bilevel_cli.runs import entry
 
 STEPS, ROWS = 50_000, 500
 PAGE = 4096
@@ -34,7 +34,7 @@ def soaked(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The steps of a run's rows, and what was measured at each of them."""
     config = composed(*TINY, f"method={method}")
-    runner = experiment.build(config, experiment.resolved(config), tmp_path, {})
+    runner = entry.build(config, entry.resolved(config), tmp_path, {})
     seen: list[tuple[int, float]] = []
     append = runner.train.append
 

@@ -17,11 +17,11 @@ import torch
 from commands import LIBRARIES
 from configs import composed
 
-from bilevel_cli import experiment, runner
 from bilevel_cli.data.reading import shipped
 from bilevel_cli.metrics.precision_gap import PrecisionGap
 from bilevel_cli.records.table import Table
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry, runner
+from bilevel_cli.runs.runner import Runner
 
 PROGRAM = """
 import json, sys, time
@@ -84,7 +84,7 @@ def test_shipped_tables_are_those_of_scikit_learn() -> None:
 
 def build(directory: Path, *overrides: str) -> Runner:
     config = composed("device=cpu", "task=quadratic", "inner_steps=10", *overrides)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 class Work:

@@ -21,7 +21,7 @@ from bilevel_cli.methods.recursive_momentum import RecursiveMomentum
 from bilevel_cli.methods.saba import Saba
 from bilevel_cli.methods.soba import Soba
 from bilevel_cli.methods.stochastic_implicit import StochasticImplicit
-from bilevel_cli.runner import check_memory
+from bilevel_cli.runs.runner import check_memory
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold

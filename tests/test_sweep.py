@@ -19,9 +19,10 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from test_cli import numbers
 
-from bilevel_cli import cli, experiment, jobs
+from bilevel_cli import cli, jobs
 from bilevel_cli.jobs import Outcome
 from bilevel_cli.machine import signals
+from bilevel_cli.runs import entry
 
 QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", "hydra.sweep.dir=sweep"]
 QUICK += ["task.inner_dim=3", "inner_steps=3"]
@@ -42,13 +43,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the experiments that are run from now on."""
     found: list[str] = []
-    real = experiment.run
+    real = entry.run
 
     def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float | None:
         found.append(directory.name)
         return real(config, directory, options)
 
-    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(entry, "run", run)
     return found
 
 
@@ -67,7 +68,7 @@ def table(out: str) -> list[str]:
 def test_an_interrupted_sweep_of_twelve_runs_exactly_the_unfinished_jobs(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured, ran: list[str]
 ) -> None:
-    real = experiment.run
+    real = entry.run
 
     def run(*given: Any) -> float | None:
         if len(ran) == 7:
@@ -76,7 +77,7 @@ def test_an_interrupted_sweep_of_twelve_runs_exactly_the_unfinished_jobs(
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "run", run)
+        patch.setattr(entry, "run", run)
         assert bilevel_run(monkeypatch, *QUICK, "seed=range(12)") == 130
     shown = table(capsys.readouterr().out)
     assert shown[-1] == "12 jobs: 7 completed, 1 interrupted, 4 missing"

@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from problems import central_difference
 from torch import Tensor
 
-from bilevel_cli import experiment
 from bilevel_cli.core import autodiff, references, trees
 from bilevel_cli.core.blocks import Stream
 from bilevel_cli.core.loop import InnerLoop
@@ -25,7 +24,8 @@ from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Spli
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.models import Conv4, Linear
-from bilevel_cli.runner import Runner
+from bilevel_cli.runs import entry
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.projected import Projected
 from bilevel_cli.starts.cold import Cold
@@ -46,7 +46,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def build(directory: Path, *overrides: str) -> Runner:
     config = composed("device=cpu", *overrides)
-    return experiment.build(config, experiment.resolved(config), directory, {})
+    return entry.build(config, entry.resolved(config), directory, {})
 
 
 # --- toy ------------------------------------------------------------------------------------------
@@ -494,9 +494,7 @@ def test_data_of_another_kind_are_refused_with_those_that_fit(
 ) -> None:
     config = composed(f"task={task}", f"data={data}")
     with pytest.raises(UsageError, match=message):
-        experiment.build(
-            config, experiment.resolved(config), tmp_path, {"task": task, "data": data}
-        )
+        entry.build(config, entry.resolved(config), tmp_path, {"task": task, "data": data})
 
 
 # Ridge regression is well-conditioned where its outer loss is least. Logistic regression is not,

@@ -23,9 +23,9 @@ from test_report import measured
 from test_soak import STEPS, soaked
 from test_startup import build, started
 
-from bilevel_cli import runner
 from bilevel_cli.records.table import Table
 from bilevel_cli.report import page
+from bilevel_cli.runs import runner
 
 pytestmark = pytest.mark.timing
 

@@ -18,7 +18,7 @@ import torch
 
 import bilevel_cli
 from bilevel_cli import launch
-from bilevel_cli.doubts import Doubt
+from bilevel_cli.runs.doubts import Doubt
 
 
 class Manifest:

@@ -8,11 +8,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bilevel_cli import checkpoint
 from bilevel_cli.config.options import CONF
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.rings import Rings
 from bilevel_cli.models import Functional, Mlp, functional
+from bilevel_cli.runs import checkpoint
 from bilevel_cli.tasks.distillation.storage import Distilled, load_npz
 from reproductions.figure import legend
 from reproductions.item import Figure, Item, Row, Run, above

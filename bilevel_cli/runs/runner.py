@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli import checkpoint, retrain
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.blocks import Stream
 from bilevel_cli.core.loop import InnerLoop
@@ -27,10 +26,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.descent import COLUMNS, Descent
-from bilevel_cli.doubts import Doubts, Voice, zero_hypergradient
 from bilevel_cli.errors import UsageError, out_of_memory
-from bilevel_cli.flags import Flags
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.capture import captured
 from bilevel_cli.machine.device import generator, peak_memory_mb, stream_seed
@@ -39,6 +35,11 @@ from bilevel_cli.machine.signals import Interrupted, stop_requests
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.records.settings import flat
 from bilevel_cli.records.table import Table, Unkept
+from bilevel_cli.runs import checkpoint
+from bilevel_cli.runs import evaluation as retrain
+from bilevel_cli.runs.descent import COLUMNS, Descent
+from bilevel_cli.runs.doubts import Doubts, Voice, zero_hypergradient
+from bilevel_cli.runs.flags import Flags
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import checkpoint, launch
+from bilevel_cli import launch
 from bilevel_cli.config.arguments import check_arguments, fits, target
 from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core import trees
@@ -27,7 +27,6 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
 from bilevel_cli.data.base import Source
-from bilevel_cli.doubts import Doubt
 from bilevel_cli.errors import (
     NO_SPACE,
     UNWRITABLE,
@@ -46,8 +45,10 @@ from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.lock import locked
 from bilevel_cli.records.manifest import Manifest, origin
 from bilevel_cli.records.settings import NOT_SETTINGS
-from bilevel_cli.replicas import Replicas
-from bilevel_cli.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
+from bilevel_cli.runs import checkpoint
+from bilevel_cli.runs.doubts import Doubt
+from bilevel_cli.runs.replicas import Replicas
+from bilevel_cli.runs.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
 
 log = logging.getLogger(__name__)
 

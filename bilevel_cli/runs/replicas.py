@@ -15,7 +15,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine import memory
 from bilevel_cli.methods.parts import unroll
-from bilevel_cli.runner import Inputs, Row, Runner, drive
+from bilevel_cli.runs.runner import Inputs, Row, Runner, drive
 
 log = logging.getLogger(__name__)
 
