@@ -14,12 +14,13 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, jobs, launch, plugins, sweep
+from bilevel_cli import __version__, launch
 from bilevel_cli.config import options
 from bilevel_cli.config.arguments import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals
+from bilevel_cli.sweeps import launcher, plugins, worker
 
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []
@@ -36,7 +37,7 @@ def _job(config: DictConfig) -> float | None:
         return entry.run(config, directory, dict(composed.runtime.choices))
 
     if composed.mode == RunMode.MULTIRUN:
-        return jobs.carry_out(run, config, directory)
+        return worker.carry_out(run, config, directory)
     try:
         return run()
     except (UsageError, Failed) as error:
@@ -71,7 +72,7 @@ def main() -> None:
     debug = os.environ.get(_DEBUG)
     logging.raiseExceptions = False  # a full disk must not end a run by its log
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
-    with sweep.remaining() as known:
+    with launcher.remaining() as known:
         try:
             check_command_line(arguments)
             launch.check_command_line(arguments)
@@ -84,13 +85,13 @@ def main() -> None:
         finally:
             del os.environ[_DEBUG]
             if known:
-                print(sweep.table(known), flush=True)
+                print(launcher.table(known), flush=True)
     for reason in _errors:
         if debug:
             raise reason
         full = Unwritten.code if refusal(reason, NO_SPACE) else UsageError.code
         _exit(getattr(reason, "code", full), explain(reason))
-    if failed := sweep.failures(known):
+    if failed := launcher.failures(known):
         _exit(*failed)
 
 

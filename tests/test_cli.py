@@ -15,8 +15,9 @@ import pytest
 import torch
 from commands import LIBRARIES, bilevel_run
 
-from bilevel_cli import __version__, sweep
+from bilevel_cli import __version__
 from bilevel_cli.config.options import CONF
+from bilevel_cli.sweeps import launcher
 
 QUICK = ["task=quadratic", "outer_steps=20", "hydra.output_subdir=null"]
 Captured = pytest.CaptureFixture[str]
@@ -152,7 +153,7 @@ def test_a_job_with_replicas_that_fail_is_one_failure(
 
 @pytest.mark.parametrize("overrides", ["a=../../x,b=1", "data.root=/tmp/x", "..", "x" * 5000, "/"])
 def test_the_folder_of_a_job_stays_inside_the_sweep(overrides: str) -> None:
-    name = sweep.slug(overrides)
+    name = launcher.slug(overrides)
     assert 0 < len(name.encode()) <= 200
     assert name == Path(name).name
 

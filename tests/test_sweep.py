@@ -19,10 +19,11 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from test_cli import numbers
 
-from bilevel_cli import cli, jobs
-from bilevel_cli.jobs import Outcome
+from bilevel_cli import cli
 from bilevel_cli.machine import signals
 from bilevel_cli.runs import entry
+from bilevel_cli.sweeps import worker
+from bilevel_cli.sweeps.worker import Outcome
 
 QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", "hydra.sweep.dir=sweep"]
 QUICK += ["task.inner_dim=3", "inner_steps=3"]
@@ -164,15 +165,15 @@ def test_replicas_have_one_line_with_their_mean(
 
 
 def test_a_job_that_is_noted_to_run_and_has_no_process_was_killed(tmp_path: Path) -> None:
-    with jobs.noting(tmp_path) as note:
+    with worker.noting(tmp_path) as note:
         assert note is not None
         note.write(Outcome("running", "of something"))
-        seen = jobs.read(tmp_path)
+        seen = worker.read(tmp_path)
         assert seen is not None
         assert seen.status == "running"
-        with jobs.noting(tmp_path) as other:
+        with worker.noting(tmp_path) as other:
             assert other is None
-    seen = jobs.read(tmp_path)
+    seen = worker.read(tmp_path)
     assert seen is not None
     assert (seen.status, seen.code) == ("killed", 1)
 
@@ -180,12 +181,12 @@ def test_a_job_that_is_noted_to_run_and_has_no_process_was_killed(tmp_path: Path
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"status": 1}', b"\0" * 50])
 def test_a_torn_note_is_none(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_bytes(text)
-    assert jobs.read(tmp_path) is None
+    assert worker.read(tmp_path) is None
 
 
 def test_a_job_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
-    with jobs.noting(tmp_path):
-        assert jobs.carry_out(lambda: pytest.fail("it ran"), OmegaConf.create(), tmp_path) is None
+    with worker.noting(tmp_path):
+        assert worker.carry_out(lambda: pytest.fail("it ran"), OmegaConf.create(), tmp_path) is None
 
 
 # ---- other processes

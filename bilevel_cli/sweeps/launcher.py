@@ -19,10 +19,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel_cli import jobs
 from bilevel_cli.errors import Failed, Unwritten
-from bilevel_cli.jobs import COMPLETED, Outcome
 from bilevel_cli.machine import signals
+from bilevel_cli.sweeps import worker
+from bilevel_cli.sweeps.worker import COMPLETED, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +60,17 @@ class Job:
 
     def remains(self) -> bool:
         """Whether it is to be launched; it then waits. Not one that is completed or running."""
-        with jobs.noting(self.folder) as note:
+        with worker.noting(self.folder) as note:
             if note is None:
                 return False
-            settings, before = jobs.digest(self.config), note.read()
+            settings, before = worker.digest(self.config), note.read()
             if before and (before.status, before.settings) == (COMPLETED, settings):
                 return False
             note.write(Outcome("waiting", settings))
             return True
 
     def outcome(self) -> Outcome:
-        found = jobs.read(self.folder)
+        found = worker.read(self.folder)
         if found is None or found.status == "waiting":
             reason = "It did not begin. The same command runs it."
             return Outcome("missing", "", reason, Failed.code)
@@ -116,7 +116,7 @@ class Remaining(Launcher):
         with signals.passed_on() as requests:
             self._launch(remaining, initial_job_idx, requests)
             for job in batch:
-                jobs.wait(job.folder)
+                worker.wait(job.folder)
         if requests:
             raise signals.Interrupted(requests[0])
         return [job.returned() for job in batch]
@@ -146,7 +146,7 @@ class Remaining(Launcher):
         HydraConfig.instance().set_config(config)
         try:
             root, name = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
-            jobs.digest(config)
+            worker.digest(config)
         finally:
             HydraConfig.instance().cfg = before
         raw = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
@@ -174,12 +174,12 @@ def remaining() -> Iterator[list[Job]]:
 
     # Hydra lets no one between sweeper and launcher, whichever the user chooses of both.
     Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
-    jobs.launching = True
+    worker.launching = True
     try:
         yield known
     finally:
         Plugins.instantiate_launcher = theirs  # type: ignore[method-assign]
-        jobs.launching = False
+        worker.launching = False
 
 
 def table(known: list[Job]) -> str:
