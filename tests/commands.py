@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bilevel_cli import cli
+from bilevel_cli.commands import run
 
 # Besides torch, what takes long to import, and is imported where it is used.
 LIBRARIES = ["sklearn", "scipy", "pandas", "matplotlib", "PIL", "pooch", "torchvision"]
@@ -29,4 +29,4 @@ def bilevel_run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of bilevel-run, which is not run in the mode of `conftest`."""
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with torch.enable_grad():
-        return exit_code("bilevel-run", cli.main, monkeypatch, *arguments)
+        return exit_code("bilevel-run", run.main, monkeypatch, *arguments)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bilevel_cli import cli
+from bilevel_cli.commands import run
 
 
 def carry_out(
@@ -26,11 +26,11 @@ def carry_out(
         os.dup2(file.fileno(), 2)
     sys.argv = ["bilevel-run", *overrides, f"hydra.run.dir={folder}"]
     if whole:
-        cli.main()
+        run.main()
         sys.exit()
     code = 1
     try:
-        cli.main()
+        run.main()
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

@@ -15,9 +15,9 @@ from problems import Quadratic
 from test_plugin import FILES
 from torch import Tensor
 
-from bilevel_cli import check
-from bilevel_cli.checking import Finding
-from bilevel_cli.checking import check as hold
+from bilevel_cli.check.verdict import Finding
+from bilevel_cli.check.verdict import check as hold
+from bilevel_cli.commands import check
 from bilevel_cli.core import references
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
@@ -294,7 +294,14 @@ def test_a_strangers_wrong_method_is_found_out(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    command = [sys.executable, "-m", "bilevel_cli.check", "--config-dir", "conf", "task=follow"]
+    command = [
+        sys.executable,
+        "-m",
+        "bilevel_cli.commands.check",
+        "--config-dir",
+        "conf",
+        "task=follow",
+    ]
     environment = {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}", "PATH": ""}
 
     def run(methods: str) -> "subprocess.CompletedProcess[str]":

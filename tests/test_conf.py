@@ -96,6 +96,6 @@ def test_conf_is_found_in_a_checkout() -> None:
 def test_listing_options_does_not_import_torch() -> None:
     code = (
         "import sys; sys.argv = ['bilevel-run', 'method=?']\n"
-        "from bilevel_cli.cli import main; main(); assert 'torch' not in sys.modules"
+        "from bilevel_cli.commands.run import main; main(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, capture_output=True)

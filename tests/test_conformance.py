@@ -12,8 +12,8 @@ from configs import composed, options, small
 from hydra.utils import instantiate
 from torch import Tensor
 
+from bilevel_cli.check.conformance import check_method, check_solver, check_task
 from bilevel_cli.config.options import pairs
-from bilevel_cli.conformance import check_method, check_solver, check_task
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate

@@ -11,7 +11,7 @@ from configs import composed, options, small
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from bilevel_cli.conformance import check_task
+from bilevel_cli.check.conformance import check_task
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bilevel_cli import models
+from bilevel_cli.commands import distilled
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.data.digits import Digits
-from bilevel_cli.distilled import command
 from bilevel_cli.models import Functional
 from bilevel_cli.records.manifest import Manifest
 from bilevel_cli.runs import entry
@@ -161,7 +161,7 @@ def test_every_step_augments_its_images_with_numbers_of_their_own() -> None:
 
 @pytest.mark.parametrize("option", options("task/retraining"))
 def test_an_option_of_retraining_trains_on_images(option: str) -> None:
-    node = command._option("task/retraining", option)
+    node = distilled._option("task/retraining", option)
     node.networks, node.steps = 2, 10
     train, test = digits()
     rows = Herding().select(train.x, train.y, 1, seeded())
@@ -215,7 +215,7 @@ def test_k_centre_leaves_nothing_farther_than_twice_the_best_choice() -> None:
 
 @pytest.mark.parametrize("option", options("task/selection"))
 def test_a_selection_picks_so_many_different_ones_of_each_class(option: str) -> None:
-    selection: Selection = instantiate(command._option("task/selection", option))
+    selection: Selection = instantiate(distilled._option("task/selection", option))
     train, _ = digits()
     rows = selection.select(train.x, train.y, 4, seeded())
     assert torch.equal(train.y[rows], torch.arange(10).repeat_interleave(4))
@@ -396,7 +396,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-run = partial(exit_code, "bilevel-distilled", command.main)
+run = partial(exit_code, "bilevel-distilled", distilled.main)
 
 
 def test_the_command_compares_the_set_of_a_run(

@@ -16,12 +16,13 @@ from configs import options as names
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from bilevel_cli.commands import report as command
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.report import cells, command, page, papers, runs
+from bilevel_cli.report import cells, page, papers, runs
 from bilevel_cli.report.compare import compare
 from bilevel_cli.report.question import Question
 from bilevel_cli.runs import checkpoint, entry

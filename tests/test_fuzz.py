@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bilevel_cli import cli
+from bilevel_cli.commands import run as cli
 from bilevel_cli.config import options
 from bilevel_cli.config.options import CONF
 

@@ -29,12 +29,12 @@ from omegaconf import OmegaConf
 from test_data import message
 
 import bilevel_cli
-from bilevel_cli import cli
+from bilevel_cli.commands import distilled
+from bilevel_cli.commands import run as cli
 from bilevel_cli.config import options
 from bilevel_cli.config.arguments import check_arguments, check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.data.reading import files
-from bilevel_cli.distilled import command
 from bilevel_cli.errors import UsageError
 from bilevel_cli.tasks.distillation.storage import load_npz
 
@@ -315,7 +315,7 @@ HOSTILE = [
     "task._target_=os.system",
     "+task.x={_target_: os.system, command: 'touch evil'}",
     "+task.x=[{_target_: os.system}]",
-    "task._target_=bilevel_cli.cli.os.system",
+    "task._target_=bilevel_cli.commands.run.os.system",
     "task._target_=torch.optim.adam.torch.hub.load",
     "task._target_=torch.hub.load",
     "task._target_=${suggest.name}",
@@ -353,11 +353,15 @@ def test_a_command_line_names_classes_of_ours_and_of_torch() -> None:
 
 
 def test_a_module_of_ours_does_not_lend_what_it_imports() -> None:
-    node = OmegaConf.create({"_target_": "bilevel_cli.cli.os.system", "command": "touch evil"})
+    node = OmegaConf.create(
+        {"_target_": "bilevel_cli.commands.run.os.system", "command": "touch evil"}
+    )
     with pytest.raises(UsageError, match="needs the name of a class"):
         check_arguments(node, "task", set())
     with pytest.raises(UsageError, match="needs the name of a class"):
-        check_arguments(OmegaConf.create({"_target_": "bilevel_cli.cli.CONF"}), "task", set())
+        check_arguments(
+            OmegaConf.create({"_target_": "bilevel_cli.commands.run.CONF"}), "task", set()
+        )
 
 
 @pytest.mark.parametrize("where", ["data", "model", "list"])
@@ -374,7 +378,7 @@ def test_the_manifest_of_a_run_cannot_name_any_class(
     def ended(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["bilevel-distilled", str(tmp_path), *arguments])
         with pytest.raises(SystemExit) as stopped:
-            command.main()
+            distilled.main()
         assert stopped.value.code == 2
         return capsys.readouterr().err
 

@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from bilevel_cli.check.conformance import check_method, check_task
 from bilevel_cli.config.options import CONF
-from bilevel_cli.conformance import check_method, check_task
 from bilevel_cli.runs import entry
 
 METHOD = '''

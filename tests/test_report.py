@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from bilevel_cli.commands import report as command
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report import cells, command, papers, runs, statistics, tables, terminal, watch
+from bilevel_cli.report import cells, papers, runs, statistics, tables, terminal, watch
 from bilevel_cli.report.compare import compare
 from bilevel_cli.report.groups import configurations, differences
 from bilevel_cli.report.question import Question
@@ -728,7 +729,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     method_at(tmp_path, "cg", [0.7])
     reading, writing = os.pipe()
     os.close(reading)
-    line = [sys.executable, "-m", "bilevel_cli.report.command", str(tmp_path)]
+    line = [sys.executable, "-m", "bilevel_cli.commands.report", str(tmp_path)]
     with os.fdopen(writing, "w") as pipe:
         found = subprocess.run(line, stdout=pipe, stderr=subprocess.PIPE, text=True, check=True)
     assert found.stderr == ""

@@ -19,7 +19,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from test_cli import numbers
 
-from bilevel_cli import cli
+from bilevel_cli.commands import run as cli
 from bilevel_cli.machine import signals
 from bilevel_cli.runs import entry
 from bilevel_cli.sweeps import worker

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bilevel_cli import launch
+from bilevel_cli.commands import torchrun
 from bilevel_cli.machine import memory
 from bilevel_cli.nn import affine as linear
 
@@ -82,7 +82,7 @@ class Device:
         name = self.name
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        place = launch.place()
+        place = torchrun.place()
         if place.count > 1 and name.startswith("cuda:"):
             raise ValueError(
                 f"Several processes need a GPU each, got device.name={name}. Use device=cuda."

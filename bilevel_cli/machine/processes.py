@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from bilevel_cli import launch
+from bilevel_cli.commands import torchrun
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.method import Carry, Estimate
@@ -223,7 +223,7 @@ def leading(given: Callable[[], Any]) -> Iterator[Ranks]:
         given: Makes what those are given.
     """
     global _led
-    if launch.place().count == 1:
+    if torchrun.place().count == 1:
         yield ALONE
         return
     _led = True
@@ -249,7 +249,7 @@ def dismiss() -> None:
 @contextlib.contextmanager
 def _group() -> Iterator[Ranks]:
     """Joins the other ranks, and leaves them: together, unless something failed."""
-    place = launch.place()
+    place = torchrun.place()
     if place.count == place.local_count:
         _stay_inside()
     base, _, _ = next(rendezvous("env://", place.rank, place.count, timeout=PATIENCE))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import bilevel_cli
-from bilevel_cli import launch
+from bilevel_cli.commands import torchrun
 from bilevel_cli.runs.doubts import Doubt
 
 
@@ -81,7 +81,7 @@ class Manifest:
             "device": str(device),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
-            "processes": launch.place().count,
+            "processes": torchrun.place().count,
             "cores": os.cpu_count(),
         }
         self._write()
@@ -129,7 +129,7 @@ def origin(device: torch.device, checksum: str | None) -> dict[str, str | int | 
         "git_commit": git_commit(),
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "processes": launch.place().count,
+        "processes": torchrun.place().count,
         "device": device.type,
         "data": checksum,
     }

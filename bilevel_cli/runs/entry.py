@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli import launch
+from bilevel_cli.commands import torchrun
 from bilevel_cli.config.arguments import check_arguments, fits, target
 from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core import trees
@@ -343,7 +343,7 @@ def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Pat
         )
     if count == 1:
         return [(config, directory)]
-    if launch.place().count > 1:
+    if torchrun.place().count > 1:
         raise UsageError(
             f"Several processes share a single run, got replicas={count}. Use replicas=1, or one "
             "process."

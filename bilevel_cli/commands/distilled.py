@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli import __version__
-from bilevel_cli.cli import explain
+from bilevel_cli.commands.run import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.arguments import check_command_line, is_ours
 from bilevel_cli.config.options import CONF

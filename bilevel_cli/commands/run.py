@@ -14,7 +14,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__, launch
+from bilevel_cli import __version__
+from bilevel_cli.commands import torchrun
 from bilevel_cli.config import options
 from bilevel_cli.config.arguments import check_command_line
 from bilevel_cli.config.options import CONF
@@ -45,7 +46,7 @@ def _job(config: DictConfig) -> float | None:
         return None
 
 
-@launch.together
+@torchrun.together
 def main() -> None:
     """Runs the command, and ends it with one message instead of a traceback.
 
@@ -75,7 +76,7 @@ def main() -> None:
     with launcher.remaining() as known:
         try:
             check_command_line(arguments)
-            launch.check_command_line(arguments)
+            torchrun.check_command_line(arguments)
             with signals.stops_at_once():
                 _job()
         except KeyboardInterrupt as error:

@@ -16,14 +16,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from bilevel_cli import __version__
-from bilevel_cli.cli import explain
+from bilevel_cli.commands.run import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.arguments import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from bilevel_cli.checking import Finding
+    from bilevel_cli.check.verdict import Finding
 
 # What a check is of unless the command line says otherwise: small, with a closed form, in float64.
 DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.dtype": "float64"}
@@ -122,7 +122,7 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 
 
 def _checked(config: DictConfig) -> "Finding":
-    from bilevel_cli import checking
+    from bilevel_cli.check import verdict
     from bilevel_cli.runs import entry  # here: --help does not wait for torch
 
     chosen = dict(config.hydra.runtime.choices)
@@ -130,7 +130,7 @@ def _checked(config: DictConfig) -> "Finding":
         _, _, task, loop, method = entry.parts(config, chosen)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return checking.check(method, loop, task, config.inner_steps, config.seed)
+    return verdict.check(method, loop, task, config.inner_steps, config.seed)
 
 
 COLUMNS = ("method", "claim", "measured", "allowed", "to exact", "grads", "products", "verdict")

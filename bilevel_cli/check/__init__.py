@@ -1,0 +1,1 @@
+"""Is it right? Claims held, contracts held."""
