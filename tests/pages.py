@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from bilevel_cli.report.compare import compare
-from bilevel_cli.report.question import Question
-from bilevel_cli.report.report import Report
-from bilevel_cli.report.runs import read
+from bilevel_cli.report.compare.compare import compare
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.read.runs import read
 
 EVERY = 5  # outer steps between two rows
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pages import leave, report, three_methods
 
-from bilevel_cli.report import page
+from bilevel_cli.report.page import page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of [dev]")
 

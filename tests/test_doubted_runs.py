@@ -22,9 +22,11 @@ from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.report import cells, page, papers, runs
-from bilevel_cli.report.compare import compare
-from bilevel_cli.report.question import Question
+from bilevel_cli.report.compare.compare import compare
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.page import page
+from bilevel_cli.report.read import runs
+from bilevel_cli.report.show import cells, papers
 from bilevel_cli.runs import checkpoint, entry
 from bilevel_cli.runs.descent import END, START
 from bilevel_cli.runs.doubts import OF_ALL, Doubts, Voice, zero_hypergradient

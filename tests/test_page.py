@@ -19,14 +19,15 @@ from pages import EVERY, leave, report, three_methods
 from PIL import Image
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report import figures, page, palette, pictures, series
-from bilevel_cli.report.compare import compare
-from bilevel_cli.report.curves import Band, Curve, band, curve, end, spread, window
-from bilevel_cli.report.headline import headline
-from bilevel_cli.report.measure import Course
-from bilevel_cli.report.question import Question
-from bilevel_cli.report.report import Report
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.compare.compare import compare
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.measure import Course
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.page import numbers, page, pictures
+from bilevel_cli.report.page.headline import headline
+from bilevel_cli.report.read.runs import Run
+from bilevel_cli.report.show import figures, palette
+from bilevel_cli.report.show.curves import Band, Curve, band, curve, end, spread, window
 
 PLOTLY = "/* plotly.js */"
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -253,7 +254,7 @@ def test_the_means_of_the_page_are_those_of_the_table(tmp_path: Path) -> None:
     three_methods(tmp_path)
     leave(tmp_path, "good", 9, [0.1, 0.1], "diverged")
     found = report(tmp_path)
-    data = series.data(found)
+    data = numbers.data(found)
     for row in found.rows:
         one = data["series"][found.configurations.index(row.configuration)]
         if row.values:
@@ -343,8 +344,8 @@ def many(runs: int, rows: int) -> Report:
 def test_many_long_runs_fit_into_a_page(runs: int, rows: int) -> None:
     found = many(runs, rows)
     assert len(page.html(found, PLOTLY)) < 10e6  # and plotly.js has 5
-    curves = series.data(found)["series"][0]["runs"][0]["tables"]["eval"]
-    assert 20 <= len(curves["x"]["step"]) <= series.MOST_POINTS + len(curves["y"])
+    curves = numbers.data(found)["series"][0]["runs"][0]["tables"]["eval"]
+    assert 20 <= len(curves["x"]["step"]) <= numbers.MOST_POINTS + len(curves["y"])
     assert curves["x"]["step"][-1] == rows - 1
 
 

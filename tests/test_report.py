@@ -22,11 +22,13 @@ from scipy import stats
 
 from bilevel_cli.commands import report as command
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report import cells, papers, runs, statistics, tables, terminal, watch
-from bilevel_cli.report.compare import compare
-from bilevel_cli.report.groups import configurations, differences
-from bilevel_cli.report.question import Question
-from bilevel_cli.report.report import BEST, TIE, TOO_FEW, Budget, Estimate, Report, Row
+from bilevel_cli.report.compare import statistics
+from bilevel_cli.report.compare.compare import compare
+from bilevel_cli.report.compare.comparison import BEST, TIE, TOO_FEW, Budget, Estimate, Report, Row
+from bilevel_cli.report.compare.configurations import configurations, differences
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.read import runs, tables
+from bilevel_cli.report.show import cells, papers, terminal, watch
 
 TRAIN = "step,seconds,outer_loss,inner_grads,hvps,peak_memory_mb"
 EVAL = "step,seconds,test_accuracy"

@@ -24,7 +24,7 @@ from test_soak import STEPS, soaked
 from test_startup import build, started
 
 from bilevel_cli.records.table import Table
-from bilevel_cli.report import page
+from bilevel_cli.report.page import page
 from bilevel_cli.runs import runner
 
 pytestmark = pytest.mark.timing

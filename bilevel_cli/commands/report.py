@@ -14,9 +14,9 @@ from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from bilevel_cli.report.question import Question
-    from bilevel_cli.report.report import Report
-    from bilevel_cli.report.runs import Run
+    from bilevel_cli.report.compare.comparison import Report
+    from bilevel_cli.report.compare.question import Question
+    from bilevel_cli.report.read.runs import Run
 
 WIDTH = 120  # of what is printed elsewhere than in a terminal
 
@@ -90,8 +90,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     writers = _writers(arguments)
     question = _question(arguments)
 
-    from bilevel_cli.report import compare, runs, watch
-    from bilevel_cli.report.runs import plain
+    from bilevel_cli.report.compare import compare
+    from bilevel_cli.report.read import runs
+    from bilevel_cli.report.read.runs import plain
+    from bilevel_cli.report.show import watch
 
     said: set[str] = set()
     report: Report | None = None
@@ -120,8 +122,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _text(report: "Report", markdown: bool, warnings: Sequence[str] = ()) -> str:
-    from bilevel_cli.report import papers, terminal
-    from bilevel_cli.report.runs import plain
+    from bilevel_cli.report.read.runs import plain
+    from bilevel_cli.report.show import papers, terminal
 
     width, _ = shutil.get_terminal_size((WIDTH, 24))
     text = papers.markdown(report) if markdown else terminal.text(report, width)
@@ -140,7 +142,9 @@ def _question(arguments: argparse.Namespace) -> "Question":
     if not 0.1 <= arguments.every < 1e6:
         raise UsageError(f"--every needs seconds from 0.1 on, got {arguments.every:g}.")
 
-    from bilevel_cli.report.question import Question  # here: --help does not wait for pandas
+    from bilevel_cli.report.compare.question import (
+        Question,  # here: --help does not wait for pandas
+    )
 
     question = Question(
         metric=arguments.metric,
@@ -168,25 +172,25 @@ def _writers(arguments: argparse.Namespace) -> "dict[Path, Callable[[Report, Pat
 
 
 def _write_csv(report: "Report", path: Path) -> None:
-    from bilevel_cli.report import papers
+    from bilevel_cli.report.show import papers
 
     papers.write_csv(report, path)
 
 
 def _write_latex(report: "Report", path: Path) -> None:
-    from bilevel_cli.report import papers
+    from bilevel_cli.report.show import papers
 
     path.write_text(papers.latex(report), encoding="utf-8", errors="replace")
 
 
 def _write_html(report: "Report", path: Path) -> None:
-    from bilevel_cli.report import page  # here, as below: it needs an extra
+    from bilevel_cli.report.page import page  # here, as below: it needs an extra
 
     page.write(path, report)
 
 
 def _write_figure(report: "Report", path: Path) -> None:
-    from bilevel_cli.report import figures
+    from bilevel_cli.report.show import figures
 
     figures.save(report, path)
 

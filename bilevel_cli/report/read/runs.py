@@ -13,7 +13,7 @@ import yaml
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.settings import NOT_SETTINGS, flat
-from bilevel_cli.report import tables
+from bilevel_cli.report.read import tables
 from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 
 TABLES = ("train.csv", "eval.csv")

@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from bilevel_cli.report import cells, terminal
-from bilevel_cli.report.groups import text
-from bilevel_cli.report.report import BEST, Report
-from bilevel_cli.report.runs import plain
+from bilevel_cli.report.compare.comparison import BEST, Report
+from bilevel_cli.report.compare.configurations import text
+from bilevel_cli.report.read.runs import plain
+from bilevel_cli.report.show import cells, terminal
 
 _LATEX = {
     "\\": r"\textbackslash{}",

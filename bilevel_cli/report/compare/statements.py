@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from bilevel_cli.report.measure import END, MEMORY
-from bilevel_cli.report.question import Question
-from bilevel_cli.report.report import BEST, TIE, TOO_FEW, Budget, Report, Row
-from bilevel_cli.report.statistics import EQUAL_CALLED_DIFFERENT
+from bilevel_cli.report.compare.comparison import BEST, TIE, TOO_FEW, Budget, Report, Row
+from bilevel_cli.report.compare.measure import END, MEMORY
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.compare.statistics import EQUAL_CALLED_DIFFERENT
 
 UNITS = {
     "step": "outer steps",

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from bilevel_cli.report.groups import Configuration
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.read.runs import Run
 
 BEST, TIE, TOO_FEW = "best", "tie", "tie (too few seeds)"  # the marks of rows
 

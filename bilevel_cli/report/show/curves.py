@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # scipy.stats would take half a second to import
 
-from bilevel_cli.report.measure import Course
-from bilevel_cli.report.report import Report
-from bilevel_cli.report.runs import Run
-from bilevel_cli.report.statistics import LEVEL
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.measure import Course
+from bilevel_cli.report.compare.statistics import LEVEL
+from bilevel_cli.report.read.runs import Run
 
 Numbers = NDArray[np.float64]
 

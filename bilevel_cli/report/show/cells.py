@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from bilevel_cli.report.report import Estimate, Report, Row
+from bilevel_cli.report.compare.comparison import Estimate, Report, Row
 
 # What a mean cost is called in a table, and by the configurations.
 COSTS = {

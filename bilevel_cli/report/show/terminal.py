@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Sequence
 
-from bilevel_cli.report import cells
-from bilevel_cli.report.report import Report
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.show import cells
 
 SHORTEST = 16  # letters of a label, below which each configuration gets lines of its own
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report import runs, tables
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.read import runs, tables
+from bilevel_cli.report.read.runs import Run
 
 # Between two jobs of a sweep none is going, for the moment that Hydra takes to compose the next.
 QUIET = 2  # looks in a row that find none going, before all is over

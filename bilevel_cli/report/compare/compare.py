@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from bilevel_cli.report import statistics
-from bilevel_cli.report.fairness import unfair
-from bilevel_cli.report.groups import Configuration, configurations
-from bilevel_cli.report.measure import (
+from bilevel_cli.report.compare import statistics
+from bilevel_cli.report.compare.comparison import BEST, TIE, TOO_FEW, Budget, Report, Row
+from bilevel_cli.report.compare.configurations import Configuration, configurations
+from bilevel_cli.report.compare.fairness import unfair
+from bilevel_cli.report.compare.measure import (
     COSTS,
     END,
     MEMORY,
@@ -18,10 +19,9 @@ from bilevel_cli.report.measure import (
     is_higher_better,
     point,
 )
-from bilevel_cli.report.question import Question
-from bilevel_cli.report.report import BEST, TIE, TOO_FEW, Budget, Report, Row
-from bilevel_cli.report.runs import COMPLETED, MISSING, Run
-from bilevel_cli.report.statements import statements
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.compare.statements import statements
+from bilevel_cli.report.read.runs import COMPLETED, MISSING, Run
 
 BROKEN = ("diverged", "failed", "oom")  # how a run ends that has no number, whatever it wrote
 

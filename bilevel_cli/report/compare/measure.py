@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bilevel_cli.report.report import Budget
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.compare.comparison import Budget
+from bilevel_cli.report.read.runs import Run
 
 Numbers = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bilevel_cli.report.report import Estimate
+from bilevel_cli.report.compare.comparison import Estimate
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]  # along the last axis

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from bilevel_cli.report import cells
-from bilevel_cli.report.curves import broken
-from bilevel_cli.report.report import Budget, Report, Row
+from bilevel_cli.report.compare.comparison import Budget, Report, Row
+from bilevel_cli.report.show import cells
+from bilevel_cli.report.show.curves import broken
 
 MOST_LABELS = 3  # that a sentence lists
 

@@ -3,9 +3,9 @@
 import html
 from collections.abc import Sequence
 
-from bilevel_cli.report.curves import BROKEN
-from bilevel_cli.report.palette import style
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.read.runs import Run
+from bilevel_cli.report.show.curves import BROKEN
+from bilevel_cli.report.show.palette import style
 
 
 def escape(value: object) -> str:

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel_cli.report.curves import (
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.compare.measure import Course, course
+from bilevel_cli.report.page.markup import short_names
+from bilevel_cli.report.read.runs import Run
+from bilevel_cli.report.show.curves import (
     AXES,
     BROKEN,
     POINTWISE,
@@ -17,12 +22,7 @@ from bilevel_cli.report.curves import (
     in_mean,
     spread,
 )
-from bilevel_cli.report.groups import Configuration
-from bilevel_cli.report.markup import short_names
-from bilevel_cli.report.measure import Course, course
-from bilevel_cli.report.palette import style
-from bilevel_cli.report.report import Report
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.show.palette import style
 
 MOST_POINTS = 400  # of a curve: more than a screen has room for
 FEWEST_POINTS = 20

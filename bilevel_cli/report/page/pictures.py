@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bilevel_cli.report.groups import Configuration
+from bilevel_cli.report.compare.configurations import Configuration
 
 MOST_BYTES = 4_000_000  # of all pictures together: the page is to stay one that a browser opens
 BINS = 40

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable
 
-from bilevel_cli.report import cells, pictures
-from bilevel_cli.report.curves import BROKEN, broken
-from bilevel_cli.report.groups import differences, text
-from bilevel_cli.report.headline import measurement, words
-from bilevel_cli.report.markup import badge, breakable, card, escape, short_names, swatch
-from bilevel_cli.report.report import Report, Row
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.compare.comparison import Report, Row
+from bilevel_cli.report.compare.configurations import differences, text
+from bilevel_cli.report.page import pictures
+from bilevel_cli.report.page.headline import measurement, words
+from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
+from bilevel_cli.report.read.runs import Run
+from bilevel_cli.report.show import cells
+from bilevel_cli.report.show.curves import BROKEN, broken
 
 # Costs in the table: the name of the column in a run's table, and for people.
 COSTS = {

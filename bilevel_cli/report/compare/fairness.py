@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bilevel_cli.report.groups import Configuration
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.read.runs import Run
 
 
 def unfair(configurations: Sequence[Configuration]) -> list[str]:

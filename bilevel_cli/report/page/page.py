@@ -7,13 +7,13 @@ from pathlib import Path
 
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report import series
-from bilevel_cli.report.curves import AXES
-from bilevel_cli.report.headline import headline
-from bilevel_cli.report.markup import escape, swatch
-from bilevel_cli.report.palette import COLOURS
-from bilevel_cli.report.report import Report
-from bilevel_cli.report.sections import SECTIONS
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.page import numbers
+from bilevel_cli.report.page.headline import headline
+from bilevel_cli.report.page.markup import escape, swatch
+from bilevel_cli.report.page.sections import SECTIONS
+from bilevel_cli.report.show.curves import AXES
+from bilevel_cli.report.show.palette import COLOURS
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -53,7 +53,7 @@ def html(report: Report, plotly: str) -> str:
         plotly: The code of plotly.js.
     """
     assert "</script" not in plotly.lower(), "plotly.js would end its own script"
-    data = series.data(report)
+    data = numbers.data(report)
     count = len(report.configurations)
     title = f"{report.metric or 'Runs'}, {count} configuration{'s' * (count != 1)}"
     return string.Template(_asset("page.html")).substitute(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report.measure import COSTS, END, MEMORY, SECONDS, STEP
-from bilevel_cli.report.report import Budget
-from bilevel_cli.report.runs import Run
+from bilevel_cli.report.compare.comparison import Budget
+from bilevel_cli.report.compare.measure import COSTS, END, MEMORY, SECONDS, STEP
+from bilevel_cli.report.read.runs import Run
 
 BUDGETS = {
     "steps": STEP,

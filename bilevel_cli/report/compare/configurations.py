@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report.runs import Run, plain
+from bilevel_cli.report.read.runs import Run, plain
 
 TARGET = "_target_"
 FIRST = ("method", "task", "data")  # the groups that say most, when several would tell apart
