@@ -16,7 +16,8 @@ from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.models import ConvNet, Functional, Linear, Mlp, functional
+from bilevel_cli.models import ConvNet, Linear, Mlp
+from bilevel_cli.nn.functional import Functional, functional
 from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.tasks.distillation.distillation import Distillation, onto_simplex

@@ -24,7 +24,8 @@ from bilevel_cli.commands import distilled
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.data.digits import Digits
-from bilevel_cli.models import Functional
+from bilevel_cli.nn import building
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.manifest import Manifest
 from bilevel_cli.runs import entry
 from bilevel_cli.tasks.distillation import ranking
@@ -54,11 +55,11 @@ def mlp(classes: int = 3, shape: tuple[int, ...] = (4,)) -> Functional:
     def model(input_shape: tuple[int, ...], num_outputs: int) -> models.Mlp:
         return models.Mlp(8, 1, "tanh", input_shape, num_outputs)
 
-    return models.build(model, shape, classes, CPU)
+    return building.build(model, shape, classes, CPU)
 
 
 def softmax_regression(classes: int = 3, shape: tuple[int, ...] = (4,)) -> Functional:
-    return models.build(models.Linear, shape, classes, CPU)
+    return building.build(models.Linear, shape, classes, CPU)
 
 
 def few(count: int = 6, classes: int = 3) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.models import Functional, functional
 from bilevel_cli.nn import affine as linear
 from bilevel_cli.nn.affine import affine
+from bilevel_cli.nn.functional import Functional, functional
 from bilevel_cli.runs import entry
 
 UNIT = 2.0**-24  # the largest relative error of one rounding to float32

@@ -39,6 +39,7 @@ from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.parts import unroll
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.nn import building
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
@@ -62,7 +63,7 @@ class Classifier:
     """Examples with learned weights and a learned penalty, in another minibatch at each step."""
 
     def __init__(self, model: Callable[..., Any], shape: tuple[int, ...]) -> None:
-        self.model = models.build(model, shape, 3, CPU)
+        self.model = building.build(model, shape, 3, CPU)
         self.shape = shape
 
     def init_inner(self, outer: Params, data: StepData) -> Params:

@@ -17,17 +17,9 @@ from torch.nn import functional as F
 
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
-from bilevel_cli.models import (
-    Conv4,
-    ConvNet,
-    Functional,
-    Linear,
-    LinearNoBias,
-    Mlp,
-    Shape,
-    build,
-    functional,
-)
+from bilevel_cli.models import Conv4, ConvNet, Linear, LinearNoBias, Mlp
+from bilevel_cli.nn.building import Shape, build
+from bilevel_cli.nn.functional import Functional, functional
 
 CPU = torch.device("cpu")
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)

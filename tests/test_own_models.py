@@ -21,8 +21,9 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.device import computing_in
-from bilevel_cli.models import Functional, build
 from bilevel_cli.nn import blame, differentiability, purity, randomness
+from bilevel_cli.nn.building import build
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.runs import entry
 
 CPU = torch.device("cpu")

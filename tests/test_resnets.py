@@ -10,8 +10,9 @@ from torch.nn.functional import conv2d, cross_entropy, leaky_relu, relu
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Params
-from bilevel_cli.models import Functional, Shape, build
 from bilevel_cli.models.resnets import CifarResNet, ResNet12
+from bilevel_cli.nn.building import Shape, build
+from bilevel_cli.nn.functional import Functional
 
 CPU = torch.device("cpu")
 

@@ -86,7 +86,7 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
 
     from bilevel_cli.data.base import Examples  # here: --help does not wait for torch
     from bilevel_cli.machine.device import generator
-    from bilevel_cli.models import build
+    from bilevel_cli.nn.building import build
     from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
     from bilevel_cli.tasks.distillation.storage import load_npz
 

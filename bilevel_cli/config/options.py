@@ -20,7 +20,7 @@ from bilevel_cli.config import resolvers
 
 resolvers.register()
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # In a wheel conf/ lies inside the package; in a checkout, beside it. Hydra takes an absolute
 # path as it is, whereas it would resolve "../conf" against the module name of a console script.
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())

@@ -1,106 +1,13 @@
-"""Inner models: ordinary torch modules of the literature."""
+"""Convolutional networks of few-shot learning and of dataset distillation."""
 
 import math
-from itertools import pairwise
 
 from torch import Tensor, nn
 
-from bilevel_cli.nn.building import Shape, build
-from bilevel_cli.nn.functional import Functional, functional
+from bilevel_cli.models.sizes import check_image, check_width
+from bilevel_cli.nn.building import Shape
 from bilevel_cli.nn.normalization import BatchNorm2d
 from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
-
-__all__ = [
-    "Conv4",
-    "ConvNet",
-    "Functional",
-    "Linear",
-    "LinearNoBias",
-    "Mlp",
-    "Shape",
-    "build",
-    "functional",
-]
-
-
-def _check_width(model: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{model} needs {name} >= 1, got {name}={size}. Set model.{name}.")
-
-
-def _check_image(model: str, input_shape: Shape) -> None:
-    if len(input_shape) != 3:
-        raise ValueError(
-            f"{model} needs images of shape [channels, height, width], got inputs of shape "
-            f"{list(input_shape)}. Use model=linear or model=mlp."
-        )
-
-
-class Linear(nn.Module):
-    """One affine layer on the flattened input, begun at zero: softmax regression.
-
-    Args:
-        input_shape: Shape of one input.
-        num_outputs: Number of outputs.
-    """
-
-    bias = True
-
-    def __init__(self, input_shape: Shape, num_outputs: int) -> None:
-        super().__init__()
-        self.head = _ZeroLinear(math.prod(input_shape), num_outputs, self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(x.flatten(1))
-
-
-class LinearNoBias(Linear):
-    """As `Linear`, without a constant term."""
-
-    bias = False
-
-
-class _ZeroLinear(nn.Linear):
-    # The convex problem has one minimiser, and zero is the start that favours no class.
-    def reset_parameters(self) -> None:
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-
-class Mlp(nn.Module):
-    """Affine layers with an activation between them, on the flattened input.
-
-    Args:
-        width: Number of units of each hidden layer.
-        depth: Number of hidden layers.
-        activation: Name of an activation in torch.nn.functional, or "identity" for none.
-        input_shape: Shape of one input.
-        num_outputs: Number of outputs.
-    """
-
-    def __init__(
-        self, width: int, depth: int, activation: str, input_shape: Shape, num_outputs: int
-    ) -> None:
-        super().__init__()
-        _check_width("Mlp", width=width, depth=depth)
-        activations = {"relu", "softplus", "sigmoid", "tanh", "gelu", "silu", "elu", "identity"}
-        if activation not in activations:
-            raise ValueError(
-                f"Mlp needs one of the activations {', '.join(sorted(activations))}, "
-                f"got activation={activation}."
-            )
-        identity = activation == "identity"
-        self.activation = nn.Identity() if identity else getattr(nn.functional, activation)
-        sizes = [math.prod(input_shape), *[width] * depth]
-        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
-        self.head = nn.Linear(width, num_outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        for layer in self.hidden:
-            x = self.activation(layer(x))
-        return self.head(x)
 
 
 class Conv4(nn.Module):
@@ -119,8 +26,8 @@ class Conv4(nn.Module):
 
     def __init__(self, width: int, input_shape: Shape, num_outputs: int) -> None:
         super().__init__()
-        _check_width("Conv4", width=width)
-        _check_image("Conv4", input_shape)
+        check_width("Conv4", width=width)
+        check_image("Conv4", input_shape)
         channels, *sides = input_shape
         blocks: list[nn.Module] = []
         for _ in range(4):
@@ -156,8 +63,8 @@ class ConvNet(nn.Module):
 
     def __init__(self, width: int, depth: int, input_shape: Shape, num_outputs: int) -> None:
         super().__init__()
-        _check_width("ConvNet", width=width, depth=depth)
-        _check_image("ConvNet", input_shape)
+        check_width("ConvNet", width=width, depth=depth)
+        check_image("ConvNet", input_shape)
         channels, *sides = input_shape
         padding = 3 if channels == 1 else 1
         sides = [side + 2 * (padding - 1) for side in sides]

@@ -5,7 +5,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, max_pool2d, pad, relu
 
-from bilevel_cli.models import Shape, _check_image, _check_width
+from bilevel_cli.models.sizes import check_image, check_width
+from bilevel_cli.nn.building import Shape
 from bilevel_cli.nn.normalization import BatchNorm2d
 
 
@@ -27,8 +28,8 @@ class ResNet12(nn.Module):
 
     def __init__(self, width: int, slope: float, input_shape: Shape, num_outputs: int) -> None:
         super().__init__()
-        _check_width("ResNet12", width=width)
-        _check_image("ResNet12", input_shape)
+        check_width("ResNet12", width=width)
+        check_image("ResNet12", input_shape)
         channels = [input_shape[0], *(width * 2**block for block in range(4))]
         blocks = [_Triple(before, after, slope) for before, after in pairwise(channels)]
         self.features = nn.ModuleList(blocks)
@@ -61,8 +62,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, width: int, blocks: int, input_shape: Shape, num_outputs: int) -> None:
         super().__init__()
-        _check_width("CifarResNet", width=width, blocks=blocks)
-        _check_image("CifarResNet", input_shape)
+        check_width("CifarResNet", width=width, blocks=blocks)
+        check_image("CifarResNet", input_shape)
         stages = [width * 2**stage for stage in range(3) for _ in range(blocks)]
         self.stem = _convolution(input_shape[0], width)
         pairs = [_Pair(before, after) for before, after in pairwise([width, *stages])]

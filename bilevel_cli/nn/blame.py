@@ -4,7 +4,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-OURS = str(Path(__file__).parent)
+OURS = str(Path(__file__).parents[1])
 STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
 TOOLS = ("torch", "hydra", "omegaconf", "numpy")  # which a user's class calls, or is called by

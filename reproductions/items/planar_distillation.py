@@ -11,7 +11,8 @@ from torch import Tensor
 from bilevel_cli.config.options import CONF
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.rings import Rings
-from bilevel_cli.models import Functional, Mlp, functional
+from bilevel_cli.models import Mlp
+from bilevel_cli.nn.functional import Functional, functional
 from bilevel_cli.runs import checkpoint
 from bilevel_cli.tasks.distillation.storage import Distilled, load_npz
 from reproductions.figure import legend

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.machine.device import generator
-from bilevel_cli.models import Functional
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.tasks.distillation import ranking
 from bilevel_cli.tasks.distillation.retraining import Retraining, TrainingSet, hard
 from bilevel_cli.tasks.distillation.selection import Herding, KCentre, RandomReal, Selection

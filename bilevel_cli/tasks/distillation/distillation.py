@@ -14,7 +14,7 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
-from bilevel_cli.models import build
+from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective

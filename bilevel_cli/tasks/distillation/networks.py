@@ -10,7 +10,7 @@ from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import epochs
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
-from bilevel_cli.models import Functional
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
 
 

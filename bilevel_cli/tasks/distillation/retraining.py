@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import epochs
 from bilevel_cli.core.trees import Params
-from bilevel_cli.models import Functional
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
 
 TrainingSet = tuple[Tensor, Tensor]  # images [n, ...] and labels [n, classes]

@@ -14,7 +14,7 @@ from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes
-from bilevel_cli.models import build
+from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
 
 FEATURES_PREFIX = "shared."

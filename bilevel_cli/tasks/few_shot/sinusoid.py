@@ -13,7 +13,7 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.models import build
+from bilevel_cli.nn.building import build
 
 
 class Sinusoid(Task):

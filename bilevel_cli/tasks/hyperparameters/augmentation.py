@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.models import Shape, build
+from bilevel_cli.nn.building import Shape, build
 
 
 class Augmentation(abc.ABC):

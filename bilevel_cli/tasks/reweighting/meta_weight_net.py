@@ -10,7 +10,8 @@ from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
-from bilevel_cli.models import Mlp, build
+from bilevel_cli.models import Mlp
+from bilevel_cli.nn.building import build
 from bilevel_cli.tasks.reweighting.dependent_weights import DependentWeights
 from bilevel_cli.tasks.reweighting.noise import Corruption
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
-from bilevel_cli.models import Functional
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.distillation.objectives.base import Objective
 

@@ -1,1 +1,0 @@
-"""Distilled sets: how they are stored, judged and compared."""

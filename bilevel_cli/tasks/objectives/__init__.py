@@ -1,1 +1,0 @@
-"""What a distilled set is judged by while it is learned."""
