@@ -17,9 +17,9 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import generator
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
-from bilevel_cli.machine.device import generator
 from bilevel_cli.nn.normalization import BatchNorm2d
 from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
 from bilevel_cli.runs import entry

@@ -16,7 +16,7 @@ from benchmarks import results
 from benchmarks.machine import synchronize
 from benchmarks.peers import implementations
 from benchmarks.workloads import cleaning, distillation
-from bilevel_cli.machine.device import peak_memory_mb
+from bilevel_cli.machine.memory import peak_memory_mb
 
 STEPS = {"full": (10, 30, 100, 300, 1000), "quick": (100,), "tiny": (4,)}
 SMALL = 20_000_000  # bytes of graphs

@@ -1,7 +1,8 @@
 """How a command ends when it cannot do what was asked."""
 
+import difflib
 import errno
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*NO_SPACE, errno.EIO, errno.EROFS)
@@ -46,3 +47,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield error  # torch, for one, has its own words for what the system refused
         seen.add(id(error))
         error = error.__cause__ or error.__context__
+
+
+def hint(name: str, candidates: Iterable[str]) -> str:
+    """'. Did you mean ...?' with the nearest candidate, or a full stop."""
+    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f". Did you mean {near[0]!r}?" if near else "."

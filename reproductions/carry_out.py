@@ -12,8 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from bilevel_cli.config.options import CONF
+from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.errors import Failed
-from bilevel_cli.machine.device import computing_in
 from bilevel_cli.runs import entry
 from reproductions.item import Item, Run, items
 from reproductions.results import Results

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel_cli.core.blocks import Blocks, Stream, check_batch_size, epochs, mean
+from bilevel_cli.core.blocks import Blocks, check_batch_size, epochs, mean
+from bilevel_cli.core.random import Stream
 from bilevel_cli.runs import checkpoint
 
 

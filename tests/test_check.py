@@ -19,10 +19,10 @@ from bilevel_cli.check.verdict import Finding
 from bilevel_cli.check.verdict import check as hold
 from bilevel_cli.commands import check
 from bilevel_cli.core import references
+from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim, NoSolution, Trial
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.runs import entry

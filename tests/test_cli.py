@@ -17,7 +17,7 @@ from commands import LIBRARIES, bilevel_run
 
 from bilevel_cli import __version__
 from bilevel_cli.config.options import CONF
-from bilevel_cli.sweeps import launcher
+from bilevel_cli.sweeps import job
 
 QUICK = ["task=quadratic", "outer_steps=20", "hydra.output_subdir=null"]
 Captured = pytest.CaptureFixture[str]
@@ -153,7 +153,7 @@ def test_a_job_with_replicas_that_fail_is_one_failure(
 
 @pytest.mark.parametrize("overrides", ["a=../../x,b=1", "data.root=/tmp/x", "..", "x" * 5000, "/"])
 def test_the_folder_of_a_job_stays_inside_the_sweep(overrides: str) -> None:
-    name = launcher.slug(overrides)
+    name = job.slug(overrides)
     assert 0 < len(name.encode()) <= 200
     assert name == Path(name).name
 

@@ -17,7 +17,8 @@ from bilevel_cli.config.options import pairs
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate
-from bilevel_cli.core.problem import Oracle, StepData
+from bilevel_cli.core.oracle import Oracle
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse

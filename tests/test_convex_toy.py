@@ -11,6 +11,7 @@ from configs import composed
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.schedules import Ramp
 from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.task import Task
@@ -22,7 +23,7 @@ from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.methods.bome import Bome
 from bilevel_cli.methods.implicit import Implicit
-from bilevel_cli.methods.pbgd import Pbgd, Ramp
+from bilevel_cli.methods.pbgd import Pbgd
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent

@@ -14,10 +14,10 @@ from test_first_order_unrolled import held_to_its_claim
 from torch import Tensor
 
 from bilevel_cli.core import autodiff
+from bilevel_cli.core.claim import NoSolution
 from bilevel_cli.core.episodes import over_episodes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import NoSolution
 from bilevel_cli.linear_solvers.base import LinearSolver, Solved
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact

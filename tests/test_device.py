@@ -21,9 +21,12 @@ from torch.utils._pytree import tree_map
 
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
+from bilevel_cli.core.random import generator
 from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
-from bilevel_cli.machine.device import Device, generator, peak_memory_mb, precision
+from bilevel_cli.machine.device import Device
+from bilevel_cli.machine.memory import peak_memory_mb
+from bilevel_cli.machine.precision import precision
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient

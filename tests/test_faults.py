@@ -33,7 +33,7 @@ from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records import manifest
 from bilevel_cli.records.lock import locked
-from bilevel_cli.runs import checkpoint, entry, replicas
+from bilevel_cli.runs import checkpoint, entry, origin, replicas
 from bilevel_cli.runs.runner import CHECKPOINT, RESTORES, Runner
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=12"]
@@ -820,8 +820,8 @@ def test_other_settings_can_be_forced_where_tensors_have_the_same_shapes(
 def test_a_checkpoint_of_another_device_is_refused(
     begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    origin = manifest.origin
-    monkeypatch.setattr(entry, "origin", lambda *given: {**origin(*given), "device": "cuda"})
+    versions = origin.origin
+    monkeypatch.setattr(entry, "origin", lambda *given: {**versions(*given), "device": "cuda"})
     with pytest.raises(UsageError, match="device=cpu there and cuda here"):
         go(begun, *DIGITS, "resume=force")
 

@@ -10,7 +10,8 @@ from problems import Plane, Quadratic, central_difference, estimate
 from test_cases import OUTER, PLANE, TRUNCATED, UNROLLED, OneDimensionalMaml, assert_equal
 from torch import Tensor
 
-from bilevel_cli.core import references, trees
+from bilevel_cli.core import trees
+from bilevel_cli.core.claim import Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.problem import Batch, StepData
@@ -85,7 +86,7 @@ def held_to_its_claim(
     found = method.estimate(loop, outer, data, carry)
     last = found.carry["inner"]["inner"]
     claim = method.claim()
-    expected = claim.reference(references.Trial(loop, outer, data, carry, last))
+    expected = claim.reference(Trial(loop, outer, data, carry, last))
     assert found.grad.keys() == expected.keys() == outer.keys()
     gap = trees.axpy(-1.0, expected, found.grad)
     assert isinstance(claim.tolerance, float)
@@ -364,7 +365,7 @@ def test_a_claim_can_fail() -> None:
     outer, trial_of = problem.outer(), InnerLoop(Logistic(), GradientDescent(0.5), Cold())
     carry = FULL.init(outer, trial_of.fresh(outer, data))
     found = FULL.estimate(trial_of, outer, data, carry)
-    trial = references.Trial(trial_of, outer, data, carry, found.carry["inner"]["inner"])
+    trial = Trial(trial_of, outer, data, carry, found.carry["inner"]["inner"])
     for other in (ONE_STEP, Reverse(3, None), Darts(0.01), Sama(0.01), Bsg1(), NoHypergradient()):
         expected = other.claim().reference(trial)["weights"]
         assert (found.grad["weights"] - expected).norm() > 0.01 * expected.norm()
@@ -373,5 +374,5 @@ def test_a_claim_can_fail() -> None:
 def test_without_a_method_the_claim_is_zero() -> None:
     outer = {"x": torch.ones(2)}
     loop, data = InnerLoop(PLANE, GradientDescent(0.1), Cold()), PLANE.data(2)
-    trial = references.Trial(loop, outer, data, {"inner": loop.fresh(outer, data)}, data.init)
+    trial = Trial(loop, outer, data, {"inner": loop.fresh(outer, data)}, data.init)
     assert_equal(NoHypergradient().claim().reference(trial)["x"], (0.0, 0.0))

@@ -32,7 +32,8 @@ import bilevel_cli
 from bilevel_cli.commands import distilled
 from bilevel_cli.commands import run as cli
 from bilevel_cli.config import options
-from bilevel_cli.config.arguments import check_arguments, check_command_line
+from bilevel_cli.config.arguments import check_arguments
+from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.data.reading import files
 from bilevel_cli.errors import UsageError

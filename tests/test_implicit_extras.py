@@ -12,10 +12,10 @@ from test_first_order_unrolled import Logistic, held_to_its_claim
 from torch import Tensor
 
 from bilevel_cli.core import trees
+from bilevel_cli.core.claim import Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.references import Trial
 from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver

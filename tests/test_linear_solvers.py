@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.core.references import NoSolution
+from bilevel_cli.core.claim import NoSolution
 from bilevel_cli.linear_solvers.base import LinearSolver, Solved
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact

@@ -26,11 +26,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from test_data import CONF, bounded, message, seeded
 from torch import Tensor
 
-from bilevel_cli.data import arrays
 from bilevel_cli.data.arrays import Arrays
 from bilevel_cli.data.base import SHARES, Classes, Source, shared_out
 from bilevel_cli.data.digits import Digits
 from bilevel_cli.data.reading import files
+from bilevel_cli.data.reading.npz import read_npz
 from bilevel_cli.data.rings import Rings
 from bilevel_cli.data.table.source import OwnTable, RegressionTable, Table
 from bilevel_cli.runs import entry
@@ -590,5 +590,5 @@ def test_a_file_that_is_no_npz_file_is_named(tmp_path: Path) -> None:
         path = written(tmp_path, damaged, "other.npz")
         text = message(npz(path).read)
         assert "to be an npz file" in text or "cannot read" in text
-    assert "got null" in message(partial(arrays.read_npz, None, ("x",), "Arrays", 1.0))
+    assert "got null" in message(partial(read_npz, None, ("x",), "Arrays", 1.0))
     assert "to be a file, got a folder" in message(npz(tmp_path).read)

@@ -18,9 +18,9 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from bilevel_cli.core import autodiff
+from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
-from bilevel_cli.machine.device import computing_in
 from bilevel_cli.nn import blame, differentiability, purity, randomness
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional

@@ -11,7 +11,7 @@ from torch import Tensor
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
-from bilevel_cli.core.schedules import PowerLaw
+from bilevel_cli.core.schedules import PowerLaw, Ramp
 from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.task import Task
@@ -24,7 +24,7 @@ from bilevel_cli.methods.g_pbgd import GPbgd
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.meha import Meha
-from bilevel_cli.methods.pbgd import Pbgd, Ramp
+from bilevel_cli.methods.pbgd import Pbgd
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.aggregated import Aggregated
 from bilevel_cli.solvers.gd import GradientDescent

@@ -11,7 +11,8 @@ from torch import Tensor
 from bilevel_cli.core import autodiff, episodes, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
-from bilevel_cli.core.problem import Batch, FixedOracle, StepData
+from bilevel_cli.core.oracle import FixedOracle
+from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.amigo import Amigo

@@ -19,11 +19,11 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from test_cli import numbers
 
-from bilevel_cli.commands import run as cli
+from bilevel_cli.commands import explain
 from bilevel_cli.machine import signals
 from bilevel_cli.runs import entry
-from bilevel_cli.sweeps import worker
-from bilevel_cli.sweeps.worker import Outcome
+from bilevel_cli.sweeps import outcome, worker
+from bilevel_cli.sweeps.outcome import Outcome
 
 QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", "hydra.sweep.dir=sweep"]
 QUICK += ["task.inner_dim=3", "inner_steps=3"]
@@ -165,15 +165,15 @@ def test_replicas_have_one_line_with_their_mean(
 
 
 def test_a_job_that_is_noted_to_run_and_has_no_process_was_killed(tmp_path: Path) -> None:
-    with worker.noting(tmp_path) as note:
+    with outcome.noting(tmp_path) as note:
         assert note is not None
         note.write(Outcome("running", "of something"))
-        seen = worker.read(tmp_path)
+        seen = outcome.read(tmp_path)
         assert seen is not None
         assert seen.status == "running"
-        with worker.noting(tmp_path) as other:
+        with outcome.noting(tmp_path) as other:
             assert other is None
-    seen = worker.read(tmp_path)
+    seen = outcome.read(tmp_path)
     assert seen is not None
     assert (seen.status, seen.code) == ("killed", 1)
 
@@ -181,11 +181,11 @@ def test_a_job_that_is_noted_to_run_and_has_no_process_was_killed(tmp_path: Path
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"status": 1}', b"\0" * 50])
 def test_a_torn_note_is_none(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_bytes(text)
-    assert worker.read(tmp_path) is None
+    assert outcome.read(tmp_path) is None
 
 
 def test_a_job_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
-    with worker.noting(tmp_path):
+    with outcome.noting(tmp_path):
         assert worker.carry_out(lambda: pytest.fail("it ran"), OmegaConf.create(), tmp_path) is None
 
 
@@ -286,17 +286,17 @@ def test_a_killed_worker_of_joblib_is_named_and_the_jobs_behind_it_are_run(start
 
 def test_a_plugin_that_is_not_there_is_named_with_what_to_install() -> None:
     missing = MissingConfigException("", "hydra/launcher/ray", ["basic"])
-    assert cli.explain(missing) == (
+    assert explain.explain(missing) == (
         "hydra/launcher=ray needs hydra-ray-launcher, which cannot be imported.\n"
         "pip install 'bilevel-cli[ray]'"
     )
     other = MissingConfigException("", "hydra/launcher/basik", ["basic"])
-    assert "Did you mean 'basic'?" in cli.explain(other)
+    assert "Did you mean 'basic'?" in explain.explain(other)
 
 
 def test_an_option_may_be_named_by_anything() -> None:
     missing = MissingConfigException("", "task/\\k", ["toy"])
-    assert cli.explain(missing).startswith("task has no option '\\\\k'")
+    assert explain.explain(missing).startswith("task has no option '\\\\k'")
 
 
 def test_a_broken_plugin_is_named_with_what_to_install(

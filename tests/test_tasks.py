@@ -15,9 +15,9 @@ from problems import central_difference
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
-from bilevel_cli.core.blocks import Stream
+from bilevel_cli.core.claim import Trial
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.references import Trial
+from bilevel_cli.core.random import Stream
 from bilevel_cli.core.sets import Box
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Splits

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import sample
+from bilevel_cli.core.requirements import a_minimiser, no_constraint
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts.requirements import a_minimiser, no_constraint
 from bilevel_cli.runs import entry
 
 DECAY, BOUND = 0.5, 0.2

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
-from bilevel_cli.core.problem import MinibatchOracle, StepData
+from bilevel_cli.core.oracle import MinibatchOracle
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.machine.device import computing_in
 from bilevel_cli.runs import checkpoint
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, constants, draws, episodes, references, trees
+from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData, follows_loss
-from bilevel_cli.core.references import Chaotic, Claim, NoSolution, Trial
+from bilevel_cli.core.references import Chaotic
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.runs.runner import check_memory

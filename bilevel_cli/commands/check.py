@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from bilevel_cli import __version__
-from bilevel_cli.commands.run import explain
+from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
-from bilevel_cli.config.arguments import check_command_line
+from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli import __version__
-from bilevel_cli.commands.run import explain
+from bilevel_cli import __version__, errors
+from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
-from bilevel_cli.config.arguments import check_command_line, is_ours
+from bilevel_cli.config.arguments import is_ours
+from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
 
@@ -84,8 +85,8 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
         for name in arguments.models.split(",")
     }
 
+    from bilevel_cli.core.random import generator
     from bilevel_cli.data.base import Examples  # here: --help does not wait for torch
-    from bilevel_cli.machine.device import generator
     from bilevel_cli.nn.building import build
     from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
     from bilevel_cli.tasks.distillation.storage import load_npz
@@ -149,7 +150,7 @@ def _option(group: str, name: str) -> DictConfig:
     """The node that an option of conf/ configures."""
     known = options.names(group)
     if name not in known:
-        near = options.hint(name, known)
+        near = errors.hint(name, known)
         raise UsageError(f"{group} has no option {name!r}{near} It is one of {', '.join(known)}.")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         node: DictConfig = hydra.compose("config", [f"+{group}@chosen={name}"]).chosen

@@ -6,22 +6,21 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bilevel_cli import __version__
 from bilevel_cli.commands import torchrun
+from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
-from bilevel_cli.config.arguments import check_command_line
+from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals
-from bilevel_cli.sweeps import launcher, plugins, worker
+from bilevel_cli.sweeps import launcher, plugins, summary, worker
 
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []
@@ -86,13 +85,13 @@ def main() -> None:
         finally:
             del os.environ[_DEBUG]
             if known:
-                print(launcher.table(known), flush=True)
+                print(summary.table(known), flush=True)
     for reason in _errors:
         if debug:
             raise reason
         full = Unwritten.code if refusal(reason, NO_SPACE) else UsageError.code
         _exit(getattr(reason, "code", full), explain(reason))
-    if failed := launcher.failures(known):
+    if failed := summary.failures(known):
         _exit(*failed)
 
 
@@ -105,41 +104,3 @@ def _config_dirs(arguments: list[str]) -> list[Path]:
     """The folders that --config-dir or -cd names, as `--config-dir DIR` or `--config-dir=DIR`."""
     found = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(arguments))
     return [Path(folder) for folder in found]
-
-
-def explain(error: BaseException) -> str:
-    """One to three lines: what is wrong, and the nearest thing that would be right."""
-    if install := plugins.broken(error):
-        return install
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if install := plugins.missing(group, name):
-            return install
-        known = error.options or options.names(group)
-        if known:
-            near = options.hint(name, known)
-            return f"{group} has no option {name!r}{near}\n{group} is one of {', '.join(known)}."
-    if isinstance(error, ConfigCompositionException):
-        found = re.match(r"Could not (?:override|append to config|delete) '([^']+)'", str(error))
-        if found and found[1].split("@")[0] in options.groups():
-            return f"nothing in this configuration takes {found[1]!r}.\nSee bilevel-run --help."
-        if found:
-            near = options.hint(found[1], [*options.groups(), *options.keys(_settings())])
-            return f"there is no setting {found[1]!r}{near}\nSee bilevel-run --help."
-        if error.__cause__ is not None:
-            return explain(error.__cause__)
-    if not isinstance(error, UsageError | Failed):  # logging, for one, hides what it was refused
-        error = refusal(error) or error
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return "\n".join(lines[:3]) or f"{type(error).__name__}. See bilevel-run --help."
-
-
-def _settings() -> Any:
-    """The default configuration, with the groups that the command line chooses validly."""
-    chosen = []
-    for argument in sys.argv[1:]:
-        group, _, option = argument.partition("=")
-        if "/" not in group and option in options.names(group):
-            chosen.append(argument)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(hydra.compose("config", chosen), resolve=False)

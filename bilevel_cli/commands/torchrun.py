@@ -4,44 +4,17 @@ Imports no torch: a command that is asked for help answers at once.
 """
 
 import functools
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from bilevel_cli.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Place:
-    """One process among those of a run.
-
-    Attributes:
-        rank: Its number; 0 is the one that composes the configuration and writes the files.
-        count: Of the processes.
-        local_rank: Its number on its machine, and that of its GPU.
-        local_count: Of the processes on its machine.
-    """
-
-    rank: int
-    count: int
-    local_rank: int
-    local_count: int
-
-
-def place() -> Place:
-    """That of this process: alone, unless torchrun started it."""
-    # By its own variable: others, such as schedulers, set RANK and WORLD_SIZE too.
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Place(0, 1, 0, 1)
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Place(*(int(os.environ[name]) for name in names))
+from bilevel_cli.machine.place import here
 
 
 def check_command_line(arguments: Iterable[str]) -> None:
     """Raises UsageError where several processes are to take the jobs of a sweep."""
-    for argument in arguments if place().count > 1 else ():
+    for argument in arguments if here().count > 1 else ():
         name, _, value = argument.partition("=")
         if name in ("-m", "--multirun") or (name == "hydra.mode" and value.upper() == "MULTIRUN"):
             raise UsageError(
@@ -55,15 +28,15 @@ def together(command: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(command)
     def begin() -> None:
-        here = place()
-        if here.rank > 0:
+        own = here()
+        if own.rank > 0:
             sys.exit(_follow())
         try:
             command()
         except SystemExit as end:
-            if end.code or here.count == 1:  # torchrun ends the others
+            if end.code or own.count == 1:  # torchrun ends the others
                 raise
-        if here.count > 1:
+        if own.count > 1:
             from bilevel_cli.machine import processes  # here: torch takes seconds
 
             processes.dismiss()

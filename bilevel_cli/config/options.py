@@ -4,7 +4,6 @@ Imports neither torch nor the classes behind the options, but to say which data 
 `bilevel-run method=?` answers at once.
 """
 
-import difflib
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from bilevel_cli.config import resolvers
+from bilevel_cli.errors import hint
 
 resolvers.register()
 
@@ -85,12 +85,6 @@ def options_of_kind(group: str, kind: type | tuple[type, ...]) -> list[str]:
             if target and issubclass(get_object(target), kind):
                 fitting.append(name)
     return fitting
-
-
-def hint(name: str, candidates: Iterable[str]) -> str:
-    """'. Did you mean ...?' with the nearest candidate, or a full stop."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
-    return f". Did you mean {near[0]!r}?" if near else "."
 
 
 def keys(tree: object, prefix: str = "") -> list[str]:

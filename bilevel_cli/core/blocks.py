@@ -1,29 +1,10 @@
 """Minibatches: examples cut into blocks, of which every epoch visits each exactly once."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from bilevel_cli.core.problem import Batch
-
-
-class Stream(torch.Generator):
-    """A source of random numbers that remembers how far the epochs drawn from it have come."""
-
-    orders: dict[str, Tensor]
-
-    def order(self, name: str) -> Tensor | None:
-        """What remains of the present epoch called `name`; None before the first."""
-        return self.__dict__.setdefault("orders", {}).get(name)
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs to continue: tensors and dicts of them."""
-        return {"random": self.get_state(), "orders": dict(self.__dict__.get("orders", {}))}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.set_state(state["random"])
-        self.orders = {name: order.to(self.device) for name, order in state["orders"].items()}
+from bilevel_cli.core.random import Stream
 
 
 def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tensor:

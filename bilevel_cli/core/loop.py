@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from bilevel_cli.core.problem import MinibatchOracle, Problem, StepData
+from bilevel_cli.core.oracle import MinibatchOracle
+from bilevel_cli.core.problem import Problem, StepData
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.trees import Params

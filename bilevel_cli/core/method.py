@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import references
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.requirements import Requirement
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.methods.parts.requirements import Requirement
 
 
 class Carry(TypedDict):

@@ -3,21 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR
+import torch
+from torch import Tensor
 
 from bilevel_cli.core.trees import Scalar
-
-
-class Constant(ConstantLR):
-    """The step size stays as it is.
-
-    Args:
-        optimizer: Whose step size.
-    """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        super().__init__(optimizer, factor=1.0)  # torch's factor of a few steps is not for the user
 
 
 @dataclass(frozen=True)
@@ -41,3 +30,31 @@ class PowerLaw:
     def __call__(self, step: Scalar) -> Scalar:
         """The value at step `step`, a number or a 0-dim tensor."""
         return self.initial / (step + 1) ** self.exponent
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From `initial` to `final` along a line, over the first `steps` outer steps; then constant.
+
+    Args:
+        initial: At the first outer step, > 0.
+        final: At the last of the ramp, >= initial.
+        steps: Outer steps of the ramp. 0 begins at `final`.
+    """
+
+    initial: float
+    final: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial <= self.final < math.inf:
+            raise ValueError(
+                "A ramp of multipliers needs 0 < initial <= final < inf, got "
+                f"initial={self.initial}, final={self.final}. Set method.gamma, e.g. 1 and 10."
+            )
+        if self.steps < 0:
+            raise ValueError(f"A ramp of multipliers needs steps >= 0, got steps={self.steps}.")
+
+    def __call__(self, step: Tensor) -> Tensor:
+        way = (step / self.steps).clamp(max=1.0) if self.steps else torch.ones_like(step)
+        return self.initial + (self.final - self.initial) * way

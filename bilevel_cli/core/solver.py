@@ -9,7 +9,8 @@ from typing import Any, Generic, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from bilevel_cli.core.problem import Oracle, Problem
+from bilevel_cli.core.oracle import Oracle
+from bilevel_cli.core.problem import Problem
 from bilevel_cli.core.sets import ConvexSet
 from bilevel_cli.core.trees import Params, Scalar
 
@@ -181,20 +182,3 @@ class Wrapper(InnerSolver[SolverState]):
     @property
     def no_minimiser(self) -> str:
         return self.base.no_minimiser
-
-
-@dataclass(frozen=True)
-class OracleWrapper:
-    """An oracle that answers as another one does, but for what a subclass changes."""
-
-    base: Oracle
-
-    @property
-    def outer(self) -> Params:
-        return self.base.outer
-
-    def inner_grad(self, inner: Params) -> Params:
-        return self.base.inner_grad(inner)
-
-    def outer_grad(self, inner: Params) -> Params:
-        return self.base.outer_grad(inner)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bilevel_cli.data.arrays import read_npz
 from bilevel_cli.data.base import Classes, ClassSplits
 from bilevel_cli.data.reading import files, images
+from bilevel_cli.data.reading.npz import read_npz
 
 PARTS = ("train", "val", "test")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import dense
-from bilevel_cli.core.references import NoSolution
+from bilevel_cli.core.claim import NoSolution
 from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
 from bilevel_cli.core.trees import Params
 

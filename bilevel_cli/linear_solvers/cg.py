@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import dense
-from bilevel_cli.core.references import NoSolution
+from bilevel_cli.core.claim import NoSolution
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,

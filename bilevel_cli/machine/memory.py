@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,3 +96,20 @@ def free(device: torch.device) -> int:
 
 def _entries(path: Path) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}
+
+
+# On Linux this includes the peak of whatever launched the process; see `peak_memory_mb`.
+_MAXRSS_BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory so far, in MB: allocated on a GPU, resident of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Once it has grown it is this process's own. Asking /proc at each row would take a twentieth of
+    # a small outer step.
+    if peak == _MAXRSS_BEFORE and (status := Path("/proc/self/status")).exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        peak = int(line.split()[1])
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

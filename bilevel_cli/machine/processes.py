@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from bilevel_cli.commands import torchrun
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.machine import messages
+from bilevel_cli.machine import messages, place
 from bilevel_cli.machine.signals import SIGNALS
 
 T = TypeVar("T")
@@ -223,7 +222,7 @@ def leading(given: Callable[[], Any]) -> Iterator[Ranks]:
         given: Makes what those are given.
     """
     global _led
-    if torchrun.place().count == 1:
+    if place.here().count == 1:
         yield ALONE
         return
     _led = True
@@ -249,33 +248,33 @@ def dismiss() -> None:
 @contextlib.contextmanager
 def _group() -> Iterator[Ranks]:
     """Joins the other ranks, and leaves them: together, unless something failed."""
-    place = torchrun.place()
-    if place.count == place.local_count:
+    here = place.here()
+    if here.count == here.local_count:
         _stay_inside()
-    base, _, _ = next(rendezvous("env://", place.rank, place.count, timeout=PATIENCE))
+    base, _, _ = next(rendezvous("env://", here.rank, here.count, timeout=PATIENCE))
     # Where torchrun starts processes again, the store still has the addresses of those before.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"bilevel/{attempt}", base)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
-        backend, store=store, rank=place.rank, world_size=place.count, timeout=PATIENCE
+        backend, store=store, rank=here.rank, world_size=here.count, timeout=PATIENCE
     )
 
     def said() -> dict[int, str]:
         with contextlib.suppress(RuntimeError):  # the store may have ended too
-            failed = [r for r in range(place.count) if store.check([f"failed/{r}"])]
+            failed = [r for r in range(here.count) if store.check([f"failed/{r}"])]
             return {rank: store.get(f"failed/{rank}").decode() for rank in failed}
         return {}
 
     try:
-        yield Ranks(place.rank, place.count, said)
+        yield Ranks(here.rank, here.count, said)
         # One that left earlier would close connections on which another still waits.
         with contextlib.suppress(RuntimeError):
             dist.barrier()
     except BaseException as error:
-        if place.rank and not isinstance(error, RankLost):  # the first one speaks for itself
+        if here.rank and not isinstance(error, RankLost):  # the first one speaks for itself
             with contextlib.suppress(RuntimeError):
-                store.set(f"failed/{place.rank}", "".join(traceback.format_exception(error)))
+                store.set(f"failed/{here.rank}", "".join(traceback.format_exception(error)))
         raise
     finally:
         dist.destroy_process_group()

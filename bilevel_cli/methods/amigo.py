@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel_cli.core import references, trees
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
@@ -19,7 +20,6 @@ from bilevel_cli.methods.parts.derivatives import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 @dataclass(frozen=True)

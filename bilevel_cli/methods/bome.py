@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import FixedOracle, StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.oracle import FixedOracle
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.requirements import AT_A_MINIMISER, no_constraint
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER, no_constraint
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 @dataclass(frozen=True)

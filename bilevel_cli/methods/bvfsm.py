@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate
-from bilevel_cli.core.problem import MinibatchOracle, StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.oracle import MinibatchOracle
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.methods.parts.value_penalty import (

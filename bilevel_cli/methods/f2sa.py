@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bilevel_cli.core import references
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts.value_penalty import PenaltyCarry, ValuePenalty, penalised_gradient
 from bilevel_cli.solvers.aggregated import Aggregated

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.requirements import losses_depend_on_outer, start_is_constant
 from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.methods.parts.requirements import losses_depend_on_outer, start_is_constant
 
 ROUNDS = 200  # estimates after which the claim of a warm adjoint looks for its limit
 

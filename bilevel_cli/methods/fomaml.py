@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.requirements import check_start
 from bilevel_cli.core.solver import SolverState
-from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 
 
@@ -61,13 +61,3 @@ class FirstOrderMaml(Hypergradient[Carry]):
             return references.differenced(loss, trial.outer)
 
         return Claim("dF(z_0 + drift)/dlambda, with the drift of the inner loop fixed", reference)
-
-
-def check_start(who: str, outer: Params) -> None:
-    """Raises ValueError unless the start of the inner loop is learned."""
-    if not any(name.startswith(LEARNED_PREFIX) for name in outer):
-        raise ValueError(
-            f"{who} needs a learned start, got outer parameters without any "
-            f"{LEARNED_PREFIX}*: it does not see what acts through the inner loss. Use "
-            "start=learned, or method=darts for a first-order method that does."
-        )

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from bilevel_cli.core import references, trees
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
@@ -20,8 +21,7 @@ from bilevel_cli.methods.parts.derivatives import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
-from bilevel_cli.methods.recursive_momentum import check_weight, old_weight, recursive
+from bilevel_cli.methods.parts.recursion import check_weight, old_weight, recursive
 from bilevel_cli.methods.soba import SobaCarry
 
 

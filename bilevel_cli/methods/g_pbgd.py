@@ -7,14 +7,15 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import Batch, MinibatchOracle, Problem, StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.oracle import MinibatchOracle
+from bilevel_cli.core.problem import Batch, Problem, StepData
+from bilevel_cli.core.requirements import AT_A_MINIMISER, no_constraint
+from bilevel_cli.core.schedules import Ramp
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER, no_constraint
-from bilevel_cli.methods.pbgd import Ramp
 
 
 class SlopeCarry(Carry):

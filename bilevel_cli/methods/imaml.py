@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from bilevel_cli.core import trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import Batch, ProblemWrapper, StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.requirements import an_inner_loss
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
-from bilevel_cli.methods.parts.requirements import an_inner_loss
 
 
 @dataclass(frozen=True)

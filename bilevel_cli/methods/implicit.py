@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 ROUNDS = (
     200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit

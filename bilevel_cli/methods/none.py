@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel_cli.core import trees
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 

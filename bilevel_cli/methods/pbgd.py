@@ -1,48 +1,17 @@
 """Penalty-based bilevel gradient descent on the value gap."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from bilevel_cli.core import references
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.schedules import Ramp
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts.value_penalty import PenaltyCarry, ValuePenalty, penalised_gradient
 from bilevel_cli.solvers.aggregated import Aggregated
-
-
-@dataclass(frozen=True)
-class Ramp:
-    """From `initial` to `final` along a line, over the first `steps` outer steps; then constant.
-
-    Args:
-        initial: At the first outer step, > 0.
-        final: At the last of the ramp, >= initial.
-        steps: Outer steps of the ramp. 0 begins at `final`.
-    """
-
-    initial: float
-    final: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.initial <= self.final < math.inf:
-            raise ValueError(
-                "A ramp of multipliers needs 0 < initial <= final < inf, got "
-                f"initial={self.initial}, final={self.final}. Set method.gamma, e.g. 1 and 10."
-            )
-        if self.steps < 0:
-            raise ValueError(f"A ramp of multipliers needs steps >= 0, got steps={self.steps}.")
-
-    def __call__(self, step: Tensor) -> Tensor:
-        way = (step / self.steps).clamp(max=1.0) if self.steps else torch.ones_like(step)
-        return self.initial + (self.final - self.initial) * way
 
 
 @dataclass(frozen=True)

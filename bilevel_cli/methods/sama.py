@@ -6,14 +6,15 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import Batch, MinibatchOracle, ProblemWrapper, StepData
-from bilevel_cli.core.references import Claim, Trial
+from bilevel_cli.core.oracle import MinibatchOracle
+from bilevel_cli.core.problem import Batch, ProblemWrapper, StepData
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts.finite_difference import check_radius, cross_product, last_step
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import references, trees
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import FixedOracle, StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.oracle import FixedOracle
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.implicit import ImplicitCarry
 from bilevel_cli.methods.parts.derivatives import inner_slope, outer_slope, relative_residual
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 class SobaCarry(ImplicitCarry):

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from bilevel_cli.core import references, trees
+from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.references import Claim
+from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts.derivatives import (
@@ -18,7 +19,6 @@ from bilevel_cli.methods.parts.derivatives import (
     outer_slope,
     relative_residual,
 )
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 from bilevel_cli.methods.parts.series import Series, series_doubt
 
 

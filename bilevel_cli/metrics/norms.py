@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import trees
-from bilevel_cli.machine.device import generator
+from bilevel_cli.core.random import generator
 from bilevel_cli.metrics.base import Metric, StepView
 
 

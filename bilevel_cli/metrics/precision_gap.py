@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bilevel_cli.core import episodes
 from bilevel_cli.core.method import Hypergradient
-from bilevel_cli.machine import device
+from bilevel_cli.machine import precision
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.metrics.hypergradient_gap import relative_error
 
@@ -27,7 +27,7 @@ class PrecisionGap(Metric):
     method: Hypergradient[Any]
 
     def measure(self, view: StepView) -> dict[str, Tensor]:
-        with device.precision("highest"):
+        with precision.precision("highest"):
             step = episodes.outer_step(self.method, view.loop)
             reference = step(view.outer, view.data, view.carry).grad
         return {"precision_relative_error": relative_error(view.estimate.grad, reference)}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff
+from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.machine.device import computing_in
 from bilevel_cli.nn import blame, purity, randomness
 from bilevel_cli.nn.functional import Functional
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import autodiff
+from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
-from bilevel_cli.machine.device import computing_in
 from bilevel_cli.nn import affine, randomness
 
 Make = Callable[[], nn.Module]

@@ -1,24 +1,23 @@
 """manifest.json: what a run was, where it ran, and how it ended."""
 
-import functools
 import hashlib
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import torch
 
-import bilevel_cli
-from bilevel_cli.commands import torchrun
-from bilevel_cli.runs.doubts import Doubt
+class Doubt(TypedDict):
+    """Why the numbers of a run may not be what they seem.
+
+    Attributes:
+        step: The outer step of the first row that showed it.
+        sentence: What was seen, and what to do.
+    """
+
+    step: int
+    sentence: str
 
 
 class Manifest:
@@ -27,9 +26,10 @@ class Manifest:
     Args:
         directory: Of the run.
         settings: The resolved configuration.
+        process: What the process that runs it is: command, versions, commit.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, settings: dict[str, Any], process: dict[str, Any]) -> None:
         self._path = directory / "manifest.json"
         self._entries: dict[str, Any] = {
             "status": "running",
@@ -37,16 +37,7 @@ class Manifest:
             "doubts": {},
             "started": _now(),
             "ended": None,
-            "command": shlex.join(sys.argv),
-            "working_directory": str(Path.cwd()),
-            "versions": {
-                "bilevel-cli": bilevel_cli.__version__,
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "torch": str(torch.__version__),  # with its build
-                **{name: version(name) for name in ("numpy", "hydra-core", "omegaconf")},
-            },
-            "git_commit": git_commit(),
+            **process,
             "settings_sha256": hashlib.sha256(
                 json.dumps(settings, sort_keys=True).encode()
             ).hexdigest(),
@@ -55,7 +46,7 @@ class Manifest:
 
     def begin(
         self,
-        device: torch.device,
+        hardware: dict[str, Any],
         data: str,
         checksum: str | None,
         first_step: int,
@@ -65,7 +56,7 @@ class Manifest:
         """Notes what is known once the run is built.
 
         Args:
-            device: Where it runs.
+            hardware: Where it runs.
             data: What a reader of the scores must know of the data.
             checksum: Of the data.
             first_step: Outer steps already taken, by a run that this one continues.
@@ -78,11 +69,7 @@ class Manifest:
             "data_sha256": checksum,
             "first_step": first_step,
             "higher_is_better": higher_is_better,
-            "device": str(device),
-            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            "threads": torch.get_num_threads(),
-            "processes": torchrun.place().count,
-            "cores": os.cpu_count(),
+            **hardware,
         }
         self._write()
 
@@ -117,37 +104,5 @@ class Manifest:
             raise
 
 
-def origin(device: torch.device, checksum: str | None) -> dict[str, str | int | None]:
-    """What the numbers of a run depend on besides its settings.
-
-    Args:
-        device: Where it runs.
-        checksum: Of the data.
-    """
-    return {
-        "bilevel-cli": bilevel_cli.__version__,
-        "git_commit": git_commit(),
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        "processes": torchrun.place().count,
-        "device": device.type,
-        "data": checksum,
-    }
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `-dirty` for local changes."""
-    checkout = Path(bilevel_cli.__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return None
-    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

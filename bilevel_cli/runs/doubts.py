@@ -2,25 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+
+from bilevel_cli.records.manifest import Doubt
 
 log = logging.getLogger(__name__)
 
 INNER_LOSS, HYPERGRADIENT = "inner_loss", "hypergradient"
 OF_ALL = {INNER_LOSS, HYPERGRADIENT}  # kinds that a run of any method may show
 MOST_NAMES = 20  # that a sentence lists
-
-
-class Doubt(TypedDict):
-    """Why the numbers of a run may not be what they seem.
-
-    Attributes:
-        step: The outer step of the first row that showed it.
-        sentence: What was seen, and what to do.
-    """
-
-    step: int
-    sentence: str
 
 
 class Doubts:

@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from bilevel_cli.commands import torchrun
 from bilevel_cli.config.arguments import check_arguments, fits, target
 from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.random import generator
 from bilevel_cli.core.task import Task
 from bilevel_cli.data.base import Source
 from bilevel_cli.errors import (
@@ -37,16 +37,17 @@ from bilevel_cli.errors import (
     refusal,
 )
 from bilevel_cli.loggers.base import Loggers
-from bilevel_cli.machine import signals
-from bilevel_cli.machine.device import Device, generator, peak_memory_mb
+from bilevel_cli.machine import place, signals
+from bilevel_cli.machine.device import Device
+from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.processes import ALONE, Ranks, following, leading
 from bilevel_cli.nn import blame
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.lock import locked
-from bilevel_cli.records.manifest import Manifest, origin
+from bilevel_cli.records.manifest import Doubt, Manifest
 from bilevel_cli.records.settings import NOT_SETTINGS
 from bilevel_cli.runs import checkpoint
-from bilevel_cli.runs.doubts import Doubt
+from bilevel_cli.runs.origin import hardware, origin, process
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.runs.runner import CHECKPOINT, Diverged, Row, Runner, Schedule
 
@@ -186,7 +187,7 @@ class _Run:
         self.config, self.directory, self.replicas = config, directory, replicas
         self.ranks = ranks
         self.settings = resolved(config)
-        self.manifest = Manifest(directory, self.settings)
+        self.manifest = Manifest(directory, self.settings, process())
         self.runner: Runner | None = None
         self.begun = False
         self.outcome: Row | BaseException | None = None
@@ -219,7 +220,7 @@ class _Run:
         try:
             task = runner.task
             self.manifest.begin(
-                runner.device,
+                hardware(runner.device),
                 task.statement,
                 task.checksum,
                 runner.step,
@@ -282,7 +283,7 @@ class _Run:
             self._note("oom", reason)
             return Failed(reason)
         words = " ".join(str(error).split()) or "no message"
-        at = f" ({place})" if (place := blame.place(error)) else ""
+        at = f" ({where})" if (where := blame.place(error)) else ""
         reason = f"{type(error).__name__}: {words}{at}"
         self._note("failed", reason)
         return Failed(
@@ -343,7 +344,7 @@ def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Pat
         )
     if count == 1:
         return [(config, directory)]
-    if torchrun.place().count > 1:
+    if place.here().count > 1:
         raise UsageError(
             f"Several processes share a single run, got replicas={count}. Use replicas=1, or one "
             "process."

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.random import generator
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.machine.device import generator
 
 
 def check(task: Task) -> None:

@@ -19,17 +19,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from bilevel_cli.core import episodes, trees
-from bilevel_cli.core.blocks import Stream
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.random import Stream, generator, stream_seed
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.capture import captured
-from bilevel_cli.machine.device import generator, peak_memory_mb, stream_seed
+from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.processes import ALONE, Ranks
 from bilevel_cli.machine.signals import Interrupted, stop_requests
 from bilevel_cli.metrics.base import Metric, StepView

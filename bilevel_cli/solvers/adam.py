@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle
 from bilevel_cli.core.solver import InnerSolver, Learned, SolverState, check_lr, counter, value
 from bilevel_cli.core.trees import Params
 

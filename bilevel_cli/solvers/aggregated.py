@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle, OracleWrapper
 from bilevel_cli.core.sets import ConvexSet
-from bilevel_cli.core.solver import InnerSolver, OracleWrapper, SolverState, Wrapper, counter
+from bilevel_cli.core.solver import InnerSolver, SolverState, Wrapper, counter
 from bilevel_cli.core.trees import Params, Scalar
 
 

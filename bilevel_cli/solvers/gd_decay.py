@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import InnerSolver, SolverState, counter
 from bilevel_cli.core.trees import Params

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.trees import Params
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle
 from bilevel_cli.core.solver import (
     InnerSolver,
     Learned,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle
 from bilevel_cli.core.sets import ConvexSet
 from bilevel_cli.core.solver import SolverState, Wrapper
 

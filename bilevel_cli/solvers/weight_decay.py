@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.problem import Batch, Oracle, Problem, ProblemWrapper
-from bilevel_cli.core.solver import InnerSolver, OracleWrapper, SolverState, Wrapper
+from bilevel_cli.core.oracle import Oracle, OracleWrapper
+from bilevel_cli.core.problem import Batch, Problem, ProblemWrapper
+from bilevel_cli.core.solver import InnerSolver, SolverState, Wrapper
 from bilevel_cli.core.trees import Params
 
 Direction = Callable[..., Params]  # (z, lambda, batch) to what a solver follows

@@ -1,86 +1,28 @@
 """Sweeps: which jobs there are, which of them remain, and how they ended."""
 
 import contextlib
-import hashlib
 import logging
 import re
-import shutil
-import textwrap
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel_cli.errors import Failed, Unwritten
 from bilevel_cli.machine import signals
-from bilevel_cli.sweeps import worker
-from bilevel_cli.sweeps.worker import COMPLETED, Outcome
+from bilevel_cli.sweeps import outcome, worker
+from bilevel_cli.sweeps.job import Job, slug
+from bilevel_cli.sweeps.submitit import _submitted, wait_for_submitted
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 200  # file systems take 255 bytes
-
-
-def slug(overrides: str) -> str:
-    """A folder name for a job's overrides: one folder, whatever slashes their values have."""
-    name = re.sub(r"[/\\\x00]+", "_", overrides).strip(". ")
-    if name and name == overrides and len(name.encode()) <= _LONGEST:
-        return name
-    # Two jobs whose names become alike must not share a folder.
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:12]
-    return name.encode()[: _LONGEST - 13].decode(errors="ignore") + "_" + digest
-
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job of a sweep.
-
-    Args:
-        overrides: Its settings on the command line.
-        config: Composed of them.
-        folder: Where it runs.
-        name: Of the folder, in the sweep's.
-    """
-
-    overrides: list[str]
-    config: DictConfig
-    folder: Path
-    name: str
-
-    def remains(self) -> bool:
-        """Whether it is to be launched; it then waits. Not one that is completed or running."""
-        with worker.noting(self.folder) as note:
-            if note is None:
-                return False
-            settings, before = worker.digest(self.config), note.read()
-            if before and (before.status, before.settings) == (COMPLETED, settings):
-                return False
-            note.write(Outcome("waiting", settings))
-            return True
-
-    def outcome(self) -> Outcome:
-        found = worker.read(self.folder)
-        if found is None or found.status == "waiting":
-            reason = "It did not begin. The same command runs it."
-            return Outcome("missing", "", reason, Failed.code)
-        return found
-
-    def returned(self) -> JobReturn:
-        """What Hydra's sweepers are told."""
-        found = JobReturn(overrides=self.overrides, cfg=self.config, status=JobStatus.COMPLETED)
-        found.return_value = self.outcome().returned
-        return found
 
 
 class Remaining(Launcher):
@@ -116,7 +58,7 @@ class Remaining(Launcher):
         with signals.passed_on() as requests:
             self._launch(remaining, initial_job_idx, requests)
             for job in batch:
-                worker.wait(job.folder)
+                outcome.wait(job.folder)
         if requests:
             raise signals.Interrupted(requests[0])
         return [job.returned() for job in batch]
@@ -129,7 +71,7 @@ class Remaining(Launcher):
                 self.launcher.launch([job.overrides for job in remaining], first)
                 return
             except Exception as error:
-                waited = _wait_for_submitted(self.launcher, earlier)
+                waited = wait_for_submitted(self.launcher, earlier)
                 left = [job for job in remaining if job.outcome().status == "missing"]
                 if len(left) == len(remaining):  # the launcher cannot launch
                     raise
@@ -146,7 +88,7 @@ class Remaining(Launcher):
         HydraConfig.instance().set_config(config)
         try:
             root, name = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
-            worker.digest(config)
+            outcome.digest(config)
         finally:
             HydraConfig.instance().cfg = before
         raw = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
@@ -180,77 +122,3 @@ def remaining() -> Iterator[list[Job]]:
     finally:
         Plugins.instantiate_launcher = theirs  # type: ignore[method-assign]
         worker.launching = False
-
-
-def table(known: list[Job]) -> str:
-    """The jobs with status, score and reason of failure, a line each, and their count."""
-    outcomes = [job.outcome() for job in known]
-    names = _names(known)
-    scores = [f"{found.score[1]:.4g}" if found.score else "-" for found in outcomes]
-    measures = sorted({found.score[0] for found in outcomes if found.score})
-    score = measures[0] if len(measures) == 1 else "score"
-    rows = [
-        ("job", "status", score, ""),
-        *(
-            (name, found.status, value, " ".join((found.error or "").split()))
-            for name, found, value in zip(names, outcomes, scores, strict=True)
-        ),
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    width = max(shutil.get_terminal_size().columns, sum(widths) + 26)
-    lines = []
-    for name, status, value, reason in rows:
-        line = f"{name:<{widths[0]}}  {status:<{widths[1]}}  {value:>{widths[2]}}"
-        room = width - len(line) - 2
-        lines.append(f"{line}  {textwrap.shorten(reason, room, placeholder=' ...')}".rstrip())
-    counts = Counter(found.status for found in outcomes)
-    total = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return "\n".join([*lines, f"{len(known)} jobs: {total}"])
-
-
-def failures(known: list[Job]) -> tuple[int, str] | None:
-    """The exit code and a message for the jobs that did not complete; None if all did."""
-    failed = {job.name: found for job in known if (found := job.outcome()).status != COMPLETED}
-    if not failed:
-        return None
-    lines = [f"  {name}: {found.error or found.status}" for name, found in failed.items()]
-    full = any(found.code == Unwritten.code for found in failed.values())
-    message = "\n".join([f"{len(failed)} of the jobs failed:", *lines])
-    return Unwritten.code if full else Failed.code, message
-
-
-def _names(known: list[Job]) -> list[str]:
-    """What tells jobs apart: the overrides that not all of them have."""
-    shared = set.intersection(*(set(job.overrides) for job in known))
-    told = [
-        " ".join(o for o in job.overrides if o not in shared and not o.startswith("hydra."))
-        for job in known
-    ]
-    return [name or job.name for name, job in zip(told, known, strict=True)]
-
-
-def _submitted(launcher: Launcher) -> set[str]:
-    """The numbers of the jobs that a launcher of submitit has given to its queue."""
-    folder = getattr(launcher, "params", {}).get("submitit_folder")
-    if folder is None:
-        return set()
-    return {path.parent.name for path in Path(folder).parent.glob("*/*_submitted.pkl")}
-
-
-def _wait_for_submitted(launcher: Launcher, earlier: set[str]) -> bool:
-    """Waits for the jobs in the queue, of whose launcher the death of one was the end.
-
-    Returns:
-        Whether there were any.
-    """
-    numbers = _submitted(launcher) - earlier
-    if not numbers:
-        return False
-    from submitit import AutoExecutor
-
-    made: Any = launcher
-    folder = made.params["submitit_folder"]
-    executor: Any = AutoExecutor(folder=folder, cluster=made._EXECUTOR)._executor
-    for number in sorted(numbers):
-        executor.job_class(folder=folder, job_id=number, tasks=[0]).wait()
-    return True

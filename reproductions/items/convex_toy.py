@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from bilevel_cli.core.problem import Oracle
+from bilevel_cli.core.oracle import Oracle
 from bilevel_cli.solvers.nesterov import Nesterov, NesterovState
 from reproductions.figure import legend
 from reproductions.item import DERIVED, Figure, Item, Row, Run, above, near

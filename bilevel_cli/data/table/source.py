@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pandas.api import types
 from torch import Tensor
 
-from bilevel_cli.config.options import hint
 from bilevel_cli.data.base import (
     SHARES,
     Labelled,
@@ -30,6 +29,7 @@ from bilevel_cli.data.base import (
 )
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.reading.labels import numbered
+from bilevel_cli.errors import hint
 
 Column = pd.Series
 TEXTS = ("string", "large_string", "binary", "large_binary")  # types of columns in a Parquet file

@@ -9,8 +9,9 @@ import torch
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, MinibatchOracle, Problem, StepData
-from bilevel_cli.core.solver import OracleWrapper, SolverState
+from bilevel_cli.core.oracle import MinibatchOracle, OracleWrapper
+from bilevel_cli.core.problem import Batch, Problem, StepData
+from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 
 

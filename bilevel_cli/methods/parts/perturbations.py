@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import draws, trees
-from bilevel_cli.core.references import Claim, NoSolution, Reference, Trial
+from bilevel_cli.core.claim import Claim, NoSolution, Reference, Trial
 from bilevel_cli.core.trees import Params, Tree
 
 # The mean of `REPEATS` estimates with `ENOUGH` directions each has a relative standard error of

@@ -8,10 +8,11 @@ from torch import Tensor
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
+from bilevel_cli.core.oracle import OracleWrapper
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.solver import OracleWrapper, SolverState, counter
+from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params, Scalar
-from bilevel_cli.methods.parts.requirements import AT_A_MINIMISER
 
 
 class PenaltyCarry(Carry):

@@ -22,8 +22,7 @@ from bilevel_cli.report.compare.measure import (
 from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.compare.statements import statements
 from bilevel_cli.report.read.runs import COMPLETED, MISSING, Run
-
-BROKEN = ("diverged", "failed", "oom")  # how a run ends that has no number, whatever it wrote
+from bilevel_cli.vocabulary import WITHOUT_A_NUMBER
 
 
 def compare(runs: list[Run], question: Question) -> Report:
@@ -61,7 +60,7 @@ def _common(
         ends: dict[bool, list[float]] = {True: [], False: []}
         for run in group.runs:
             line = courses[run]
-            if run.status not in BROKEN and line and np.isfinite(line.costs[column][-1]):
+            if run.status not in WITHOUT_A_NUMBER and line and np.isfinite(line.costs[column][-1]):
                 ends[run.status == COMPLETED].append(float(line.costs[column][-1]))
         if ends[True]:
             reached.append(max(ends[True]) if column == MEMORY else min(ends[True]))
@@ -82,7 +81,7 @@ def _row(
     points: dict[str, Point] = {}
     for run in group.runs:
         line = courses[run]
-        if run.status in BROKEN or not _arrived(run, line, budget):
+        if run.status in WITHOUT_A_NUMBER or not _arrived(run, line, budget):
             continue
         found = point(run, line, budget, question.validation) if line else None
         if found is not None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bilevel_cli.errors import UsageError
+from bilevel_cli.errors import UsageError, hint
 from bilevel_cli.report.read.runs import Run, plain
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 TARGET = "_target_"
 FIRST = ("method", "task", "data")  # the groups that say most, when several would tell apart
@@ -183,8 +184,6 @@ def _named(name: str, runs: Sequence[Run]) -> _Value:
     options = _options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
-        from bilevel_cli.config.options import hint  # here: it imports Hydra
-
         several = f": it may be {', '.join(ends)}." if ends else hint(name, options)
         raise UsageError(f"--by needs options of the runs, got {name}{several}")
     return options[name if name in options else ends[0]]
@@ -234,3 +233,11 @@ def _labels(labels: list[str]) -> list[str]:
         seen[label] += 1
         unique.append(f"{label} ({seen[label]})" if counts[label] > 1 else label)
     return unique
+
+
+def name(configuration: Configuration) -> str:
+    """Its label, which says so where it has nothing to show because all of its runs broke."""
+    runs = configuration.runs
+    nothing = not any(len(run.train) or len(run.evals) for run in runs)
+    failed = nothing and all(run.status in ENDED_BADLY for run in runs)
+    return f"{configuration.label} (failed)" if failed else configuration.label

@@ -1,12 +1,12 @@
 """What is asked of a comparison."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bilevel_cli.errors import UsageError
+from bilevel_cli.errors import UsageError, hint
 from bilevel_cli.report.compare.comparison import Budget
 from bilevel_cli.report.compare.measure import COSTS, END, MEMORY, SECONDS, STEP
 from bilevel_cli.report.read.runs import Run
@@ -50,7 +50,7 @@ class Question:
         name, equals, number = self.at.partition("=")
         if name not in BUDGETS:
             known = ", ".join(BUDGETS)
-            raise UsageError(f"--at needs one of {known}, got {name!r}{_hint(name, BUDGETS)}")
+            raise UsageError(f"--at needs one of {known}, got {name!r}{hint(name, BUDGETS)}")
         if not equals:
             return Budget(BUDGETS[name], None)
         if name == END:
@@ -98,12 +98,6 @@ def _check_known(option: str, name: str, runs: Sequence[Run]) -> None:
     if known and name not in known:  # of runs that have not written a row nothing is known
         columns = ", ".join(column for column in known if column not in (STEP, SECONDS))
         raise UsageError(
-            f"{option} needs a column of the runs, got {name}{_hint(name, known)} "
+            f"{option} needs a column of the runs, got {name}{hint(name, known)} "
             f"They have {columns}."
         )
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    from bilevel_cli.config.options import hint  # here: it imports Hydra
-
-    return hint(name, known)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bilevel_cli.report.compare.comparison import Budget, Report, Row
 from bilevel_cli.report.show import cells
+from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import broken
 
 MOST_LABELS = 3  # that a sentence lists
@@ -46,11 +47,6 @@ def where(budget: Budget) -> str:
     if budget.limit is None:
         return "at the end of each run"
     return WITHIN[budget.column].format(budget.limit)
-
-
-def words(name: str) -> str:
-    """The name of a column, as text has it."""
-    return name.replace("_", " ")
 
 
 def _verdict(ties: Sequence[Row]) -> str:

@@ -4,8 +4,8 @@ import html
 from collections.abc import Sequence
 
 from bilevel_cli.report.read.runs import Run
-from bilevel_cli.report.show.curves import BROKEN
 from bilevel_cli.report.show.palette import style
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 
 def escape(value: object) -> str:
@@ -28,7 +28,7 @@ def swatch(number: int) -> str:
 
 
 def badge(run: Run) -> str:
-    kind = "bad" if run.status in BROKEN else "plain"
+    kind = "bad" if run.status in ENDED_BADLY else "plain"
     return f'<span class="badge {kind}">{escape(run.status)}</span>'
 
 

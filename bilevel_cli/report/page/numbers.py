@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel_cli.report.compare.comparison import Report
-from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.compare.configurations import Configuration, name
 from bilevel_cli.report.compare.measure import Course, course
 from bilevel_cli.report.page.markup import short_names
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show.curves import (
     AXES,
-    BROKEN,
     POINTWISE,
     Numbers,
     band,
@@ -23,6 +22,7 @@ from bilevel_cli.report.show.curves import (
     spread,
 )
 from bilevel_cli.report.show.palette import style
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 MOST_POINTS = 400  # of a curve: more than a screen has room for
 FEWEST_POINTS = 20
@@ -93,21 +93,13 @@ def _series(
             {
                 "name": names[run.name],
                 "status": run.status,
-                "broken": run.status in BROKEN,
+                "broken": run.status in ENDED_BADLY,
                 "counted": run.name in counted,
                 "tables": _tables(courses[run.name], metrics, points),
             }
             for run in configuration.runs
         ],
     }
-
-
-def name(configuration: Configuration) -> str:
-    """Its label, which says so where it has nothing to show because all of its runs broke."""
-    runs = configuration.runs
-    nothing = not any(len(run.train) or len(run.evals) for run in runs)
-    failed = nothing and all(run.status in BROKEN for run in runs)
-    return f"{configuration.label} (failed)" if failed else configuration.label
 
 
 def _courses(run: Run, metrics: Iterable[str]) -> dict[str, Course]:

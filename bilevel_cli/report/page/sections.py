@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from bilevel_cli.report.compare.comparison import Report, Row
 from bilevel_cli.report.compare.configurations import differences, text
 from bilevel_cli.report.page import pictures
-from bilevel_cli.report.page.headline import measurement, words
+from bilevel_cli.report.page.headline import measurement
 from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import cells
-from bilevel_cli.report.show.curves import BROKEN, broken
+from bilevel_cli.report.show.cells import words
+from bilevel_cli.report.show.curves import broken
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 # Costs in the table: the name of the column in a run's table, and for people.
 COSTS = {
@@ -75,7 +77,7 @@ def _mark(row: Row) -> str:
 
 
 def _ended(row: Row, text: str) -> str:
-    kind = "bad" if set(row.counts) & set(BROKEN) else "plain"
+    kind = "bad" if set(row.counts) & set(ENDED_BADLY) else "plain"
     return f'<span class="badge {kind}">{escape(text)}</span>' if text else ""
 
 

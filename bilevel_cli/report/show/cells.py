@@ -110,3 +110,8 @@ def _number(row: Row) -> str:
 def _others(row: Row) -> str:
     total = len(row.configuration.runs)
     return ", ".join(f"{count} of {total} {status}" for status, count in sorted(row.counts.items()))
+
+
+def words(name: str) -> str:
+    """The name of a column, as text has it."""
+    return name.replace("_", " ")

@@ -11,6 +11,7 @@ from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.measure import Course
 from bilevel_cli.report.compare.statistics import LEVEL
 from bilevel_cli.report.read.runs import Run
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 Numbers = NDArray[np.float64]
 
@@ -24,8 +25,6 @@ AXES = {
 
 # It hardly grows in a run, and seeds differ in it by accident: there is no grid for a mean.
 POINTWISE = ("peak_memory_mb",)
-
-BROKEN = ("diverged", "failed", "oom", "killed")  # the curve of such a run ends in a cross
 
 
 EARLY, WORTH = 0.1, 2  # of `window`; assets/page.js has the same
@@ -83,7 +82,7 @@ def in_mean(report: Report) -> set[str]:
     """
     names: set[str] = set()
     for row in report.rows:
-        whole = (run.name for run in row.configuration.runs if run.status not in BROKEN)
+        whole = (run.name for run in row.configuration.runs if run.status not in ENDED_BADLY)
         names.update(row.values or whole)
     return names
 
@@ -91,7 +90,7 @@ def in_mean(report: Report) -> set[str]:
 def broken(report: Report) -> list[Run]:
     """The runs of its configurations that broke."""
     every = (run for one in report.configurations for run in one.runs)
-    return [run for run in every if run.status in BROKEN]
+    return [run for run in every if run.status in ENDED_BADLY]
 
 
 def band(curves: Sequence[Curve], points: int) -> Band | None:

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.report.compare import configurations
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.compare.measure import course
-from bilevel_cli.report.page import numbers
-from bilevel_cli.report.page.headline import words
 from bilevel_cli.report.show import palette
+from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import (
     AXES,
-    BROKEN,
     POINTWISE,
     Band,
     Curve,
@@ -23,6 +22,7 @@ from bilevel_cli.report.show.curves import (
     spread,
     window,
 )
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def save(report: Report, path: Path) -> None:
     with style.context(STYLE, after_reset=True):  # whatever a matplotlibrc of this machine says
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         _draw(figure.add_subplot(), report)
-        columns = _columns([numbers.name(one) for one in report.configurations])
+        columns = _columns([configurations.name(one) for one in report.configurations])
         rows = -(-len(report.configurations) // columns)
         figure.set_size_inches(WIDTH, HEIGHT + ROW * rows)
         figure.legend(
@@ -152,7 +152,7 @@ def _draw_series(
 ) -> Drawn:
     dash = palette.style(number).dash
     looks: dict[str, Any] = {"color": palette.colour(number), "ls": (0, dash) if dash else "solid"}
-    axes.plot([], [], label=_shortened(numbers.name(configuration)), **looks)  # in any case
+    axes.plot([], [], label=_shortened(configurations.name(configuration)), **looks)  # in any case
     curves = {run.name: curve(course(run, metric), cost) for run in configuration.runs}
     whole = [one for name, one in curves.items() if name in counted]
     mean = None if cost in POINTWISE else band(whole, POINTS)
@@ -164,7 +164,7 @@ def _draw_series(
         if mean is None or name not in counted:
             rows = spread(len(one.x), POINTS)
             axes.plot(one.x[rows], one.y[rows], **looks, **single)
-    ends = [end(curves[run.name]) for run in configuration.runs if run.status in BROKEN]
+    ends = [end(curves[run.name]) for run in configuration.runs if run.status in ENDED_BADLY]
     return Drawn(
         whole if mean is None else [Curve(mean.x, mean.mean)],
         [] if mean is None else [mean],

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bilevel_cli.core.random import generator
 from bilevel_cli.data.base import Labelled
-from bilevel_cli.machine.device import generator
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.tasks.distillation import ranking
 from bilevel_cli.tasks.distillation.retraining import Retraining, TrainingSet, hard

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bilevel_cli.data.arrays import read_npz
+from bilevel_cli.data.reading.npz import read_npz
 
 MAX_MEGABYTES = 4000  # fifty images of 64x64 for each of a thousand classes take 2 500
 SIDE, GAP = 56, 2  # pixels: the least side of an image in a picture, and between two of them

@@ -7,6 +7,7 @@ import torch
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 
 # (who needs it, the inner loop, the outer parameters, the data of one inner problem): raises
@@ -127,3 +128,13 @@ def _away(loop: InnerLoop, outer: Params, data: StepData) -> Params:
 def _listed(names: "Params | set[str]") -> str:
     some = sorted(names) if isinstance(names, set) else list(names)
     return ", ".join(some[:3]) + " ..." * (len(some) > 3)
+
+
+def check_start(who: str, outer: Params) -> None:
+    """Raises ValueError unless the start of the inner loop is learned."""
+    if not any(name.startswith(LEARNED_PREFIX) for name in outer):
+        raise ValueError(
+            f"{who} needs a learned start, got outer parameters without any "
+            f"{LEARNED_PREFIX}*: it does not see what acts through the inner loss. Use "
+            "start=learned, or method=darts for a first-order method that does."
+        )

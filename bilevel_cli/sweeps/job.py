@@ -1,0 +1,66 @@
+"""A job of a sweep."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from bilevel_cli.errors import Failed
+from bilevel_cli.sweeps import outcome
+from bilevel_cli.sweeps.outcome import COMPLETED, Outcome
+
+_LONGEST = 200  # file systems take 255 bytes
+
+
+def slug(overrides: str) -> str:
+    """A folder name for a job's overrides: one folder, whatever slashes their values have."""
+    name = re.sub(r"[/\\\x00]+", "_", overrides).strip(". ")
+    if name and name == overrides and len(name.encode()) <= _LONGEST:
+        return name
+    # Two jobs whose names become alike must not share a folder.
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:12]
+    return name.encode()[: _LONGEST - 13].decode(errors="ignore") + "_" + digest
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a sweep.
+
+    Args:
+        overrides: Its settings on the command line.
+        config: Composed of them.
+        folder: Where it runs.
+        name: Of the folder, in the sweep's.
+    """
+
+    overrides: list[str]
+    config: DictConfig
+    folder: Path
+    name: str
+
+    def remains(self) -> bool:
+        """Whether it is to be launched; it then waits. Not one that is completed or running."""
+        with outcome.noting(self.folder) as note:
+            if note is None:
+                return False
+            settings, before = outcome.digest(self.config), note.read()
+            if before and (before.status, before.settings) == (COMPLETED, settings):
+                return False
+            note.write(Outcome("waiting", settings))
+            return True
+
+    def outcome(self) -> Outcome:
+        found = outcome.read(self.folder)
+        if found is None or found.status == "waiting":
+            reason = "It did not begin. The same command runs it."
+            return Outcome("missing", "", reason, Failed.code)
+        return found
+
+    def returned(self) -> JobReturn:
+        """What Hydra's sweepers are told."""
+        found = JobReturn(overrides=self.overrides, cfg=self.config, status=JobStatus.COMPLETED)
+        found.return_value = self.outcome().returned
+        return found

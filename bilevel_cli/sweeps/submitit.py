@@ -1,0 +1,33 @@
+"""What is special to jobs in the queue of submitit."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+
+
+def _submitted(launcher: Launcher) -> set[str]:
+    """The numbers of the jobs that a launcher of submitit has given to its queue."""
+    folder = getattr(launcher, "params", {}).get("submitit_folder")
+    if folder is None:
+        return set()
+    return {path.parent.name for path in Path(folder).parent.glob("*/*_submitted.pkl")}
+
+
+def wait_for_submitted(launcher: Launcher, earlier: set[str]) -> bool:
+    """Waits for the jobs in the queue, of whose launcher the death of one was the end.
+
+    Returns:
+        Whether there were any.
+    """
+    numbers = _submitted(launcher) - earlier
+    if not numbers:
+        return False
+    from submitit import AutoExecutor
+
+    made: Any = launcher
+    folder = made.params["submitit_folder"]
+    executor: Any = AutoExecutor(folder=folder, cluster=made._EXECUTOR)._executor
+    for number in sorted(numbers):
+        executor.job_class(folder=folder, job_id=number, tasks=[0]).wait()
+    return True
