@@ -1,7 +1,27 @@
 """Words that those who write a run and those who read it share. Imports nothing."""
 
+# How a run or a job of a sweep stands.
+COMPLETED = "completed"
+RUNNING = "running"
+INTERRUPTED = "interrupted"  # by a signal; the same command continues it
+FAILED = "failed"
+DIVERGED = "diverged"
+OOM = "oom"  # out of memory
+KILLED = "killed"  # noted as running, by a process that is no more; no file says so
+WAITING = "waiting"  # a job that was launched and has not begun
+MISSING = "missing"  # a job that never began; no file says so
+REFUSED = "refused"  # a job whose settings are wrong
+
+WITHOUT_A_NUMBER = (DIVERGED, FAILED, OOM)  # such a run has no score, whatever it wrote
+ENDED_BADLY = (*WITHOUT_A_NUMBER, KILLED)  # the curve of such a run ends in a cross
+
+# The files in the folder of a run; JOB is that of a job of a sweep.
+TRAIN = "train.csv"
+EVAL = "eval.csv"
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.pt"
+JOB = "job.json"
+LOCK = "lock"
+
 # Patterns of names, as in `Task.higher_is_better`; every other score is better when it is lower.
 HIGHER_IS_BETTER = ("*accuracy", "*f1", "*precision", "*recall", "*cosine")
-
-WITHOUT_A_NUMBER = ("diverged", "failed", "oom")  # such a run has no score, whatever it wrote
-ENDED_BADLY = (*WITHOUT_A_NUMBER, "killed")  # the curve of such a run ends in a cross

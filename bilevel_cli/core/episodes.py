@@ -1,7 +1,6 @@
 """Many inner problems under one set of outer parameters."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from bilevel_cli.core.method import Carry, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.task import Task
+from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Params, Tree
 
 OuterStep = Callable[[Params, StepData, Carry], Estimate]
@@ -150,21 +150,12 @@ def _has_episodes(loop: InnerLoop) -> bool:
 
 def _threaded(fn: Callable[..., Tree], data: StepData, *rest: Tree) -> Tree:
     count = next(iter(data.inner.values())).shape[0]
-    threads = torch.get_num_threads()
-    enabled = torch.is_grad_enabled()  # a new thread does not inherit it
 
     def run(episode: int) -> Tree:
-        torch.set_num_threads(1)
-        with torch.set_grad_enabled(enabled):
-            one, others = _at((data, rest), episode)
-            return fn(one, *others)
+        one, others = _at((data, rest), episode)
+        return fn(one, *others)
 
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            results = list(pool.map(run, range(count)))
-    finally:
-        torch.set_num_threads(threads)
-    return _stack(results)
+    return _stack(on_cores(run, range(count)))
 
 
 def _at(arguments: tuple[StepData, Tree], episode: int) -> tuple[StepData, Tree]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -12,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import epochs
+from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
@@ -153,19 +153,13 @@ class Retraining:
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         # Before the threads: modules draw their starts from the one global generator.
         starts = [model.init(source) for source in sources]
-        threads = torch.get_num_threads()
         on_cpu = all(value.device.type == "cpu" for value in starts[0].values())
-        workers = min(threads, len(sets)) if on_cpu else 1
+        workers = min(torch.get_num_threads(), len(sets)) if on_cpu else 1
 
         def run(start: Params, some: TrainingSet, source: torch.Generator) -> Result:
-            torch.set_num_threads(threads // workers)
             return use(self._trained(model, start, *some, source))
 
-        try:
-            with ThreadPoolExecutor(workers) as pool:
-                return list(pool.map(run, starts, sets, sources))
-        finally:
-            torch.set_num_threads(threads)
+        return on_cores(run, starts, sets, sources, workers=workers)
 
     @torch.no_grad()
     def _trained(
