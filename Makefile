@@ -58,7 +58,7 @@ test-slurm: $(READY)  ## sweeps on a SLURM of one node, started and stopped here
 		apt-get install --yes --no-install-recommends slurm-wlm slurmdbd munge mariadb-server
 	dir=$$(mktemp -d) && trap "tests/slurm/stop.sh $$dir; rm -rf $$dir" EXIT INT TERM && \
 		tests/slurm/start.sh $$dir && \
-		SLURM_CONF=$$dir/slurm.conf OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
+		SLURM_CONF=$$dir/slurm.conf OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/sweeps/test_slurm.py
 
 # The launcher without what it asks for: cloudpickle below 3, where joblib 1.6 asks for 3.
 .PHONY: test-ray
@@ -66,7 +66,7 @@ test-ray: $(READY)  ## a sweep on a Ray cluster of its own, which listens on eve
 	grep -v '^python-dateutil=' constraints.txt > $(VENV)/ray.txt  # boto3 wants it below 3
 	$(PIP) install --quiet --constraint $(VENV)/ray.txt 'ray[default]>=2.60' 'aiohttp<4' boto3
 	$(PIP) install --quiet --no-deps hydra-ray-launcher==1.2.2
-	$(BIN)/python -m pytest -m ray tests/test_ray.py
+	$(BIN)/python -m pytest -m ray tests/sweeps/test_ray.py
 
 # The default tests in an environment of its own, with given constraints.
 define test_with
@@ -86,11 +86,11 @@ test-newest: $(READY)  ## the same with the newest ones that pip finds
 
 .PHONY: audit
 audit: $(READY)  ## known vulnerabilities of the pinned dependencies
-	$(BIN)/python tests/audit.py
+	$(BIN)/python tests/helpers/audit.py
 
 .PHONY: test-ranks
 test-ranks: $(READY)  ## runs by several processes: stopped, killed, and a hundred in a row
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_ranks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/runs/test_ranks.py
 
 .PHONY: test-gpu
 test-gpu: $(READY)  ## the tests that need a CUDA device
@@ -98,7 +98,7 @@ test-gpu: $(READY)  ## the tests that need a CUDA device
 
 .PHONY: golden
 golden: $(READY)  ## write the golden trajectories anew, after a change that should move them
-	$(BIN)/python tests/test_golden.py
+	$(BIN)/python tests/methods/test_golden.py
 
 BENCHED := $(VENV)/.bench
 

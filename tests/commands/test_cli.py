@@ -1,0 +1,218 @@
+"""bilevel-run as a user meets it."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import LIBRARIES, bilevel_run, numbers
+
+from bilevel_cli import __version__
+from bilevel_cli.config.options import CONF
+from bilevel_cli.sweeps import job
+
+QUICK = ["task=quadratic", "outer_steps=20", "hydra.output_subdir=null"]
+Captured = pytest.CaptureFixture[str]
+HANGS = 600  # seconds after which a command that should end soon is taken to wait for ever
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "bilevel_cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+ASKED = """
+import atexit, sys
+from bilevel_cli import cli
+atexit.register(lambda: print("modules:", *sys.modules))
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "method=?"])
+def test_questions_are_answered_without_the_libraries_of_runs(argument: str) -> None:
+    # Importing torch takes longer than all the rest. test_timing.py has the seconds.
+    command = [sys.executable, "-c", ASKED, argument]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stderr == ""
+    text, _, modules = answer.stdout.rpartition("modules:")
+    assert len(text.splitlines()) > (argument != "--version")
+    assert "hydra" in modules.split()
+    assert not set(modules.split()) & {"torch", *LIBRARIES}
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert bilevel_run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"bilevel-run {__version__}\n"
+
+
+def test_a_question_mark_lists_the_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert bilevel_run(monkeypatch, "task=?", "method/linear_solver=?") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^  meta +few-shot classification", out, re.MULTILINE)
+    assert re.search(r"^  cg +conjugate gradient", out, re.MULTILINE)
+    assert bilevel_run(monkeypatch, "taks=?") == 0
+    assert "Did you mean 'task'?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task=metta"], "task has no option 'metta'. Did you mean 'meta'?"),
+        (["tsk=meta"], "there is no setting 'tsk'. Did you mean 'task'?"),
+        ([*QUICK, "solver.lrr=1"], "there is no setting 'solver.lrr'. Did you mean 'solver.lr'?"),
+        ([*QUICK, "solver.lr=abc"], "solver.lr needs a number or a Learned, got 'abc'."),
+        ([*QUICK, "solver.lr=-1"], "needs a finite step size lr > 0, got lr=-1"),
+        ([*QUICK, "solver.lr=nan"], "needs a finite step size lr > 0, got lr=nan"),
+        ([*QUICK, "metrics=[gap]"], "metrics has no option 'gap'"),
+        ([*QUICK, "method/linear_solver=cg"], "nothing in this configuration takes 'method/linear"),
+        (
+            ["task=meta", "data=breast_cancer"],
+            "data=digits, data=image_folder, data=mini_imagenet, data=omniglot",
+        ),
+        ([*QUICK, "hydra.run.dir=/dev/null/x"], "Not a directory: '/dev/null/x'"),
+        (["task"], "Error parsing override 'task'"),
+        (["task=null"], "Config group override must be a string or a list"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_to_three_lines_and_exit_code_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert bilevel_run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert 1 <= len(error.splitlines()) <= 3
+    assert "Traceback" not in error
+
+
+def test_a_diverging_run_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert bilevel_run(monkeypatch, *QUICK, "start=cold", "solver.lr=1e9") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("bilevel-run: Diverged. At step 10 there is no finite outer_loss")
+    assert len(error.splitlines()) == 1
+
+
+def test_the_files_are_named_last(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert bilevel_run(monkeypatch, *QUICK, "hydra.run.dir=here") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("/")[-1] for line in lines[-3:]] == ["train.csv", "eval.csv", "outer.pt"]
+    assert (Path("here") / "train.csv").exists()
+
+
+def test_a_sweep_over_every_method_and_two_seeds_completes_where_methods_do_not_refuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    sweep_options = ["-m", "method=glob(*)", "seed=0,1", "hydra.sweep.dir=sweep"]
+    assert bilevel_run(monkeypatch, *QUICK, *sweep_options) == 1
+    manifests = [json.loads(path.read_text()) for path in Path("sweep").glob("*/manifest.json")]
+    assert len(manifests) == 2 * len(list((CONF / "method").glob("*.yaml")))
+    refused = [m["error"] for m in manifests if m["status"] != "completed"]
+    assert len(refused) == 2  # direct: the outer loss of the quadratic does not contain lambda
+    assert all(re.search("Direct needs .* Use method=", error) for error in refused)
+
+
+def test_a_failing_job_neither_stops_nor_hides_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    arguments = ["-m", "solver.lr=-1,1e9,0.1", "start=cold", "hydra.sweep.dir=sweep"]
+    assert bilevel_run(monkeypatch, *QUICK, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "2 of the jobs failed:" in error
+    assert re.search(r"lr=-1,.*: GradientDescent needs", error)
+    assert re.search(r"lr=1000000000.0,.*: Diverged. At step 10", error)
+    assert len(list(Path("sweep").glob("*lr=0.1*/eval.csv"))) == 1
+
+
+def test_a_job_with_replicas_that_fail_is_one_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    arguments = ["-m", "solver.lr=1e9,0.1", "start=cold", "replicas=2", "hydra.sweep.dir=sweep"]
+    assert bilevel_run(monkeypatch, *QUICK, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "1 of the jobs failed:" in error
+    assert re.search(r"lr=1000000000.0,.*: 2 of 2 replicas failed. seed=0", error)
+    assert len(list(Path("sweep").glob("*lr=0.1*/seed=*/eval.csv"))) == 2
+
+
+@pytest.mark.parametrize("overrides", ["a=../../x,b=1", "data.root=/tmp/x", "..", "x" * 5000, "/"])
+def test_the_folder_of_a_job_stays_inside_the_sweep(overrides: str) -> None:
+    name = job.slug(overrides)
+    assert 0 < len(name.encode()) <= 200
+    assert name == Path(name).name
+
+
+def test_tab_completion_knows_options_and_settings() -> None:
+    line = "bilevel-run task=quad"
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    command = [sys.executable, "-m", "bilevel_cli", "-sc", "query=bash"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["task=quadratic"]
+
+
+LONG = ["task=quadratic", "method=cg", "method.warm_adjoint=true", "outer_steps=400"]
+LONG += ["log_every=1", "eval_every=7", "save_every=5"]
+
+
+def wait_for_rows(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + HANGS
+    path = folder / "train.csv"
+    while not path.exists() or len(path.read_bytes().splitlines()) <= count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_at_three_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = start(*LONG, f"hydra.run.dir={whole}")
+    codes = []
+    for moment in sorted(random.Random(0).sample(range(20, 200), 3)):
+        process = start(*LONG, f"hydra.run.dir={killed}")
+        wait_for_rows(killed, moment)
+        process.kill()
+        process.communicate()
+        codes.append(process.returncode)
+    # Where this process waits for its turn for too long, a run ends before it is killed.
+    assert codes[0] == -signal.SIGKILL
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    final = start(*LONG, f"hydra.run.dir={killed}")
+    for process in (final, undisturbed):
+        process.communicate()
+        assert process.returncode == 0
+    for name in ("train.csv", "eval.csv"):
+        assert numbers(whole / name) == numbers(killed / name)
+    results = [torch.load(folder / "outer.pt") for folder in (whole, killed)]
+    assert torch.equal(results[0]["lam"], results[1]["lam"])
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 0)]
+)
+def test_a_stopped_run_says_so_and_continues(signum: int, code: int, tmp_path: Path) -> None:
+    arguments = [*LONG, f"hydra.run.dir={tmp_path}", "outer_steps=100000", "log_every=10"]
+    process = start(*arguments)
+    wait_for_rows(tmp_path, 3)
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=HANGS)
+    assert process.returncode == code
+    assert "Stopping after this step" in error
+    assert "Traceback" not in error
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted"
+    step = torch.load(tmp_path / "checkpoint.pt")["step"]
+    assert step >= 30

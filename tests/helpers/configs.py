@@ -1,0 +1,46 @@
+"""The options under conf/, found by globbing: a new one is tested without being listed."""
+
+import functools
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel_cli.config.options import CONF, groups
+
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def settings_of(group: str, name: str) -> DictConfig:
+    """What an option configures: its file, or what stands below the group in it."""
+    whole = OmegaConf.load(CONF / group / f"{name}.yaml")
+    assert isinstance(whole, DictConfig)
+    found: DictConfig = whole.get(group, whole)
+    return found
+
+
+def small(task: str) -> list[str]:
+    """Overrides with which a task takes milliseconds: the lines of tests/small/<task>.txt."""
+    path = Path(__file__).parents[1] / "small" / f"{task}.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+_composed_once = functools.cache(composed)  # which takes longer than the smallest runs do
+
+
+def configured(*overrides: str) -> DictConfig:
+    """As `composed`, from options composed once: for many runs that take milliseconds."""
+    chosen = [o for o in overrides if o.split("=")[0].split("@")[0] in groups()]
+    values = [o for o in overrides if o not in chosen]
+    config = OmegaConf.merge(_composed_once(*chosen), OmegaConf.from_dotlist(values))
+    assert isinstance(config, DictConfig)
+    return config
