@@ -36,9 +36,9 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 ASKED = """
 import atexit, sys
-from bilevel_cli import cli
+from bilevel_cli.commands import run
 atexit.register(lambda: print("modules:", *sys.modules))
-cli.main()
+run.main()
 """
 
 

@@ -637,15 +637,16 @@ def test_data_that_do_not_fit_into_memory_are_no_wrong_setting(
 
 LIMITED = """
 import resource, sys
-from bilevel_cli import cli, experiment
+from bilevel_cli.commands import run
+from bilevel_cli.runs import entry
 def build(*given):
     runner = real(*given)
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     size = 1024 * int(status["VmSize"].split()[0]) + 20_000_000
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     return runner
-real, experiment.build = experiment.build, build
-cli.main()
+real, entry.build = entry.build, build
+run.main()
 """
 
 

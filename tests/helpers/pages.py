@@ -151,14 +151,14 @@ MEASURED = """
 import json, sys, time
 from pathlib import Path
 import pandas, scipy.stats
-from bilevel_cli.report import command
+from bilevel_cli.commands import report
 
 def peak():
     # Unlike ru_maxrss, this does not begin with the size of the process that started this one.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 sys.argv, before = ["bilevel-report", *sys.argv[1:]], peak()
-command.main()
+report.main()
 assert "torch" not in sys.modules, "torch"
 print(json.dumps({"memory": peak() - before, "seconds": time.process_time()}), file=sys.stderr)
 """

@@ -16,7 +16,8 @@ from bilevel_cli.runs.runner import Runner
 PROGRAM = """
 import json, sys, time
 sys.argv = ["bilevel-run", *sys.argv[1:]]
-from bilevel_cli import cli, experiment
+from bilevel_cli.commands import run
+from bilevel_cli.runs import entry
 seen = {}
 def build(*args):
     runner = real(*args)
@@ -27,8 +28,8 @@ def build(*args):
         append(row)
     runner.train.append = first
     return runner
-real, experiment.build = experiment.build, build
-cli.main()
+real, entry.build = entry.build, build
+run.main()
 print(json.dumps(seen))
 """
 

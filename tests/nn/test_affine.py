@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.nn import affine as linear
+from bilevel_cli.nn import affine as module
 from bilevel_cli.nn.affine import affine
 from bilevel_cli.nn.functional import Functional, functional
 from bilevel_cli.runs import entry
@@ -49,9 +49,9 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Counted:
     if found is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this build of torch has no kernel of oneDNN for affine layers")
     counted = Counted(found)
-    monkeypatch.setattr(linear, "_kernel", None)
+    monkeypatch.setattr(module, "_kernel", None)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
-    linear.use("auto")
+    module.use("auto")
     return counted
 
 
@@ -304,16 +304,16 @@ def test_torch_computes_what_is_small_or_not_float32_or_not_two_dimensional(
 
 def test_torch_computes_all_where_it_is_told_to(kernel: Counted) -> None:
     variables = drawn(600, 784, 10)
-    linear.use("torch")
+    module.use("torch")
     assert same(derivatives(affine, *variables), derivatives(F.linear, *variables))
     assert kernel.calls == 0
 
 
 def test_torch_computes_all_where_it_has_no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = drawn(600, 784, 10)
-    monkeypatch.setattr(linear, "_kernel", None)
+    monkeypatch.setattr(module, "_kernel", None)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    linear.use("auto")
+    module.use("auto")
     assert same(derivatives(affine, *variables), derivatives(F.linear, *variables))
 
 
@@ -467,7 +467,7 @@ def test_a_scripted_part_is_left_alone(kernel: Counted) -> None:
 
 def test_a_copy_of_a_routed_module_has_weights_of_its_own(kernel: Counted) -> None:
     x, _, _ = drawn(600, 784, 10)
-    routed = linear.routed(Net(nn.Linear(784, 10).float()))
+    routed = module.routed(Net(nn.Linear(784, 10).float()))
     before, copied = routed(x), copy.deepcopy(routed)
     for parameter in copied.parameters():
         parameter.fill_(2)

@@ -828,8 +828,8 @@ def test_a_report_takes_the_memory_of_its_rows_and_no_torch(
 
 def test_help_does_not_wait_for_pandas() -> None:
     code = (
-        "import sys\nfrom bilevel_cli.report import command\n"
-        "try: command._parser().parse_args(['--help'])\nexcept SystemExit: pass\n"
+        "import sys\nfrom bilevel_cli.commands import report\n"
+        "try: report._parser().parse_args(['--help'])\nexcept SystemExit: pass\n"
         "assert not {'pandas', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -285,7 +285,7 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from bilevel_cli import checkpoint
+from bilevel_cli.runs import checkpoint
 
 os.fsync = lambda descriptor: None  # a kill spares what the system has; the disk is slow
 

@@ -221,7 +221,8 @@ def start() -> Iterator[Start]:
 def test_a_completed_sweep_is_told_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bilevel_run(monkeypatch, *QUICK, "seed=0,1") == 0
     program = (
-        "import sys; from bilevel_cli import cli; cli.main(); assert 'torch' not in sys.modules"
+        "import sys; from bilevel_cli.commands import run; "
+        "run.main(); assert 'torch' not in sys.modules"
     )
     again = [sys.executable, "-c", program, *QUICK, "seed=0,1"]
     ended = subprocess.run(again, capture_output=True, text=True)
