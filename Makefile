@@ -26,10 +26,11 @@ run: $(READY)  ## IAPTT learns to classify unseen digits, 5-way 1-shot, in about
 	$(BIN)/bilevel-run task=meta method=iaptt outer_steps=300
 
 .PHONY: check
-check: $(READY)  ## format, lint and types
+check: $(READY)  ## format, lint, types, and what may import what
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .PHONY: test
 test: check  ## format, lint, types and the default tests
