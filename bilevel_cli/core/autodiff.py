@@ -14,12 +14,10 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.trees import Tree
@@ -40,7 +38,15 @@ def mapped() -> bool:
 
 
 def grad(fn: Callable[..., Tensor], argnums: int | tuple[int, ...] = 0) -> Callable[..., Tree]:
-    """The function that returns the gradient of scalar-valued `fn` in its `argnums` arguments."""
+    """The function that returns the gradient of scalar-valued `fn`.
+
+    Args:
+        fn: Takes trees of tensors and returns a 0-dim tensor.
+        argnums: The argument to differentiate in, by its number; several give a tuple of gradients.
+
+    Returns:
+        A function with the arguments of `fn`. A gradient has the keys and shapes of its argument.
+    """
     both = grad_and_value(fn, argnums)
     return lambda *args: both(*args)[0]
 
@@ -48,9 +54,10 @@ def grad(fn: Callable[..., Tensor], argnums: int | tuple[int, ...] = 0) -> Calla
 def grad_and_value(
     fn: Callable[..., Tree], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Tree, Tree]]:
-    """As `grad`, returning (gradient, value), or (gradient, (value, aux)).
+    """As `grad`, returning (gradient, value), or (gradient, (value, aux)) where `has_aux`.
 
-    Arguments that `fn` does not use have gradient zero.
+    The gradient in an argument that `fn` does not use is zero. With `has_aux`, `fn` returns (value,
+    aux), where aux is any tree that is not differentiated.
     """
     positions = argnums if isinstance(argnums, tuple) else (argnums,)
 
@@ -87,9 +94,15 @@ def vjp(
 ) -> tuple[Any, ...]:
     """Returns (output, pullback), or (output, pullback, aux), of `fn` at `primals`.
 
-    `pullback(cotangent, argnums=None)` is a tuple of cotangents, of the primals with the numbers
-    `argnums` (None for all); a call costs what it asks for. It may be called repeatedly, unless
-    only `once`: then it frees the graph as it goes.
+    `pullback(cotangent, argnums=None)` takes a tree like the output. It returns a tuple of trees
+    like the primals: one for each primal, or for those with the numbers `argnums`. A call costs
+    what it asks for.
+
+    Args:
+        fn: Takes trees of tensors and returns a tree of tensors; with `has_aux`, (output, aux).
+        primals: Where it is evaluated.
+        has_aux: Whether `fn` returns something besides that is not differentiated.
+        once: Whether the pullback is called only once. It then frees the graph as it goes.
     """
     if mapped():
         output, pull, *rest = torch.func.vjp(fn, *primals, has_aux=has_aux)
@@ -123,12 +136,21 @@ def vjp(
 
 
 def vmap(fn: Callable[..., Tree], *args: Any, **kwargs: Any) -> Callable[..., Tree]:
-    """torch.func.vmap."""
+    """`fn` over a leading dimension of its arguments: torch.func.vmap, with the same options."""
     return _under_torch_func(torch.func.vmap(fn, *args, **kwargs))
 
 
 def jacfwd(fn: Callable[..., Tree], has_aux: bool = False) -> Callable[[Tensor], Tree]:
-    """The function that returns the Jacobian of `fn` in its one tensor, or (Jacobian, aux)."""
+    """The function that returns the Jacobian of `fn`, by forward mode, or (Jacobian, aux).
+
+    Args:
+        fn: Takes one tensor x and returns a tree; with `has_aux`, (tree, aux).
+        has_aux: Whether it does.
+
+    Returns:
+        A function of x. Each leaf of the tree gets the dimensions of x behind its own, in the type
+        of x.
+    """
     transformed = _under_torch_func(torch.func.jacfwd(fn, has_aux=has_aux))
 
     def differentiated(x: Tensor) -> Tree:
@@ -156,54 +178,6 @@ def compiled(fn: Callable[..., Tree]) -> Callable[..., Tree]:
         fn: Whose control flow no tensor decides, of arguments whose shapes never change.
     """
     return torch.compile(fn, fullgraph=True, dynamic=False)
-
-
-class _Attention:
-    """The kernel of torch's attention with derivatives of every order and mode, and no other.
-
-    torch keeps the choice for the whole process: it is made when a first thread enters, and taken
-    back when the last one leaves.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._before = [enabled() for enabled, _ in _KERNELS]
-                self._choose([False] * len(_FUSED) + [True])
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._choose(self._before)
-
-    def _choose(self, wanted: list[bool]) -> None:
-        for (_, enable), want in zip(_KERNELS, wanted, strict=True):
-            enable(want)
-
-
-# Whether a kernel may be chosen, and the function that says so. The first one is the shortcut of
-# encoder layers in eval mode, without any derivative.
-_FUSED: list[tuple[Callable[[], bool], Callable[[bool], None]]] = [
-    (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
-    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
-    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
-    (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
-]
-_KERNELS = [*_FUSED, (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp)]
-_attention = _Attention()
-
-
-def exact_attention() -> AbstractContextManager[Any]:
-    """Attention is computed within so that it can be differentiated as often as one likes."""
-    if torch.compiler.is_compiling():  # which knows torch's own context alone
-        return sdpa_kernel(SDPBackend.MATH)
-    return _attention
 
 
 class HeldBytes:

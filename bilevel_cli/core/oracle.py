@@ -1,4 +1,8 @@
-"""The problem as a solver sees it."""
+"""The problem as a solver sees it.
+
+A solver asks an oracle for gradients and knows nothing else of the problem. So a wrapper that
+changes the answers (weight decay, a mixture of two losses) works with every solver.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,11 +21,11 @@ class Oracle(Protocol):
         ...
 
     def inner_grad(self, inner: Params) -> Params:
-        """Gradient of f in z, or what the solver follows in its place."""
+        """The gradient of f in z, with the keys and shapes of `inner`; or what replaces it."""
         ...
 
     def outer_grad(self, inner: Params) -> Params:
-        """Gradient of F in z."""
+        """The gradient of F in z, with the keys and shapes of `inner`."""
         ...
 
 
@@ -43,9 +47,9 @@ class MinibatchOracle:
 
 @dataclass(frozen=True)
 class FixedOracle:
-    """An oracle that answers every question with one direction, whatever is asked where.
+    """An oracle that answers every question with one direction, wherever it is asked.
 
-    So a solver steps along a direction that is no gradient, such as one of reduced variance.
+    With it, a solver steps along a direction that is no gradient, such as one of reduced variance.
     """
 
     outer: Params
@@ -62,7 +66,7 @@ class FixedOracle:
 
 @dataclass(frozen=True)
 class OracleWrapper:
-    """An oracle that answers as another one does, but for what a subclass changes."""
+    """An oracle that answers as another one does. A subclass changes some of the answers."""
 
     base: Oracle
 

@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 class Stream(torch.Generator):
-    """A source of random numbers that remembers how far the epochs drawn from it have come."""
+    """A source of random numbers that remembers what is left of each epoch drawn from it.
+
+    Attributes:
+        orders: For each epoch, by its name: the examples that it has yet to show, in their order.
+    """
 
     orders: dict[str, Tensor]
 

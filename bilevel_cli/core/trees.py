@@ -1,4 +1,8 @@
-"""Arithmetic on parameters, flat dicts of tensors that share their keys; and walks over trees."""
+"""Arithmetic on parameters, and walks over trees.
+
+Parameters (`Params`) are a flat dict of tensors of any shapes. Functions of two of them want the
+same keys, and the same shapes under each key. None changes what it is given.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +16,7 @@ Tree = Any  # a tensor, None, or a dict or tuple of trees
 
 
 def axpy(a: Scalar, x: Params, y: Params) -> Params:
-    """a * x + y."""
+    """a * x + y, with the keys and shapes of `y`. `a` is a number or a 0-dim tensor."""
     return {name: a * x[name] + value for name, value in y.items()}
 
 
@@ -55,7 +59,11 @@ def under(prefix: str, x: Params) -> Params:
 
 
 def ravel(x: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
-    """Flattens `x` to one vector, and returns the function that undoes it."""
+    """The entries of `x` as one vector [size(x)], and the function that undoes it.
+
+    That function takes any vector of this length, of any type, and returns a dict with the keys and
+    shapes of `x`.
+    """
     shapes = {name: value.shape for name, value in x.items()}
 
     def unravel(vector: Tensor) -> Params:
@@ -69,9 +77,19 @@ def ravel(x: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
 
 
 def map_leaves(fn: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
-    """`tree` with fn(x, ...) in place of each tensor x, where ... are those of like trees there.
+    """`tree` with fn(x, ...) in place of each tensor x; ... are the tensors of `others` there.
 
-    Named tuples become plain ones.
+    Args:
+        fn: Takes one tensor of each tree and returns a tensor of any shape.
+        tree: Nested dicts and tuples of tensors and None. None stays None.
+        others: Trees of the same nesting and the same keys.
+
+    Returns:
+        Dicts with the same keys and tuples of the same length; a named tuple becomes a plain one.
+
+    Raises:
+        KeyError: Another tree lacks a key.
+        ValueError: Another tree has a tuple of another length.
     """
     if isinstance(tree, Tensor):
         return fn(tree, *others)

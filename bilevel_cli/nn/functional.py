@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel_cli.core import autodiff
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
-from bilevel_cli.nn import affine, randomness
+from bilevel_cli.nn import affine, attention, randomness
 
 Make = Callable[[], nn.Module]
 
@@ -109,7 +108,7 @@ class Functional:
         except IndexError:
             module = affine.routed(copied())
         try:
-            with autodiff.exact_attention() if self.attends else contextlib.nullcontext():
+            with attention.exact_attention() if self.attends else contextlib.nullcontext():
                 return logits(torch.func.functional_call(module, params, (x,)))
         finally:
             spare.append(module)

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
-from bilevel_cli.nn import randomness
+from bilevel_cli.nn import attention, randomness
 from bilevel_cli.nn.functional import Functional, logits, trained
 
 MODULE = set(vars(nn.Module()))  # what every module has by itself
@@ -91,7 +90,7 @@ def _observed(model: Functional, twin: nn.Module, inputs: tuple[Tensor, Tensor])
     kept = first | {f"second.{name}": value for name, value in second.items()}
     before = {name: value.clone() for name, value in kept.items()}
     versions = {name: value._version for name, value in (kept | _numbered(given)).items()}
-    with randomness.apart(SEED), autodiff.exact_attention():
+    with randomness.apart(SEED), attention.exact_attention():
         start = randomness.states()
         _call(called, first, given[0])
         after = _call(called, second, given[1])

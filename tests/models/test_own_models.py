@@ -21,7 +21,7 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
-from bilevel_cli.nn import blame, differentiability, purity, randomness
+from bilevel_cli.nn import attention, blame, differentiability, purity, randomness
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.runs import entry
@@ -371,7 +371,7 @@ def hypergradient(runner: Any) -> Params:
 
 
 def test_threads_that_attend_leave_torchs_kernels_as_they_were() -> None:
-    kernels = [enabled for enabled, _ in autodiff._KERNELS]
+    kernels = [enabled for enabled, _ in attention._KERNELS]
     before = [enabled() for enabled in kernels]
     model = built(own.Transformer)
     x, expected = torch.rand(4, *DIGITS), built(own.ByHand)
