@@ -31,7 +31,6 @@ from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
-from bilevel_cli.records import manifest
 from bilevel_cli.records.lock import locked
 from bilevel_cli.runs import checkpoint, entry, origin, replicas
 from bilevel_cli.runs.runner import CHECKPOINT, RESTORES, Runner
@@ -768,7 +767,7 @@ def begun(tmp_path: Path) -> Path:
 def test_other_versions_are_warned_of_by_name(
     begun: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(manifest, "git_commit", lambda: "abc")
+    monkeypatch.setattr(origin, "git_commit", lambda: "abc")
     monkeypatch.setattr(torch, "__version__", "1.0")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     go(begun, *DIGITS)

@@ -326,7 +326,7 @@ def test_an_outer_step_looks_at_no_tensor(
     """What would make the host wait for a GPU, seen on a CPU."""
     # torch's Adam counts its steps on the CPU. IAPTT and what it shares with reverse follow
     # tensors of a CPU alone; `bilevel_cli.core.autodiff.mapped` and devices decide that.
-    allowed = ("torch/optim/", "methods/iaptt.py", "methods/unroll.py")
+    allowed = ("torch/optim/", "methods/iaptt.py", "methods/parts/unroll.py")
 
     def guard(name: str) -> Callable[..., Any]:
         look = getattr(torch.Tensor, name)
