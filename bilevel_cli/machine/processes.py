@@ -1,10 +1,11 @@
-"""One run by several processes, the ranks, each of which estimates its share of the episodes."""
+"""One run by several processes, which exchange by torch.distributed; how they join and leave."""
 
 import contextlib
 import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -21,53 +22,38 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.machine import messages, place
+from bilevel_cli.machine.ranks import ALONE, RankLost, Ranks
 from bilevel_cli.machine.signals import SIGNALS
 
 T = TypeVar("T")
 
 NUMBERS = 32  # places for the loss and for what a method reports: all ranks send one length
-# One that died is noticed at once, by its closed connection. This is for one that hangs, and more
-# than a checkpoint takes on a slow disk, or compiling.
+# A process that died is noticed at once, by its closed connection. This limit is for a process that
+# hangs: longer than a checkpoint takes on a slow disk, and longer than compiling.
 PATIENCE = timedelta(minutes=30)
 
 _led = False  # whether this process has called upon the others
 
 
-class RankLost(ConnectionError):
-    """Another rank ended, so that this one cannot go on."""
+class Processes(Ranks):
+    """Several processes, started by torchrun.
 
-
-class Ranks:
-    """The ranks of a run, as one of them sees them.
-
-    All draw the same data by the same generators, and take the same optimizer's step: so an outer
-    step is that of one process, to rounding. They meet once in each, in a sum over ranks of the
-    outer gradient, the loss, the metrics and the signals that arrived, in one buffer. What a method
-    remembers of its episodes stays with the rank that has them until a checkpoint or an evaluation
-    asks for the whole. The first rank alone writes.
+    They meet once in each outer step, in one sum over ranks of one buffer: the loss, what the
+    method reports, the outer gradient, the signals that arrived, and whether a rank failed.
 
     Args:
-        rank: The number of this one.
-        count: Of the ranks. One alone exchanges nothing.
-        said: Why others failed, as far as they said it, by rank.
+        rank: The number of this process.
+        count: How many there are, 2 or more.
+        said: Returns the tracebacks of the ranks that failed and could say so, by rank.
     """
 
-    def __init__(
-        self, rank: int = 0, count: int = 1, said: Callable[[], dict[int, str]] = dict
-    ) -> None:
-        self.rank, self.count, self._said = rank, count, said
+    def __init__(self, rank: int, count: int, said: Callable[[], dict[int, str]] = dict) -> None:
+        self.rank, self.count, self.first = rank, count, rank == 0
+        self._said = said
         self._asked: list[int] = []
         self._agreed: list[int] = []
 
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes."""
-        return self.rank == 0
-
     def check(self, task: Task) -> None:
-        """Raises ValueError where there is not an episode for each rank."""
-        if self.count == 1:
-            return
         if task.episodes is None:
             raise ValueError(
                 "Several processes need episodes to share, got "
@@ -82,29 +68,10 @@ class Ranks:
             )
 
     def agreed(self, requests: list[int]) -> list[int]:
-        """The signals that all ranks know of, so that all stop after the same step.
-
-        Args:
-            requests: Those that this process has received so far.
-        """
-        if self.count == 1:
-            return requests
         self._asked, self._agreed = requests, []
         return self._agreed
 
     def shared(self, step: OuterStep) -> OuterStep:
-        """The outer step of which each rank takes its share.
-
-        Args:
-            step: An outer step over episodes, which returns sums over them.
-
-        Returns:
-            One that takes the data of all episodes and the memory of this rank's, and returns means
-            over all episodes and the memory of this rank's. An error of one rank is raised by all.
-        """
-        if self.count == 1:
-            return step
-
         def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
             found: Estimate | Exception
             try:
@@ -133,38 +100,23 @@ class Ranks:
         return estimate
 
     def part(self, tree: Tree) -> Tree:
-        """The episodes of this rank, of a tree that has all in its leading dimension."""
-
         def mine(x: Tensor) -> Tensor:
             start, stop = (x.shape[0] * rank // self.count for rank in (self.rank, self.rank + 1))
             return x[start:stop]
 
-        return tree if self.count == 1 else trees.map_leaves(mine, tree)
-
-    def share(self, data: StepData) -> StepData:
-        """The data of the episodes of this rank, of those of all; noise belongs to no episode."""
-        parts = {n: self.part(p) for n, p in data._asdict().items() if n != "noise"}
-        return data._replace(**parts)
-
-    def total(self, x: Tensor) -> Tensor:
-        """The sum over ranks of a tensor of which each has its own, of one shape; all must ask."""
-        if self.count > 1:
-            with self._company():
-                dist.all_reduce(x)
-        return x
+        return trees.map_leaves(mine, tree)
 
     def whole(self, tree: Tree) -> Tree:
-        """All episodes, of a tree of which each rank has its own; all must ask."""
-        if self.count == 1:
-            return tree
         # Cloned: torch.save would write what a view was cut from.
         parts = self._gather(trees.map_leaves(lambda x: x.cpu().clone(), tree))
         return trees.map_leaves(lambda x, *xs: torch.cat(xs).to(x.device), tree, *parts)
 
+    def total(self, x: Tensor) -> Tensor:
+        with self._company():
+            dist.all_reduce(x)
+        return x
+
     def once(self, fn: Callable[[], T]) -> T:
-        """What `fn` returns or raises where the first rank calls it; all must ask."""
-        if self.count == 1:
-            return fn()
         found: list[Any] = [None, None]
         if self.first:
             try:
@@ -180,7 +132,11 @@ class Ranks:
         return result
 
     def _raise_first(self, found: Any) -> NoReturn:
-        """Raises the error of the first rank that has one, by all of them."""
+        """Raises the error of the lowest rank that has one. All ranks call it.
+
+        Args:
+            found: What this rank found; an Exception where it failed.
+        """
         own = None
         if isinstance(found, Exception):
             own = messages.described(found, f"On rank {self.rank}")
@@ -192,7 +148,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def _company(self) -> Iterator[None]:
-        """Says of a failed exchange what it means."""
+        """Raises `RankLost` for an exchange within that fails."""
         try:
             yield
         except RuntimeError as error:
@@ -211,43 +167,48 @@ class Ranks:
         return lost
 
 
-ALONE = Ranks()
-
-
 @contextlib.contextmanager
 def leading(given: Callable[[], Any]) -> Iterator[Ranks]:
-    """The ranks of a run: one, unless torchrun started others, which are `following`.
+    """The ranks of a run, in its first process: `ALONE` where torchrun started no others.
 
     Args:
-        given: Makes what those are given.
+        given: Makes what the other processes, which are `following`, are given.
     """
     global _led
     if place.here().count == 1:
         yield ALONE
         return
     _led = True
-    with _group() as ranks:
+    with _joined() as ranks:
         ranks.once(given)
         yield ranks
 
 
 @contextlib.contextmanager
 def following() -> Iterator[tuple[Ranks, Any]]:
-    """The ranks of a run, and what the first of them has given; None where it leads none."""
-    with _group() as ranks:
+    """The ranks of a run, in its other processes, and what the first has given.
+
+    None is given where the first process leads no run.
+    """
+    with _joined() as ranks:
         yield ranks, ranks.once(lambda: None)
 
 
 def dismiss() -> None:
-    """Lets go of the other processes, where this one had nothing for them to do."""
+    """Lets the other processes end, where this one led no run."""
     if not _led:
         with leading(lambda: None):
             pass
 
 
+def _joined() -> AbstractContextManager[Ranks]:
+    """Joins the other processes for as long as the context lasts."""
+    return _by_torch_distributed()  # the line that chooses how processes talk
+
+
 @contextlib.contextmanager
-def _group() -> Iterator[Ranks]:
-    """Joins the other ranks, and leaves them: together, unless something failed."""
+def _by_torch_distributed() -> Iterator[Ranks]:
+    """Joins the other processes, and leaves when all do, unless something failed."""
     here = place.here()
     if here.count == here.local_count:
         _stay_inside()
@@ -267,8 +228,8 @@ def _group() -> Iterator[Ranks]:
         return {}
 
     try:
-        yield Ranks(here.rank, here.count, said)
-        # One that left earlier would close connections on which another still waits.
+        yield Processes(here.rank, here.count, said)
+        # Who left earlier would close connections on which others still wait.
         with contextlib.suppress(RuntimeError):
             dist.barrier()
     except BaseException as error:
@@ -281,14 +242,20 @@ def _group() -> Iterator[Ranks]:
 
 
 def _stay_inside() -> None:
-    """Has processes of one machine talk over its loopback interface, where nobody else listens."""
+    """Has processes of one machine talk over its loopback interface, out of hearing of others."""
     names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if names else ():
         os.environ.setdefault(variable, names[0])
 
 
 def _packed(found: Estimate | None, outer: Params) -> Tensor:
-    """The loss, the metrics and the gradient of an estimate in one vector; zeros for none."""
+    """The loss, the metrics and the gradient of an estimate as one vector; zeros without one.
+
+    Its length is NUMBERS plus the number of outer parameters, on every rank.
+
+    Raises:
+        ValueError: The method reports more metrics than there are places.
+    """
     some = next(iter(outer.values()))
     if found is None:
         return some.new_zeros(NUMBERS + trees.size(outer))
@@ -303,6 +270,7 @@ def _packed(found: Estimate | None, outer: Params) -> Tensor:
 
 
 def _unpacked(buffer: Tensor, outer: Params, like: Estimate) -> Estimate:
+    """The estimate in a buffer of `_packed`, with the memory and the names of metrics of `like`."""
     _, unravel = trees.ravel(outer)
     loss, *metrics = buffer[: 1 + len(like.metrics)].unbind()
     grad = unravel(buffer[NUMBERS : NUMBERS + trees.size(outer)])

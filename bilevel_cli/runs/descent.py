@@ -11,7 +11,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
 from bilevel_cli.core.problem import StepData, follows_loss
 from bilevel_cli.core.trees import Params
-from bilevel_cli.machine.processes import Ranks
+from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.runs.doubts import INNER_LOSS
 
 START, END = COLUMNS = ("inner_loss_start", "inner_loss_end")

@@ -40,7 +40,8 @@ from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.device import Device
 from bilevel_cli.machine.memory import peak_memory_mb
-from bilevel_cli.machine.processes import ALONE, Ranks, following, leading
+from bilevel_cli.machine.processes import following, leading
+from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.nn import blame
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.lock import locked

@@ -30,7 +30,7 @@ from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.capture import captured
 from bilevel_cli.machine.memory import peak_memory_mb
-from bilevel_cli.machine.processes import ALONE, Ranks
+from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.machine.signals import Interrupted, stop_requests
 from bilevel_cli.metrics.base import Metric, StepView
 from bilevel_cli.records.settings import flat

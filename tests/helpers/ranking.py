@@ -20,12 +20,12 @@ import torch._dynamo  # by torch.optim, at the first optimizer
 from forking import carry_out, finish
 
 from bilevel_cli.data import digits
-from bilevel_cli.machine import processes as ranks
+from bilevel_cli.machine import processes
 from bilevel_cli.records.table import Table, Unkept
 from bilevel_cli.runs import entry
 from bilevel_cli.tasks.few_shot import classification
 
-assert all((sklearn.datasets, torch._dynamo, entry, ranks, digits, classification))
+assert all((sklearn.datasets, torch._dynamo, entry, processes, digits, classification))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ranking import Command
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import memory
-from bilevel_cli.machine.processes import Ranks
+from bilevel_cli.machine.processes import Processes
 from bilevel_cli.runs import checkpoint, entry
 from bilevel_cli.runs.runner import CHECKPOINT
 
@@ -222,7 +222,7 @@ def test_a_task_without_an_episode_for_each_process_is_refused(
 ) -> None:
     config = configured(*overrides, "device=cpu", "model=linear")
     with pytest.raises(UsageError, match=message):
-        entry.build(config, entry.resolved(config), tmp_path, {}, Ranks(0, 2))
+        entry.build(config, entry.resolved(config), tmp_path, {}, Processes(0, 2))
 
 
 @pytest.mark.usefixtures("two_processes")
