@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bilevel_cli.core import autodiff
+from bilevel_cli.nn.serving import serves
 
 _kernel: Any = None  # oneDNN's, of a process that uses it
 
@@ -44,7 +44,9 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: [outputs, inputs].
         bias: [outputs], or None.
     """
-    if _kernel is None or x.dim() != 2 or not _large(x, weight) or autodiff.mapped():
+    if _kernel is None or x.dim() != 2 or not _large(x, weight):
+        return functional.linear(x, weight, bias)
+    if not (serves(x) and serves(weight)):
         return functional.linear(x, weight, bias)
     return _Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
 
@@ -130,4 +132,4 @@ def _large(a: Tensor, b: Tensor) -> bool:
     least, middle, most = sorted((*a.shape, b.shape[0]))
     if least < 2 or middle * most < 2**18:
         return False
-    return a.dtype == b.dtype == torch.float32 and a.is_cpu and b.is_cpu
+    return a.dtype == b.dtype == torch.float32

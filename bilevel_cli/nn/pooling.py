@@ -1,7 +1,8 @@
 """2x2 pooling that is fast on a CPU, where torch visits the windows one by one.
 
-Both layers compute with whole tensors instead, and can be differentiated any number of times. Under
-a mapping, on other devices and for small inputs they are torch's own.
+Both layers compute with whole tensors instead, and can be differentiated any number of times. Small
+inputs, and those that `serving.serves` leaves to torch, go through torch's own pooling. Inputs are
+[batch, channels, height, width], outputs [batch, channels, height // 2, width // 2].
 """
 
 from typing import Any
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from bilevel_cli.core import autodiff
+from bilevel_cli.nn.serving import serves
 
-SMALLEST = 100_000  # entries; below, calling more kernels costs what they save
+SMALLEST = 100_000  # entries: in a smaller input, more kernels cost more than they save
 
 
 def _torch_is_faster(x: Tensor) -> bool:
-    return x.device.type != "cpu" or x.numel() < SMALLEST or autodiff.mapped()
+    return x.numel() < SMALLEST or not serves(x)
 
 
 class MaxPool2x2(nn.Module):
