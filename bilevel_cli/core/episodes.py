@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
@@ -131,7 +132,7 @@ def each(fn: Callable[..., Tree], chunk_size: int | None = None) -> Callable[...
 
     def extended(data: StepData, *rest: Tree) -> Tree:
         some = next(iter(data.inner.values()))
-        if some.device.type == "cpu" and not autodiff.mapped():
+        if is_host(some.device) and not autodiff.mapped():
             return _threaded(fn, data, *rest)
         in_dims = (PER_EPISODE, *(0 for _ in rest))
         return autodiff.vmap(fn, in_dims=in_dims, chunk_size=chunk_size)(data, *rest)

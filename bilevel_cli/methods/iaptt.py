@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
 from bilevel_cli.core.claim import Claim, Trial
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
@@ -50,7 +51,7 @@ class Iaptt(Hypergradient[Carry]):
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         some = next(iter(outer.values()))
-        if some.device.type == "cpu" and not autodiff.mapped():
+        if is_host(some.device) and not autodiff.mapped():
             return _followed(loop, outer, data, carry)
         return _held(loop, outer, data, carry)
 

@@ -325,7 +325,7 @@ def test_an_outer_step_looks_at_no_tensor(
 ) -> None:
     """What would make the host wait for a GPU, seen on a CPU."""
     # torch's Adam counts its steps on the CPU. IAPTT and what it shares with reverse follow
-    # tensors of a CPU alone; `bilevel_cli.core.autodiff.mapped` and devices decide that.
+    # tensors of a CPU alone, as `core.host.is_host` and `core.autodiff.mapped` tell them.
     allowed = ("torch/optim/", "methods/iaptt.py", "methods/parts/unroll.py")
 
     def guard(name: str) -> Callable[..., Any]:
