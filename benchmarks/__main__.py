@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, machine, memory, report, timing
+from benchmarks import commands, linear, machine, memory, report, timing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["all", "time", "memory", "commands", "report"])
+    parser.add_argument("what", choices=["all", "time", "memory", "commands", "report", "linear"])
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
     parser.add_argument("--size", choices=["full", "quick", "tiny"], default="full")
     parser.add_argument("--device", default="cpu", help="option of bilevel-run: cpu, cuda")
@@ -19,6 +19,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
     given = parser.parse_args()
+    if given.what == "linear":  # a table by itself, which the page quotes
+        linear.run(given.size, given.device, given.rounds, given.only)
+        return
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
     # Quick figures, those of some cases or of one part never replace the published ones.

@@ -77,7 +77,7 @@ same tensors, synthetic and from a fixed seed, in float32; the peers get torch's
 what a user of `bilevel-run` gets. "plain autograd" is the shortest program in torch.autograd, and a
 peer like the others; the row "plain autograd, our layers" is none, and shows how much of a ratio
 the faster pooling and batch normalisation explain. All run in one process, so all profit from its
-setting of malloc (`device.py`). Betty is used for implicit differentiation alone. hypertorch is not
+setting of malloc (`malloc.py`). Betty is used for implicit differentiation alone. hypertorch is not
 on PyPI and is left out."""
 TARGETS = """Measured: the median over rounds of the ratio ours / best peer, in wall seconds of one
 run, and the same in CPU seconds. The best peer is the one of the least median wall seconds that is
