@@ -1,4 +1,4 @@
-"""The type of new tensors."""
+"""The type that new tensors of floating numbers have."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,10 @@ import torch
 
 @contextlib.contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors have this type, and none is followed by autograd, until the context ends."""
+    """New tensors have type `dtype`, and autograd is off, until the context ends.
+
+    The type is a setting of the whole process: other threads find it, too.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

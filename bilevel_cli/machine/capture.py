@@ -1,4 +1,7 @@
-"""Capture of the outer step: its kernels recorded once, and then launched together."""
+"""Capture of the outer step: by torch.compile, or as kernels recorded once and launched together.
+
+CUDA graphs are of NVIDIA's GPUs. Another accelerator that records kernels adds a `Record` here.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,17 +16,18 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.errors import UsageError
 
-# Takes a function; returns the tensors of its result, and what computes them again where they are.
+# Takes a function. Returns the tensors of its result, and a function that computes them again in
+# the same memory.
 Record = Callable[[Callable[[], Tree]], tuple[Tree, Callable[[], None]]]
 
-WARM_UP = 3  # calls in which libraries load and choose their kernels, as torch's own tools make
+WARM_UP = 3  # calls, as many as torch's own tools make, in which libraries choose their kernels
 
 
 def captured(step: OuterStep, how: str | None, device: torch.device) -> OuterStep:
     """`step`, captured as `device.capture` says.
 
     Args:
-        step: Whose control flow no tensor decides.
+        step: An outer step whose control flow depends on no tensor.
         how: "compile", "cuda_graph" or None.
         device: Where its tensors live.
     """
@@ -33,14 +37,15 @@ def captured(step: OuterStep, how: str | None, device: torch.device) -> OuterSte
 
 
 class Replayed:
-    """An outer step that is recorded at its first call, and replayed at each one.
+    """An outer step that is recorded at its first call, and replayed at every call.
 
-    Kernels are replayed on the memory they were recorded on. So each call copies its arguments to
-    buffers, and copies the results, which outlive the next call. Of data that repeat along a
-    dimension, as full batches do, a buffer holds one copy.
+    Kernels are replayed on the memory they were recorded on. So each call copies its arguments into
+    buffers, and returns copies of the results, which the next call leaves alone. Where data repeat
+    along a dimension, as full batches do, a buffer holds one copy.
 
     Args:
-        step: Whose control flow no tensor decides, on data of the same shapes at every call.
+        step: An outer step whose control flow depends on no tensor. Its data must have the same
+            shapes at every call.
         record: Records it.
     """
 
@@ -68,14 +73,14 @@ def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Call
     """Records `fn` in a CUDA graph.
 
     Returns:
-        The tensors of its result, and the function that computes them again where they are.
+        The tensors of its result, and a function that computes them again in the same memory.
 
     Raises:
-        UsageError: It waits for the device, or does something else that no graph can hold.
+        UsageError: `fn` waits for the device, or does something else that no graph can hold.
     """
     with torch.cuda.device(device):
-        # One side stream for all: libraries keep a handle for each stream, and make none while
-        # they are recorded.
+        # The warm-up and the recording share a side stream: libraries keep a handle for each
+        # stream, and cannot make one while they are recorded.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""Where and how numbers are computed."""
+"""The device that a run computes on, with the settings of torch that go with it."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bilevel_cli.core.host import is_host
 from bilevel_cli.machine import memory, place
 from bilevel_cli.machine.malloc import keep_freed_memory
 from bilevel_cli.machine.precision import set_precision
@@ -14,7 +15,7 @@ from bilevel_cli.nn import affine
 
 @dataclass(frozen=True)
 class Device:
-    """A device, and the process-wide settings of torch that go with it.
+    """A device, and settings that hold for the whole process. An option of conf/device.
 
     Args:
         name: "auto" for the first GPU or else the CPU; or a name of torch, such as "cuda:1".
@@ -59,9 +60,16 @@ class Device:
                 raise ValueError(f"A device needs {name} >= 1 or null, got {name}={count}.")
 
     def prepare(self) -> torch.device:
-        """Applies the settings to this process and returns the torch device."""
+        """Applies the settings to this process, and returns the device.
+
+        Of several processes on a machine with GPUs, each gets the GPU of its own number.
+
+        Raises:
+            ValueError: Torch cannot use the device, or the device cannot do what a setting asks.
+                No setting of torch has changed then.
+        """
         if self.deterministic:
-            # cuBLAS reads it when it starts; without it torch refuses every matrix product.
+            # cuBLAS reads this when it starts. Without it torch refuses every matrix product.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if self.capture == "compile" and not any(
             map(shutil.which, ("c++", "g++", "clang++", "cl"))
@@ -70,10 +78,29 @@ class Device:
                 "A device needs a C++ compiler for capture=compile, got none on the PATH. Install "
                 "one, or set device.capture=null."
             )
+        here = place.here()
+        device = self._device(here)
+        torch.set_default_dtype(getattr(torch, self.dtype))
+        set_precision(self.matmul_precision)
+        # Only where it changes something: the call imports inductor, which takes long.
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic)
+        torch.backends.cudnn.benchmark = not self.deterministic
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if device.index is not None and here.count > 1:
+            torch.cuda.set_device(device)  # where NCCL will look for the tensors it exchanges
+        sharing = here.local_count if is_host(device) else 1
+        memory.set_budget(self.memory_budget, device, sharing)
+        affine.use(self.linear)
+        keep_freed_memory()
+        return device
+
+    def _device(self, here: place.Place) -> torch.device:
+        """The device by its name, once a tensor was on it."""
         name = self.name
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        here = place.here()
         if here.count > 1 and name.startswith("cuda:"):
             raise ValueError(
                 f"Several processes need a GPU each, got device.name={name}. Use device=cuda."
@@ -93,17 +120,9 @@ class Device:
                 f"A device needs a GPU for capture=cuda_graph, got device.name={name}. Use "
                 "device=cuda, or device.capture=null."
             )
-        torch.set_default_dtype(getattr(torch, self.dtype))
-        set_precision(self.matmul_precision)
-        if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # imports inductor
-            torch.use_deterministic_algorithms(self.deterministic)
-        torch.backends.cudnn.benchmark = not self.deterministic
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        if device.index is not None and here.count > 1:
-            torch.cuda.set_device(device)  # which the processes exchange their gradients on
-        sharing = here.local_count if device.type == "cpu" else 1
-        memory.set_budget(self.memory_budget, device, sharing)
-        affine.use(self.linear)
-        keep_freed_memory()
         return device
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """What the maker calls a GPU; None for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None

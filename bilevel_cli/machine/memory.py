@@ -1,4 +1,8 @@
-"""The memory that graphs may take, of the process as a whole."""
+"""Memory: how much the graphs of an outer step may take, how much is free, how much was taken.
+
+The budget of graphs is one number for the whole process. Sizes are in bytes but where a name says
+MB, which is 1e6 bytes.
+"""
 
 import contextlib
 import os
@@ -10,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-_budget: int | None = None  # bytes, once `set_budget` was called
+_budget: int | None = None  # once `set_budget` was called
 _threads = torch.get_num_threads()
-_runs = 1  # that take outer steps at once, each on a thread of its own
+_runs = 1  # how many runs take outer steps at once, each on a thread of its own
 
 
 def set_budget(setting: int | str, device: torch.device, processes: int = 1) -> None:
@@ -21,7 +25,10 @@ def set_budget(setting: int | str, device: torch.device, processes: int = 1) -> 
     Args:
         setting: As `budget_bytes` reads it, where "auto" is half of what is free now.
         device: Where the graphs will be.
-        processes: Those that share it.
+        processes: How many processes share the budget.
+
+    Raises:
+        ValueError: The setting is no size.
     """
     global _budget, _threads
     _threads = torch.get_num_threads()
@@ -33,7 +40,8 @@ def budget(problems: int = 1) -> int:
     """Bytes that the graphs of one inner problem may hold; half of what is free if nobody set it.
 
     Args:
-        problems: Inner problems of an outer step, of which threads of a CPU solve several at once.
+        problems: How many inner problems an outer step has. Threads of a CPU solve several at once,
+            and share the budget.
     """
     if _budget is None:
         set_budget("auto", torch.device("cpu"))
@@ -43,7 +51,7 @@ def budget(problems: int = 1) -> int:
 
 @contextlib.contextmanager
 def shared(runs: int) -> Iterator[None]:
-    """Divides the budget among runs, each of which has one thread to itself."""
+    """Divides the budget, within the context, among runs that have a thread each."""
     global _runs
     _runs = runs
     try:
@@ -55,8 +63,11 @@ def shared(runs: int) -> Iterator[None]:
 def budget_bytes(setting: int | str) -> int | None:
     """A budget in bytes; None for "auto".
 
+    Args:
+        setting: "auto", a number of bytes, or a number and a unit, such as "500 MB".
+
     Raises:
-        ValueError: It is neither that nor a number of bytes.
+        ValueError: It is something else, or less than a byte.
     """
     if setting == "auto":
         return None
@@ -72,14 +83,15 @@ def budget_bytes(setting: int | str) -> int | None:
 
 
 def free(device: torch.device) -> int:
-    """Bytes that this process could still take on `device`."""
+    """Bytes that this process could still take on `device`, in a container within its limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():  # macOS, which does not say
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     available = 1024 * _entries(meminfo)["MemAvailable:"]
-    # A container's limit, in the two versions of control groups. Its cache of files can be dropped.
+    # A container's limit, by either version of control groups. What it caches of files counts as
+    # used, and can be dropped.
     for limit, usage, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
@@ -98,17 +110,18 @@ def _entries(path: Path) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}
 
 
-# On Linux this includes the peak of whatever launched the process; see `peak_memory_mb`.
+# Linux lets a process begin with the peak of the process that launched it. While the figure is
+# still the one read here, it may be the launcher's.
 _MAXRSS_BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory so far, in MB: allocated on a GPU, resident of this process on a CPU."""
+    """The most memory so far, in MB: allocated by torch on a GPU, resident in RAM on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Once it has grown it is this process's own. Asking /proc at each row would take a twentieth of
-    # a small outer step.
+    # Once the figure has grown, it is this process's own. Until then /proc knows the peak; asking
+    # it for each row would take a twentieth of a small outer step.
     if peak == _MAXRSS_BEFORE and (status := Path("/proc/self/status")).exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         peak = int(line.split()[1])

@@ -1,4 +1,10 @@
-"""What processes of one run tell each other: tensors and plain values, nothing that could run."""
+"""What processes of one run tell each other: tensors and plain values, and no code.
+
+The objects that torch.distributed sends by itself are pickles, which run code when they are read.
+A value here is made of nested dicts, lists and tuples of tensors on the CPU, numbers, strings and
+None. All processes must make the same calls. A call raises RuntimeError where another process has
+ended.
+"""
 
 import contextlib
 import io
@@ -14,11 +20,7 @@ PLAIN = (str, int, float)
 
 
 def broadcast(value: Any) -> Any:
-    """The value that the first process gives; what others give does not count.
-
-    Args:
-        value: Nested dicts, lists and tuples of tensors on the CPU, numbers, strings and None.
-    """
+    """The value that the first process gives, whatever the others give."""
     content = _bytes(value)
     size = torch.tensor([len(content)])
     dist.broadcast(size, 0)
@@ -29,7 +31,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values that all processes give, in their order; of the same kind as in `broadcast`."""
+    """The values that all processes give, by rank."""
     content = _bytes(value)
     count = dist.get_world_size()
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(count)]
@@ -42,11 +44,11 @@ def gather(value: Any) -> list[Any]:
 
 
 def described(error: Exception, where: str) -> list[Any]:
-    """An error as plain values.
+    """An error as plain values, with its traceback as text.
 
     Args:
         error: The error.
-        where: Says which process it is of, to those who have not its frames.
+        where: Which process raised it, in words such as "On rank 1".
     """
     kind = type(error)
     args = error.args if all(isinstance(a, PLAIN) for a in error.args) else (str(error),)
@@ -55,7 +57,11 @@ def described(error: Exception, where: str) -> list[Any]:
 
 
 def error_of(description: list[Any]) -> Exception:
-    """The error that was described, or one with its words where its class is not known here."""
+    """The error that was described, with its traceback as a note.
+
+    It is a RuntimeError with the same words where this process has not imported its class, or
+    cannot make one from the words.
+    """
     module, name, args, note = description
     kind = getattr(sys.modules.get(module), name, None)
     error: Exception = RuntimeError(f"{name}: {' '.join(map(str, args))}")

@@ -1,4 +1,4 @@
-"""What torchrun says of this process.
+"""Which of the processes of a run this one is, as torchrun says.
 
 Imports no torch: a command that is asked for help answers at once.
 """
@@ -12,10 +12,10 @@ class Place:
     """One process among those of a run.
 
     Attributes:
-        rank: Its number; 0 is the one that composes the configuration and writes the files.
-        count: Of the processes.
-        local_rank: Its number on its machine, and that of its GPU.
-        local_count: Of the processes on its machine.
+        rank: Its number. Number 0 composes the configuration and writes the files.
+        count: How many processes the run has.
+        local_rank: Its number on its machine, which is also the number of its GPU.
+        local_count: How many processes of the run its machine has.
     """
 
     rank: int
@@ -25,8 +25,8 @@ class Place:
 
 
 def here() -> Place:
-    """That of this process: alone, unless torchrun started it."""
-    # By its own variable: others, such as schedulers, set RANK and WORLD_SIZE too.
+    """The place of this process, which is alone unless torchrun started it."""
+    # Only torchrun sets this variable. Schedulers of clusters set RANK and WORLD_SIZE too.
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Place(0, 1, 0, 1)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -1,4 +1,4 @@
-"""How float32 products are computed."""
+"""How exactly float32 products are computed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,15 +7,20 @@ import torch
 
 
 def set_precision(matmul_precision: str) -> None:
-    """Sets how float32 products are computed, those of matrices and those in convolutions."""
+    """Sets how float32 products are computed, in matrix products and in convolutions alike.
+
+    Args:
+        matmul_precision: "highest" for float32 throughout; "high" or "medium" for TF32 on a GPU;
+            "medium" for bf16 on a CPU.
+    """
     torch.set_float32_matmul_precision(matmul_precision)
-    # On its own torch lets convolutions use TF32, whatever it was told of matrices.
+    # By default torch lets convolutions use TF32, whatever it was told of matrices.
     torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"
 
 
 @contextlib.contextmanager
 def precision(matmul_precision: str) -> Iterator[None]:
-    """Computes float32 products in another precision within."""
+    """Sets the precision as `set_precision` does, until the context ends."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     set_precision(matmul_precision)
     try:

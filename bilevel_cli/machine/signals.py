@@ -1,4 +1,4 @@
-"""Signals, obeyed between two steps."""
+"""SIGINT, SIGTERM and SIGUSR2, obeyed between two outer steps."""
 
 import contextlib
 import multiprocessing
@@ -11,7 +11,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 asked: list[int] = []
-"""The signals that a process received for which `serve` was called, and that it is to obey."""
+"""The signals that this process received since `serve` prepared it, and is to obey."""
 
 _ignored: set[int] = set()
 
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
     Attributes:
         signum: The signal.
         code: The exit code: 128 + the signal; 0 for SIGUSR2, by which a scheduler asks a run to
-            make way, and starts it again.
+            make way. The scheduler starts such a run again.
     """
 
     def __init__(self, signum: int) -> None:
@@ -32,12 +32,12 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupted(Stopped):
-    """A signal asked the run to stop; its checkpoint is written."""
+    """A signal asked the run to stop, and the run has written its checkpoint."""
 
 
 @contextlib.contextmanager
 def stops_at_once() -> Iterator[None]:
-    """Has SIGINT, SIGTERM and SIGUSR2 raise `Stopped`."""
+    """Makes each of the three signals raise `Stopped`, until the context ends."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum)
@@ -48,10 +48,12 @@ def stops_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
-    """Collects the same signals, to be obeyed between two steps; a second one at once.
+    """Collects signals in a list, for the caller to obey between two steps.
+
+    A second signal raises `Stopped` at once.
 
     Args:
-        quiet: Whether another process tells the user.
+        quiet: Whether to say nothing, since another process tells the user.
     """
     requests: list[int] = []
 
@@ -68,9 +70,10 @@ def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def passed_on() -> Iterator[list[int]]:
-    """Collects the same signals and passes the first on to the processes that run jobs for this.
+    """Collects signals in a list, and passes the first on to the processes that run jobs.
 
-    These stop after their step. Without any, and at a second signal, raises `Stopped`.
+    These stop after their step. A second signal raises `Stopped`, and so does the first where no
+    process runs a job.
     """
     requests: list[int] = []
 
@@ -92,11 +95,12 @@ def passed_on() -> Iterator[list[int]]:
 def serve() -> list[int] | None:
     """Prepares a process of a pool for the signals that `passed_on` sends it.
 
-    A terminal sends Ctrl-C to this process too: it is left to the one that passes it on. What
-    comes between two jobs is kept, where it would end the process, and the pool with it.
+    A terminal sends Ctrl-C to this process too, which ignores it: the process that started it
+    passes it on. A signal that comes between two jobs is kept for the next one. Unhandled, it would
+    end the process, and the pool with it.
 
     Returns:
-        The signals so far; None where this is no pool, since another handles SIGTERM.
+        The signals so far; None where something else handles SIGTERM, so that this is no pool.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler == signal.SIG_DFL:
@@ -117,7 +121,7 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     try:
         obeyed = [signum for signum in SIGNALS if signum not in _ignored]
         before = {signum: signal.signal(signum, handler) for signum in obeyed}
-    except ValueError:  # not in the main thread, which alone receives signals
+    except ValueError:  # outside of the main thread, which alone may handle signals
         yield
         return
     try:
