@@ -1,4 +1,7 @@
-"""Attention that can be differentiated to any order."""
+"""Attention that can be differentiated to any order.
+
+Torch chooses among several kernels for attention, and all but one lack some derivative.
+"""
 
 import threading
 from collections.abc import Callable
@@ -10,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class _Attention:
-    """The kernel of torch's attention with derivatives of every order and mode, and no other.
+    """A context in which torch takes the one kernel that has derivatives of every order and mode.
 
-    torch keeps the choice for the whole process: it is made when a first thread enters, and taken
-    back when the last one leaves.
+    Torch keeps its choice for the whole process, and several threads may be within at once. The
+    choice is made when the first thread enters, and taken back when the last one leaves.
     """
 
     def __init__(self) -> None:
@@ -38,8 +41,8 @@ class _Attention:
             enable(want)
 
 
-# Whether a kernel may be chosen, and the function that says so. The first one is the shortcut of
-# encoder layers in eval mode, without any derivative.
+# Of each kernel, the function that tells whether torch may choose it, and the one that sets this.
+# The first is the shortcut of encoder layers in eval mode, which has no derivative at all.
 _FUSED: list[tuple[Callable[[], bool], Callable[[bool], None]]] = [
     (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
@@ -51,7 +54,7 @@ _attention = _Attention()
 
 
 def exact_attention() -> AbstractContextManager[Any]:
-    """Attention is computed within so that it can be differentiated as often as one likes."""
-    if torch.compiler.is_compiling():  # which knows torch's own context alone
+    """A context within which attention has derivatives of every order."""
+    if torch.compiler.is_compiling():  # torch.compile can look into torch's own context only
         return sdpa_kernel(SDPBackend.MATH)
     return _attention

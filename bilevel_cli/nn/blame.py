@@ -1,4 +1,4 @@
-"""Errors of a user's code in one line: their type, their words, and where they were raised."""
+"""An error of a user's code in one line: its type, its words, and where it was raised."""
 
 import sysconfig
 import traceback
@@ -7,15 +7,15 @@ from pathlib import Path
 OURS = str(Path(__file__).parents[1])
 STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
-TOOLS = ("torch", "hydra", "omegaconf", "numpy")  # which a user's class calls, or is called by
+TOOLS = ("torch", "hydra", "omegaconf", "numpy")  # an error raised in these is of their caller
 LENGTH = 500  # characters of a message that are shown
 
 
 def explained(error: BaseException) -> str:
-    """Type, message, file and line of an error; of a ValueError of ours its words alone.
+    """Type, message, file and line of an error; of a ValueError of this package only its message.
 
     Args:
-        error: One whose traceback tells who raised it.
+        error: An error that was raised: its traceback tells whose code raised it.
     """
     words, source = " ".join(str(error).split()), _source(error)
     if isinstance(error, ValueError) and source == OURS:
@@ -26,13 +26,13 @@ def explained(error: BaseException) -> str:
 
 
 def place(error: BaseException) -> str:
-    """The file and line of the user's code that an error is from; empty where it is from none."""
+    """File and line of the code that raised an error, as `_source`; empty where it was ours."""
     source = _source(error)
     return "" if source == OURS else source
 
 
 def cause(error: BaseException) -> BaseException:
-    """The error at the beginning of a chain of errors raised from one another."""
+    """The first error of a chain in which each was raised from the one before."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
@@ -41,7 +41,11 @@ def cause(error: BaseException) -> BaseException:
 
 
 def _source(error: BaseException) -> str:
-    """Whose code raised an error, by itself or in what it called: a place, OURS, or empty."""
+    """Whose code raised an error, itself or in what it called.
+
+    Returns:
+        File and line of a user's code or of a package it installed, or OURS, or an empty text.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     installed = ""

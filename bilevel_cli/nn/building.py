@@ -1,4 +1,4 @@
-"""How a run builds its model, and sees before any work whether it can be one."""
+"""Builds the model of a run, and checks it before any work."""
 
 import inspect
 from collections.abc import Callable
@@ -24,11 +24,12 @@ def build(
     generator: torch.Generator | None = None,
     examples: Tensor | None = None,
 ) -> Functional:
-    """Builds a model for inputs of `input_shape`, and sees whether it can be one.
+    """Builds a model for inputs of `input_shape`, and checks it.
 
-    It must be a function of its parameters and its input (`bilevel_cli.nn.purity`), and have
-    `num_outputs` outputs: a tensor of shape [batch, num_outputs], or an object or a dict whose
-    `logits` is one. Our own models are not called for the former: tests do that.
+    The model must have `num_outputs` outputs: a tensor of shape [batch, num_outputs], or an object
+    or a dict with such a tensor as `logits`. A user's model must also be a function of its
+    parameters and its input (`purity`), and is tried for its derivatives (`differentiability`).
+    Tests do these two checks for the models of this package.
 
     Args:
         model: A module class with some arguments given (`_partial_` in conf/model). The arguments
@@ -36,13 +37,13 @@ def build(
         input_shape: Shape of one input, without the batch dimension.
         num_outputs: Number of outputs for each input.
         device: Where the parameters live.
-        generator: On the CPU, and not advanced: constants and buffers are those of the start that
-            it draws next. None where there is none.
-        examples: Inputs to call the model on, of shape [n, *input_shape], n >= 1; None for numbers
-            from 0 to 1.
+        generator: On the CPU. It does not advance: constants and buffers are those of the start
+            that it will draw next. None for those of seed 0.
+        examples: Inputs to call the model on, of shape [n, *input_shape], n >= 1; None for random
+            numbers from 0 to 1.
 
     Raises:
-        ValueError: The model cannot serve.
+        ValueError: The model fails a check.
     """
     if isinstance(model, nn.Module):
         raise ValueError(
@@ -95,7 +96,7 @@ def _constructed(make: Make, seed: int, device: torch.device) -> nn.Module:
 def _batches(
     input_shape: Shape, device: torch.device, examples: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Two batches, of 2 and of 3 inputs, which no run has as its own tensors."""
+    """Two batches, of 2 and of 3 inputs, in tensors that nothing else holds."""
     if examples is None:
         source = torch.Generator().manual_seed(0)
         examples = torch.rand(5, *input_shape, generator=source).to(device)

@@ -1,4 +1,4 @@
-"""Whether a model has the derivatives that methods take, tried before any work."""
+"""Whether a model has the derivatives that methods take, found by taking them."""
 
 import logging
 from collections.abc import Iterator
@@ -17,19 +17,23 @@ from bilevel_cli.nn.functional import Functional
 
 log = logging.getLogger(__name__)
 
-STEP = 1e-7  # of a difference in float64: few kinks of a ReLU lie between its two points
-POINTS = 3  # at one of which, at least, none does
-APART = 0.05  # relative distance at which two products are not the same
+STEP = 1e-7  # of a difference in float64: two points so close rarely have a kink of a ReLU between
+POINTS = 3  # tried in turn: between the two points of one of them there is no kink
+APART = 0.05  # relative distance above which two products differ
 
 
 def not_twice(model: Functional, x: Tensor) -> str:
     """Why the model has no second derivative in its parameters at `x`; empty where it has one.
 
-    It warns of parameters that the output depends on and no derivative reaches, and of a second
-    derivative that is not the derivative of the first one.
+    Warns of parameters that the output depends on and no derivative reaches, and of a second
+    derivative that is not the derivative of the first.
+
+    Args:
+        model: The model.
+        x: A batch of inputs [batch, ...].
 
     Raises:
-        ValueError: It has no first one, or its output does not depend on its parameters.
+        ValueError: The model has no first derivative, or its output is cut off from its parameters.
     """
     who, value = type(model.module).__name__, _Value(model, x)
     with randomness.apart(purity.SEED):
@@ -69,10 +73,10 @@ def not_twice(model: Functional, x: Tensor) -> str:
 
 
 class _Value:
-    """A scalar function of the parameters that is curved in every output.
+    """The sum of squared outputs as a function of the parameters: it is curved in every output.
 
     Attributes:
-        reached: The names of the parameters that the graph of its last call leads to.
+        reached: The names of the parameters that the graph of the last call leads to.
     """
 
     def __init__(self, model: Functional, x: Tensor) -> None:
@@ -98,14 +102,14 @@ class _Slope:
     def __call__(self, params: Params) -> Tensor:
         gradient = autodiff.grad(self.value)(params)
         found = torch.stack([part.square().sum() for part in gradient.values()]).sum()
-        # torch would pass over such a place, as if the derivative there were zero.
+        # torch would take the derivative through such a node for zero, and say nothing.
         if any(node.name() == "torch::autograd::Error" for node in _nodes(found)):
             raise RuntimeError("the backward of one of its functions is once_differentiable")
         return found
 
 
 def _missed(value: _Value, params: Params) -> list[str]:
-    """Parameters that change the output, and that its graph does not lead to."""
+    """Names of parameters that change the output, though its graph does not lead to them."""
     names, source = sorted(params.keys() - value.reached), torch.Generator().manual_seed(0)
     with torch.no_grad():
         before = value.output(params)
@@ -123,14 +127,14 @@ def _like(x: Tensor, source: torch.Generator) -> Tensor:
 
 
 def _misleads(model: Functional, x: Tensor) -> bool:
-    """Whether products with the Hessian are not differences of the gradient, in float64."""
+    """Whether products with the Hessian differ from differences of the gradient, in float64."""
     try:
         with computing_in(torch.float64):
             wide = replace(model, module=purity.copied(model.module).double())
             value = _Value(wide, x.double() if x.is_floating_point() else x)
             source = torch.Generator().manual_seed(0)
             return all(_apart(value, source) for _ in range(POINTS))
-    except Exception as error:  # of a model that computes in one precision alone
+    except Exception as error:  # some models compute in float32 only
         if out_of_memory(error):
             raise
         return False
@@ -160,7 +164,7 @@ def _flat(tree: Params) -> Tensor:
 
 
 def _nodes(x: Tensor) -> Iterator[Any]:
-    """All of a graph."""
+    """All nodes of the graph that led to `x`."""
     left, seen = [x.grad_fn], set()
     while left:
         node = left.pop()

@@ -1,4 +1,4 @@
-"""What makes a torch module functional: its parameters are arguments of a pure function."""
+"""A torch module as a pure function, whose parameters are arguments."""
 
 import contextlib
 import copy
@@ -20,15 +20,16 @@ Make = Callable[[], nn.Module]
 class Functional:
     """A module whose parameters are arguments.
 
-    Those that do not require a gradient are constants, as its buffers are: every start has the
-    values that `module` has.
+    Parameters that do not require a gradient are constants, and so are buffers: they have the
+    values of `module` whatever the start. Several threads may call one Functional at once.
 
     Args:
-        make: Constructs the module: what its constructor gives is a start.
-        module: One that it gave. The values of its trained parameters are never read.
-        seed: Under which `module` was made.
-        attends: Whether it calls torch's attention, some of whose kernels lack derivatives.
-        not_twice: Why it has no second derivative; empty where it has one.
+        make: Constructs the module. The parameters that it gives are a start.
+        module: A module that `make` gave. Its trained parameters tell names, shapes and the device;
+            their values are read only as the start of `seed`.
+        seed: The seed under which `module` was made.
+        attends: Whether the module calls torch's attention, some of whose kernels lack derivatives.
+        not_twice: Why the module has no second derivative; empty where it has one.
     """
 
     make: Make = field(repr=False)
@@ -46,7 +47,7 @@ class Functional:
             generator: On the CPU; one seed gives one start on every device.
 
         Raises:
-            ValueError: The constructor gives other parameters than it gave before.
+            ValueError: The constructor gives other names or shapes than before.
         """
         seed = _seed(generator)
         given = self.module if seed == self.seed else made(self.make, seed)
@@ -63,21 +64,29 @@ class Functional:
         }
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Those that are trained, each once."""
+        """The parameters that are trained, each once."""
         return list(trained(self.module).items())
 
     def state_dict(self, params: Params) -> Params:
-        """What the module saves with parameters `params`: constants and buffers included."""
+        """The module's state_dict with parameters `params`, constants and buffers included."""
         loaded = dict(self.module.state_dict())
         every = dict(self.module.named_parameters(remove_duplicate=False))
         names = {id(value): name for name, value in self.named_parameters()}
         for name, value in every.items():
-            if name in loaded and id(value) in names:  # tied ones have several names
+            if name in loaded and id(value) in names:  # a tied parameter has several names
                 loaded[name] = params[names[id(value)]]
         return loaded
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
-        """The module's output at `x` with parameters `params`, of the names of the module's."""
+        """The module's output at `x` with parameters `params`.
+
+        Args:
+            params: A value for each of `named_parameters`.
+            x: A batch of inputs [batch, ...].
+
+        Returns:
+            [batch, outputs]: the tensor that the module returns, or its `logits`.
+        """
         return self._call(self._spare, lambda: shared_copy(self.module), params, x)
 
     def features(self, params: Params, x: Tensor) -> Tensor:
@@ -85,7 +94,10 @@ class Functional:
 
         Args:
             params: As for `apply`; those of the last layer may be absent.
-            x: A batch of inputs.
+            x: A batch of inputs [batch, ...].
+
+        Raises:
+            ValueError: The module has no layer of this name.
         """
         body = {name: value for name, value in params.items() if not name.startswith("head.")}
         return self._call(self._bodies, self._without_head, body, x)
@@ -101,8 +113,8 @@ class Functional:
         return module
 
     def _call(self, spare: list[nn.Module], copied: Make, params: Params, x: Tensor) -> Tensor:
-        # A call puts the parameters into the module while it lasts, so episodes on two threads that
-        # shared a module would see each other's.
+        # During a call the module holds the parameters of that call. Two threads therefore need
+        # two copies of the module: each call takes a spare one, or makes one.
         try:
             module = spare.pop()
         except IndexError:
@@ -115,7 +127,7 @@ class Functional:
 
 
 def functional(make: Make) -> Functional:
-    """What `make` constructs, functional, as it is: `models.build` looks whether it can be that."""
+    """The module that `make` constructs, functional, unchecked: `building.build` checks one."""
     module = made(make, 0).to(torch.get_default_dtype())
     attends = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
     return Functional(make, module, 0, attends, "")
@@ -124,15 +136,15 @@ def functional(make: Make) -> Functional:
 def made(make: Make, seed: int) -> nn.Module:
     """What a constructor gives under a seed, whichever of the shared generators it draws from.
 
-    In float32, whatever the precision of the run: torch draws other numbers in each, and one seed
-    is one start (`bilevel_cli.core.draws`).
+    The parameters are float32 whatever the precision of the run: torch draws other numbers in other
+    precisions, and one seed is to be one start (`bilevel_cli.core.draws`).
     """
     with randomness.apart(seed), computing_in(torch.float32):
         return make()
 
 
 def next_seed(generator: torch.Generator) -> int:
-    """The seed of the start that `generator` will draw next, which it still will."""
+    """The seed of the start that `generator` will draw next. The generator does not advance."""
     ahead = torch.Generator()
     ahead.set_state(generator.get_state())
     return _seed(ahead)
@@ -144,13 +156,13 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
-    """A copy with state of its own, but for the tensors: no call changes them."""
+    """A copy that shares the tensors of `module`, which no call changes, and nothing else."""
     memo: dict[int, Any] = {id(x): x for x in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, memo)
 
 
 def logits(output: Any) -> Any:
-    """The output itself, or its `logits` where it has them."""
+    """The output of a module; of an object or a dict its `logits`, where it has them."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):

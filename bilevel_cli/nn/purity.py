@@ -1,8 +1,9 @@
-"""Whether a model is a function of its parameters and its input: seen by calling it.
+"""Whether a model is a function of its parameters and its input, found by calling it.
 
-An outer step replays inner steps, on other threads and with other parameters; what a model
-remembers or draws by itself would make these another function. So it is called on copies, and what
-the calls leave behind is compared. Nothing of the run is touched.
+An outer step replays inner steps, on other threads and with other parameters. A model that
+remembers something between calls, or draws random numbers, would be another function in the replay.
+So `check` calls copies of the model, and compares what the calls leave behind. It changes neither
+the model nor any generator.
 """
 
 import copy
@@ -20,20 +21,20 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.nn import attention, randomness
 from bilevel_cli.nn.functional import Functional, logits, trained
 
-MODULE = set(vars(nn.Module()))  # what every module has by itself
-MOST = 5  # things that a message names
-DEPTH = 8  # of containers and objects in attributes
-SEED = 2**40 + 7  # that no forward is likely to set
+MODULE = set(vars(nn.Module()))  # attributes that every module has
+MOST = 5  # names in a list of a message
+DEPTH = 8  # levels of containers and objects in an attribute that are compared
+SEED = 2**40 + 7  # one that no forward is likely to set
 BY_IDENTITY: Any = object.__eq__
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model does, in words, and the way out.
+    """Something that a model does and must not do.
 
     Attributes:
-        what: Such as "changes its input".
-        way_out: What its author can do.
+        what: In words, such as "changes its input".
+        way_out: What its author can do about it.
     """
 
     what: str
@@ -45,8 +46,8 @@ def check(model: Functional, twin: nn.Module, inputs: tuple[Tensor, Tensor]) -> 
 
     Args:
         model: The model.
-        twin: What its constructor gave when called again under the same seed.
-        inputs: Two batches of other sizes.
+        twin: What its constructor gave when called again under the same seed. It is changed.
+        inputs: Two batches of different sizes, [batch, ...].
     """
     who = type(model.module).__name__
     if differing := _differing(_tensors(model.module), _tensors(twin)):
@@ -66,7 +67,7 @@ def check(model: Functional, twin: nn.Module, inputs: tuple[Tensor, Tensor]) -> 
 
 
 class Attends(TorchFunctionMode):
-    """Notes whether attention is called within: torch's own functions, whatever layer it is in."""
+    """Notes in `seen` whether a function of torch for attention is called within the context."""
 
     seen = False
 
@@ -146,12 +147,11 @@ ELSEWHERE = (
     "constructor made."
 )
 
-
 WAYS = (IN_PLACE, MEMORY, PARAMETER, STATE, DRAWS, ELSEWHERE)
 
 
 def _urgency(seen: Seen) -> int:
-    """An output differs because of something: the way out is that of the something."""
+    """The place of a way out in WAYS: causes come before what follows from them."""
     return WAYS.index(seen.way_out)
 
 
@@ -161,14 +161,14 @@ def _call(module: nn.Module, params: Params, x: Tensor) -> Any:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy with nothing in common.
+    """A copy that shares nothing with `module`.
 
     Raises:
-        ValueError: It cannot be copied.
+        ValueError: The module cannot be copied.
     """
     try:
         return copy.deepcopy(module)
-    except Exception as error:  # whatever a class of a user's raises
+    except Exception as error:  # a user's class may raise anything
         raise ValueError(
             f"A model needs to be copied, for threads that call it at once, got "
             f"{type(module).__name__}: {type(error).__name__}: {' '.join(str(error).split())}. "
@@ -189,7 +189,7 @@ def _differing(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> list[st
 
 
 def _attributes(one: nn.Module, other: nn.Module) -> list[str]:
-    """The names of attributes, besides parameters, buffers and parts, that differ."""
+    """The names of attributes that differ, other than parameters, buffers and submodules."""
     found = []
     for (prefix, left), right in zip(one.named_modules(), other.modules(), strict=False):
         mine, others = vars(left), vars(right)
@@ -201,7 +201,7 @@ def _attributes(one: nn.Module, other: nn.Module) -> list[str]:
 
 
 def _same(one: Any, other: Any, depth: int = DEPTH) -> bool:
-    """Whether two values are alike, down to what their attributes hold."""
+    """Whether two values are alike, down to the attributes of objects, DEPTH levels deep."""
     if one is other or depth == 0 or isinstance(one, nn.Module):  # modules are visited by name
         return True
     if type(one) is not type(other):
@@ -239,7 +239,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def close(one: Any, other: Any) -> bool:
-    """Whether two outputs are equal but for the rounding of kernels that add in other orders."""
+    """Whether two outputs are equal but for rounding: a kernel may add in another order."""
     if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
         return not isinstance(one, Tensor) and not isinstance(other, Tensor)
     if not one.is_floating_point():
@@ -250,7 +250,7 @@ def close(one: Any, other: Any) -> bool:
 
 
 def _draws(part: nn.Module) -> bool:
-    # Recurrent layers and attention keep their rate in `dropout`; others in `p`.
+    # Recurrent layers and attention keep their rate of dropout in `dropout`, other layers in `p`.
     rates: list[Any] = [getattr(part, name, 0) for name in ("p", "dropout")]
     known = type(part).__module__.startswith("torch.nn.modules.")
     drawn = any(isinstance(rate, int | float) and rate > 0 for rate in rates)

@@ -1,4 +1,7 @@
-"""The generators that code draws from which was not handed one: torch's, Python's and numpy's."""
+"""The shared generators of torch, Python and numpy, which layers of a model draw from.
+
+Everything else in this project draws from generators that it is handed.
+"""
 
 import contextlib
 import random
@@ -10,7 +13,7 @@ import torch
 
 
 def states() -> dict[str, Any]:
-    """The state of each generator that the process shares, by name."""
+    """The state of each shared generator, by name."""
     found = {
         "torch": torch.get_rng_state(),
         "Python's random": random.getstate(),
@@ -24,7 +27,7 @@ def states() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def apart(seed: int) -> Iterator[None]:
-    """Whatever is drawn within depends on `seed` alone, and what is drawn later not on it.
+    """What is drawn within depends on `seed` alone. Afterwards all generators are as before.
 
     Args:
         seed: In [0, 2^63).
