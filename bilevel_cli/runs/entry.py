@@ -22,6 +22,7 @@ from torch import Tensor
 from bilevel_cli.config.arguments import check_arguments, fits, target
 from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core import trees
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.random import generator
@@ -325,7 +326,7 @@ class _Run:
                 f"{runner.schedule.inner_steps} inner steps on {_size(runner.carry)} numbers and "
                 f"{_size(runner.outer)} outer parameters"
             )
-            if runner.task.episodes and runner.device.type == "cuda":
+            if runner.task.episodes and not is_host(runner.device):
                 ways.append("device.episodes_chunk=1")
         sizes = [name for name in SIZES if OmegaConf.select(self.config, name) is not None]
         return f"{needed}. Less is needed with {', '.join([*ways, *sizes])}."

@@ -14,6 +14,7 @@ import torch
 
 import bilevel_cli
 from bilevel_cli.machine import place
+from bilevel_cli.machine.device import gpu_name
 
 
 def process() -> dict[str, Any]:
@@ -40,7 +41,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     """
     return {
         "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": gpu_name(device),
         "threads": torch.get_num_threads(),
         "processes": place.here().count,
         "cores": os.cpu_count(),

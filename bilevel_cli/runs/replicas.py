@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Tree
@@ -95,7 +96,7 @@ class Replicas:
 def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Estimate | Exception]:
     """The estimates of runs, or what they raised; on a CPU on several threads, one core each."""
     first = runners[0]
-    if first.device.type != "cpu" or first.estimate is not first.outer_step:
+    if not is_host(first.device) or first.estimate is not first.outer_step:
         return list(map(_estimate, runners, inputs))
     threads = torch.get_num_threads()
     try:
@@ -140,7 +141,7 @@ def unmappable(runners: list[Runner], inputs: list[Inputs]) -> str | None:
     traces = [_Trace(runner, *given) for runner, given in zip(runners, inputs, strict=True)]
     if any(trace.differs(traces[0]) for trace in traces[1:]):
         return f"the losses of {type(first.task).__name__} contain what depends on the seed"
-    if first.device.type == "cpu" and traces[0].entries > LARGE:
+    if is_host(first.device) and traces[0].entries > LARGE:
         return "their operations are large"
     return None
 

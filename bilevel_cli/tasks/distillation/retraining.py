@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import epochs
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.functional import Functional
@@ -153,7 +154,7 @@ class Retraining:
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         # Before the threads: modules draw their starts from the one global generator.
         starts = [model.init(source) for source in sources]
-        on_cpu = all(value.device.type == "cpu" for value in starts[0].values())
+        on_cpu = all(is_host(value.device) for value in starts[0].values())
         workers = min(torch.get_num_threads(), len(sets)) if on_cpu else 1
 
         def run(start: Params, some: TrainingSet, source: torch.Generator) -> Result:
