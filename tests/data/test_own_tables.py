@@ -32,7 +32,7 @@ from bilevel_cli.data.digits import Digits
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.reading.npz import read_npz
 from bilevel_cli.data.rings import Rings
-from bilevel_cli.data.table.source import OwnTable, RegressionTable, Table
+from bilevel_cli.data.table import OwnTable, RegressionTable, Table
 from bilevel_cli.runs import entry
 
 PARTS: dict[str, Any] = {"train": None, "validation": None, "test": None}

@@ -1,0 +1,244 @@
+"""The columns of a table: which of them a name means, and the numbers that one becomes."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api import types
+
+from bilevel_cli.data.reading import files
+from bilevel_cli.data.table.formats import Name
+from bilevel_cli.errors import hint
+
+Column = pd.Series
+
+
+class Feature(NamedTuple):
+    """What one column becomes.
+
+    Attributes:
+        kind: "number", "date", "boolean" or "category".
+        values: Shape [n, features]. For a number or a date the first feature is its value, NaN
+            where it is missing; the second, if there is one, says where it is missing.
+    """
+
+    kind: str
+    values: NDArray[Any]
+
+    @property
+    def scaled(self) -> list[bool]:
+        """Which of the features are amounts, to be standardised."""
+        amount = self.kind in ("number", "date")
+        return [amount and position == 0 for position in range(self.values.shape[1])]
+
+
+class Encoded(NamedTuple):
+    """The columns that serve as inputs, as numbers.
+
+    Attributes:
+        features: What each column becomes, by its name.
+        left_out: The names of columns that say nothing, quoted.
+    """
+
+    features: dict[str, Feature]
+    left_out: list[str]
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """All features, of shape [n, features], with NaN for missing numbers."""
+        values = [feature.values for feature in self.features.values()]
+        return np.concatenate(values, 1, dtype=np.float64)
+
+    @property
+    def scaled(self) -> list[bool]:
+        """Which features are amounts, one entry for each column of `x`."""
+        return [scaled for feature in self.features.values() for scaled in feature.scaled]
+
+    @property
+    def statement(self) -> str:
+        """How many columns of each kind there are, and which were left out."""
+        kinds = [feature.kind for feature in self.features.values()]
+        counts = [f"{kinds.count(kind)} of kind {kind}" for kind in dict.fromkeys(kinds)]
+        text = f"{len(self.scaled)} features from {len(kinds)} columns ({', '.join(counts)})"
+        return text + (f"; left out {', '.join(self.left_out)}" if self.left_out else "")
+
+
+def encoded(frame: pd.DataFrame, name: Name, max_levels: int, max_megabytes: float) -> Encoded:
+    """All columns as features.
+
+    Args:
+        frame: The columns that serve as inputs.
+        name: Of the table, for messages.
+        max_levels: Largest number of levels of a category.
+        max_megabytes: Largest size of all features, of 8 bytes each.
+
+    Raises:
+        ValueError: A column cannot be encoded, or the features take more than `max_megabytes`.
+    """
+    features: dict[str, Feature] = {}
+    left_out = []
+    size = 0
+    for title, column in frame.items():
+        feature = feature_of(column, name, max_levels)
+        if feature is None:
+            left_out.append(repr(title))
+            continue
+        features[str(title)] = feature
+        size += feature.values.shape[1] * len(frame) * 8
+        if size > max_megabytes * 1e6:
+            raise files.too_large(name.who, f"{name.path} as numbers", max_megabytes)
+    return Encoded(features, left_out)
+
+
+def feature_of(column: Column, name: Name, max_levels: int) -> Feature | None:
+    """What a column becomes; None where it has one value alone or numbers the rows.
+
+    Args: as `encoded`.
+
+    Raises:
+        ValueError: A number is infinite, a date is none, or a category has too many levels.
+    """
+    absent = column.isna().to_numpy()
+    if types.is_bool_dtype(column.dtype) and not absent.any():
+        feature = Feature("boolean", column.to_numpy(bool)[:, None])
+    elif types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype):
+        if not absent.any() and len(column) > 2 and (column.diff()[1:] == 1).all():
+            return None  # numbers the rows
+        feature = _amount("number", column, absent, name)
+    elif (days := _days(column, name)) is not None:
+        feature = _amount("date", days, absent, name)
+    else:
+        feature = _category(column, absent, name, max_levels)
+    varies = (feature.values[:1] != feature.values).any() and not absent.all()
+    return feature if varies else None
+
+
+def _amount(kind: str, column: Column, absent: NDArray[Any], name: Name) -> Feature:
+    values = column.to_numpy(np.float64, na_value=np.nan)
+    if np.isinf(values).any():
+        raise bad(column, np.isinf(values), "finite numbers", name)
+    return Feature(kind, np.stack([values, absent] if absent.any() else [values], 1))
+
+
+def _category(column: Column, absent: NDArray[Any], name: Name, max_levels: int) -> Feature:
+    texts = column.astype(object).where(~absent, None).map(str, na_action="ignore")
+    numbers, levels = pd.factorize(texts, sort=True)
+    if len(levels) > max_levels:
+        raise ValueError(
+            f"{name.who} needs at most {max_levels} levels in a column of texts, got "
+            f"{len(levels)} in {column.name!r} of {name.path}, {_odd(column)}. Leave it "
+            f"out by 'data.drop=[{column.name}]', or raise data.max_levels."
+        )
+    # factorize says -1 where a value is missing: the last row of the unit matrix.
+    units = np.eye(len(levels) + bool(absent.any()), dtype=bool)
+    return Feature("category", units[numbers])
+
+
+def _odd(column: Column) -> str:
+    """The value that makes a column of numbers one of texts, or any of its values."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    texts = column[numbers.isna() & column.notna()]
+    but = "numbers but for" if 0 < 2 * len(texts) < len(column) else "such as"
+    some = texts if len(texts) else column.dropna()
+    return f"{but} {str(some.iloc[0])[:40]!r} in row {some.index[0]}"
+
+
+def _days(column: Column, name: Name) -> Column | None:
+    """Days since 1970 of a column of dates; None for others."""
+    present = column.dropna()
+    if not types.is_datetime64_any_dtype(column.dtype):
+        texts = present.astype(object).map(str)
+        if present.empty or not texts.str.match(r"\d{4}-\d{2}-\d{2}(?:$|[T ]\d{2}:)").all():
+            return None
+        column = column.astype(object)
+    moments = pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True)
+    if len(moments.dropna()) < len(present):
+        raise bad(column, (moments.isna() & column.notna()).to_numpy(), "dates", name)
+    return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+
+
+def row_numbers(column: Column, name: Name) -> NDArray[np.int64]:
+    """The values of a column that numbers the rows, of shape [n].
+
+    Raises:
+        ValueError: They are not distinct whole numbers.
+    """
+    refuse_missing(column, name)
+    if not types.is_integer_dtype(column.dtype) or column.duplicated().any():
+        twice = column.duplicated().to_numpy()
+        rows = twice if twice.any() else np.ones(len(column), dtype=bool)
+        raise bad(column, rows, "distinct whole numbers", name)
+    return column.to_numpy(np.int64, copy=True)
+
+
+def marks(column: Column, name: Name) -> NDArray[np.bool_]:
+    """The values of a column of booleans, or of 0 and 1, boolean, of shape [n].
+
+    Raises:
+        ValueError: It has other values.
+    """
+    refuse_missing(column, name)
+    if not types.is_bool_dtype(column.dtype):
+        other = (~column.isin([0, 1])).to_numpy()
+        if other.any():
+            raise bad(column, other, "true and false, or 1 and 0,", name)
+    return column.to_numpy(bool, copy=True)
+
+
+def refuse_missing(column: Column, name: Name) -> None:
+    """Raises ValueError unless there is a value in every row."""
+    absent = column.isna().to_numpy()
+    if absent.any():
+        rows = ", ".join(map(str, absent.nonzero()[0][:5]))
+        raise ValueError(
+            f"{name.who} needs a value of {column.name!r} in every row, got none in "
+            f"{absent.sum()} rows of {name.path}, such as {rows}. Fill them in or remove them."
+        )
+
+
+def bad(column: Column, where: NDArray[Any], what: str, name: Name) -> ValueError:
+    """The error of a column that has other values than it should.
+
+    Args:
+        column: The column.
+        where: The rows with such values, boolean, of shape [n]; the message names the first.
+        what: What the column should have.
+        name: Of the table.
+    """
+    row = int(where.argmax())
+    return ValueError(
+        f"{name.who} needs {what} in column {column.name!r} of {name.path}, got "
+        f"{str(column.iloc[row])[:40]!r} in row {row}. Correct it."
+    )
+
+
+def column_of(frame: pd.DataFrame, setting: str, title: str | None, name: Name) -> Column:
+    """The column that a setting names.
+
+    Raises:
+        ValueError: There is none of that name, or the setting is null.
+    """
+    (found,) = known(frame, setting, [title], name)
+    return frame[found]
+
+
+def known(frame: pd.DataFrame, setting: str, titles: Sequence[str | None], name: Name) -> list[str]:
+    """The titles that a setting lists, once each of them is a column's.
+
+    Raises:
+        ValueError: One of them is not.
+    """
+    columns = [str(column) for column in frame.columns]
+    found = []
+    for title in titles:
+        if title is None or title not in columns:
+            listed = ", ".join(columns[:20]) + ", ..." * (len(columns) > 20)
+            raise ValueError(
+                f"{name.who} needs {setting} to be a column of {name.path}, got "
+                f"{title or 'null'}{hint(str(title), columns)} It has {listed}. "
+                f"Set data.{setting}."
+            )
+        found.append(title)
+    return found
