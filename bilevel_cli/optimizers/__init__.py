@@ -1,1 +1,3 @@
 """Outer optimizers and schedulers that torch does not have."""
+
+from bilevel_cli.optimizers.mirror_descent import MirrorDescent as MirrorDescent
