@@ -47,7 +47,7 @@ def ours(data: str, seed: int) -> tuple[object, float]:
 def cleanlab(task, seed: int) -> dict[str, float]:
     """The average precision of cleanlab's rankings of the same examples."""
     x, y, flag = task.train.x.flatten(1).numpy(), task.train.y.numpy(), task.flag.numpy()
-    folds = StratifiedKFold(len(task.in_f), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(task.episodes, shuffle=True, random_state=seed)
     found = {}
     for penalty in PENALTIES:
         model = LogisticRegression(C=penalty, max_iter=3000)

@@ -29,10 +29,11 @@ from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
-from bilevel_cli.tasks.reweighting.base import HyperCleaning, average_precision, cleaning_scores
+from bilevel_cli.tasks.reweighting.hyper_cleaning import HyperCleaning
 from bilevel_cli.tasks.reweighting.learning_to_reweight import LearningToReweight, alignments
 from bilevel_cli.tasks.reweighting.meta_weight_net import MetaWeightNet
 from bilevel_cli.tasks.reweighting.noise import Legacy, LongTail, NoNoise, Pair, Symmetric
+from bilevel_cli.tasks.reweighting.scores import average_precision, cleaning_scores
 from bilevel_cli.tasks.reweighting.weights import Free, Sigmoid, Simplex
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_each_classifier_of_cross_fitting_sees_its_rows_and_judges_the_others(
             f[j] += task.inner_loss(inner, outer, at(data.inner, j, 0)) / blocks
             F[j] += task.outer_loss(inner, outer, at(data.outer, j)) / blocks
     for j in range(4):
-        seen = task.fold != j
+        seen = task.judge.fold != j
         torch.testing.assert_close(f[j], (w * losses)[seen].mean())
         total += (w * (losses - math.log(3)) - entropy)[~seen].sum()
     torch.testing.assert_close(F.mean(), total / 90)
@@ -271,7 +272,7 @@ def test_held_out_predictions_come_from_the_classifier_that_has_not_seen_the_row
     inner = {name: torch.randn(value.shape) for name, value in start.items()}
     suggested = task.suggested(inner)
     for row in range(0, 90, 11):
-        model = {name: value[int(task.fold[row])] for name, value in inner.items()}
+        model = {name: value[int(task.judge.fold[row])] for name, value in inner.items()}
         assert suggested[row] == task.model.apply(model, task.train.x[row : row + 1]).argmax()
 
 

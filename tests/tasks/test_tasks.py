@@ -33,8 +33,9 @@ from bilevel_cli.starts.learned import Learned
 from bilevel_cli.tasks.examples.iaptt_toy import SOLUTION, Toy
 from bilevel_cli.tasks.examples.simulated import SimulatedQuadratics
 from bilevel_cli.tasks.few_shot.classification import FewShot
-from bilevel_cli.tasks.reweighting.base import HyperCleaning, cleaning_scores
+from bilevel_cli.tasks.reweighting.hyper_cleaning import HyperCleaning
 from bilevel_cli.tasks.reweighting.noise import Symmetric, Uniform
+from bilevel_cli.tasks.reweighting.scores import cleaning_scores
 from bilevel_cli.tasks.reweighting.weights import Sigmoid
 
 CPU = torch.device("cpu")
