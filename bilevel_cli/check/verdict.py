@@ -4,25 +4,24 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from bilevel_cli.core import autodiff, constants, draws, episodes, references, trees
+from bilevel_cli.check.trials import End, Trials, distance, relative_error, setting
+from bilevel_cli.core import constants, references, trees
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.method import CannotServe, Hypergradient
+from bilevel_cli.core.problem import follows_loss
 from bilevel_cli.core.references import Chaotic
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.runs.runner import check_memory
 
 DEBUG = "HYDRA_FULL_ERROR"  # the variable that asks for a traceback, here as in bilevel-run
-AT_ONCE = 20_000  # inner parameters of all estimates that are mapped at once
 PATIENCE = 16  # times as many estimates as a claim asks for, to settle behind a slow inner solver
-AWAY = 0.1  # standard deviation of the outer parameters around their start, where symmetries hide
 
 
 class Finding(NamedTuple):
@@ -112,205 +111,184 @@ def _checked(
 ) -> Finding:
     try:
         check_memory(task, loop, method)
-        outer, data = _setting(task, loop, method, num_steps, seed)
+        outer, data = setting(task, loop, method, num_steps, seed)
         method.check(loop, outer, data)
-        return _hold(method, claim, loop, outer, data, seed)
-    except ValueError as error:
-        return Finding(claim.text, "refused", reason=str(error))
-    except RuntimeError as error:
-        if "method=" not in str(error):
-            raise
+        device = next(iter(outer.values())).device
+        noise = torch.Generator(device).manual_seed(seed + 1)
+        return _found(method, claim, Trials(loop, outer, data, noise))
+    except (ValueError, CannotServe) as error:
         return Finding(claim.text, "refused", reason=str(error))
 
 
-def _setting(
-    task: Task, loop: InnerLoop, method: Hypergradient[Any], num_steps: int, seed: int
-) -> tuple[Params, StepData]:
-    cpu = torch.Generator().manual_seed(seed)
-    outer = task.init_outer(cpu)
-    device = next(iter(outer.values())).device if outer else torch.device("cpu")
-    data = task.sample(1, torch.Generator(device).manual_seed(seed))
-    if task.episodes is not None:
-        data = episodes.first(data)
-    outer = {**loop.outer_init(data, outer), **outer}
-    outer = {
-        name: value
-        + AWAY * draws.normal(*value.shape, generator=cpu, drawn_in=torch.float64).to(value)
-        for name, value in outer.items()
-    }
-
-    # Of no block: a memory of blocks of which one alone is ever seen would not fill.
-    inner, last = (
-        {name: value for name, value in batch.items() if name != "block"}
-        for batch in (data.inner, data.outer)
-    )
-
-    def repeated(count: int) -> dict[str, Tensor]:
-        return {name: value.expand(count, *value.shape[1:]) for name, value in inner.items()}
-
-    extra = repeated(method.extra_batches) if method.extra_batches else {}
-    return task.project_outer(outer), data._replace(
-        inner=repeated(num_steps), outer=last, extra=extra
-    )
-
-
-def _hold(
-    method: Hypergradient[Any],
-    claim: Claim,
-    loop: InnerLoop,
-    outer: Params,
-    data: StepData,
-    seed: int,
-) -> Finding:
-    device = next(iter(outer.values())).device
-    noise = torch.Generator(device).manual_seed(seed + 1)
-
-    def first(method: Hypergradient[Any]) -> Any:
-        return method.begin(loop, outer, data, loop.fresh(outer, data))
-
-    def estimate(method: Hypergradient[Any], carry: Any) -> tuple[Estimate, Trial]:
-        drawn = data._replace(noise=method.draw(outer, noise))
-        found = method.estimate(loop, outer, drawn, carry)
-        return found, Trial(loop, outer, drawn, carry, found.carry["inner"]["inner"])
-
-    def repeated(
-        method: Hypergradient[Any], carry: Any, count: int
-    ) -> tuple[Estimate, Trial, float]:
-        """The last of `count` estimates, each with the carry of the one before.
-
-        And the relative distance that the second half of them moved.
-        """
-        found, trial = estimate(method, carry)
-        half = found
-        for number in range(1, count):
-            if number == count // 2:
-                half = found
-            found, trial = estimate(method, found.carry)
-        return found, trial, _error(half.grad, found.grad)
-
+def _found(method: Hypergradient[Any], claim: Claim, trials: Trials) -> Finding:
     since = time.perf_counter()
-    single, _ = estimate(method, first(method))
+    single, _ = trials.one(method, trials.first(method))
     seconds = time.perf_counter() - since
     base = method if claim.base is None else claim.base
-    unsettled, repeats = False, claim.repeats
-    if claim.kind == "mean":
-        found, trial = estimate(base, first(base))
-        with warnings.catch_warnings():
-            # torch 2.13 says so of its own output, in log_sigmoid's derivative by both modes.
-            warnings.filterwarnings("ignore", "An output with one or more elements was resized")
-            drawn = _drawn(base, claim.repeats, trial, noise)
-        reference = claim.reference(trial)
-        grad, measured, allowed, holds = _mean(claim, drawn, reference)
-        found = found._replace(grad=grad)
-    else:
-        pair = [base] if claim.kind != "rate" else [base, claim.variant]
-        ends = [repeated(one, first(one), repeats) for one in pair]
-        while True:
-            found, trial, moved = ends[0]
-            with references.doubts() as doubts:
-                reference = claim.reference(trial)
-            error, doubt = _error(found.grad, reference), sum(doubts)
-            limit = claim.tolerance(trial) if callable(claim.tolerance) else claim.tolerance
-            measured, allowed, holds = f"{error:.1e}", f"<= {limit:.1e}", error <= limit
-            if not holds and _gap(found.grad, reference) <= doubt:  # such as a reference of zero
-                measured, allowed, holds = "0, to rounding", f"<= {doubt:.1e}, absolute", True
-            if claim.kind == "rate":
-                other, trial_of_other, other_moved = ends[1]
-                other_error = _error(other.grad, claim.reference(trial_of_other))
-                ratio, (low, high) = other_error / error, claim.ratio
-                measured, allowed = f"ratio {ratio:.3f}", f"{low:g} .. {high:g}"
-                holds = low <= ratio <= high
-                moved, error = max((moved, error), (other_moved, other_error))
-            # What still moves by a tenth of what it misses is on its way, however slowly.
-            moves = moved > min(limit, 0.1 * error)
-            unsettled = claim.kind in ("limit", "rate") and not holds and moves
-            if not unsettled or repeats >= PATIENCE * claim.repeats:
-                break
-            going_on = zip(pair, ends, strict=True)
-            ends = [repeated(one, end[0].carry, repeats) for one, end in going_on]
-            repeats *= 2  # in all
+    held = KINDS[claim.kind](claim, base, trials)
     verdict, reason = "ok", ""
-    if unsettled:
+    if held.moves:
         verdict = "unsettled"
         reason = (
-            f"says {claim.text} in the limit, and after {repeats} estimates still moves. "
+            f"says {claim.text} in the limit, and after {held.repeats} estimates still moves. "
             "Raise inner_steps or the step sizes."
         )
-    elif not holds:
+    elif not held.holds:
         verdict = "WRONG"
-        reason = f"says {claim.text}, and misses it: {measured}, not {allowed}"
-    cost = method.cost(data.num_steps, outer, trial.last, single.metrics)
+        reason = f"says {claim.text}, and misses it: {held.measured}, not {held.allowed}"
+    cost = method.cost(trials.data.num_steps, trials.outer, held.trial.last, single.metrics)
     finding = Finding(
         claim=claim.text,
         verdict=verdict,
-        measured=measured,
-        allowed=allowed,
-        relative_error=_error(found.grad, reference),
-        cosine=_cosine(found.grad, reference),
+        measured=held.measured,
+        allowed=held.allowed,
+        relative_error=relative_error(held.grad, held.reference),
+        cosine=_cosine(held.grad, held.reference),
         inner_grads=float(cost.inner_grads),
         hvps=float(cost.hvps),
         seconds=seconds,
         reason=reason,
     )
-    if not follows_loss(loop.problem):
+    if not follows_loss(trials.loop.problem):
         return finding
     try:
-        exact = references.solution(trial)
+        exact = references.solution(held.trial)
     except (NoSolution, Chaotic):
         return finding
     return finding._replace(
-        exact_error=_error(found.grad, exact), exact_cosine=_cosine(found.grad, exact)
+        exact_error=relative_error(held.grad, exact), exact_cosine=_cosine(held.grad, exact)
     )
 
 
-def _drawn(method: Hypergradient[Any], count: int, trial: Trial, noise: torch.Generator) -> Tensor:
-    """`count` estimates that differ in their noise alone, [count, outer parameters]."""
-    loop, outer, data, carry, last = trial
+class Held(NamedTuple):
+    """A claim beside what was found.
 
-    def vector(drawn: Params) -> Tensor:
-        found = method.estimate(loop, outer, data._replace(noise=drawn), carry)
-        return trees.ravel(found.grad)[0]
+    Attributes:
+        grad: The estimate that was compared, of the shapes of the outer parameters.
+        trial: What it saw.
+        reference: What it is said to be, of the same shapes.
+        measured: The error, z-score or ratio that was found, as text.
+        allowed: What it may be, as text.
+        holds: Whether it is.
+        moves: Whether it is not, but repeated estimates are still on their way.
+        repeats: Estimates that were taken one after the other.
+    """
 
-    draws = [method.draw(outer, noise) for _ in range(count)]
-    at_once = max(1, AT_ONCE // trees.size(last))  # mapped: one by one takes a hundred times longer
-    return torch.cat(
-        [
-            autodiff.vmap(vector)(
-                {
-                    name: torch.stack([draw[name] for draw in draws[first : first + at_once]])
-                    for name in draws[0]
-                }
-            )
-            for first in range(0, count, at_once)
-        ]
-    )
+    grad: Params
+    trial: Trial
+    reference: Params
+    measured: str
+    allowed: str
+    holds: bool
+    moves: bool = False
+    repeats: int = 1
 
 
-def _mean(claim: Claim, drawn: Tensor, reference: Params) -> tuple[Params, str, str, bool]:
-    """Holds the mean of estimates to its reference, by a z-test of every entry."""
+def value(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
+    """Holds an estimate to its reference: the last of `claim.repeats`.
+
+    This, like the other kinds, takes the claim, the method to measure, and what makes estimates.
+    """
+    end = trials.repeated(base, trials.first(base), claim.repeats)
+    return _compared(claim, end)[0]
+
+
+def mean(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
+    """Holds the mean of `claim.repeats` estimates to the reference, by a z-test of every entry."""
+    _, trial = trials.one(base, trials.first(base))
+    with warnings.catch_warnings():
+        # torch 2.13 says so of its own output, in log_sigmoid's derivative by both modes.
+        warnings.filterwarnings("ignore", "An output with one or more elements was resized")
+        drawn = trials.drawn(base, claim.repeats, trial)
+    reference = claim.reference(trial)
     vector, unravel = trees.ravel(reference)
-    mean, error = drawn.mean(0), drawn.std(0) / math.sqrt(len(drawn))
+    average, error = drawn.mean(0), drawn.std(0) / math.sqrt(len(drawn))
     # An entry without noise, such as one that the loss does not depend on, must be right itself.
     floor = 1e-9 * (1 + vector.norm())
-    score = float(((mean - vector).abs() / (error + floor)).max())
+    score = float(((average - vector).abs() / (error + floor)).max())
     noise = float(error.norm() / vector.norm())
-    limit = claim.tolerance
-    assert not callable(limit), "The tolerance of a mean is a z-score"
-    return (
-        unravel(mean),
-        f"z {score:.1f}, noise {noise:.2f}",
-        f"z <= {limit:g}, noise <= 0.5",
-        score <= limit and noise <= 0.5,
+    most = claim.tolerance
+    assert not callable(most), "The tolerance of a mean is a z-score"
+    return Held(
+        *(unravel(average), trial, reference),
+        measured=f"z {score:.1f}, noise {noise:.2f}",
+        allowed=f"z <= {most:g}, noise <= 0.5",
+        holds=score <= most and noise <= 0.5,
     )
 
 
-def _error(found: Params, reference: Params) -> float:
-    """The relative error; the absolute one where the reference is zero."""
-    return _gap(found, reference) / (float(trees.norm(reference)) or 1.0)
+def limit(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
+    """Holds repeated estimates to the reference to which they tend."""
+
+    def judged(ends: list[End]) -> Held:
+        held, error = _compared(claim, ends[0])
+        return held._replace(moves=not held.holds and _on_its_way(claim, ends, [error]))
+
+    return _patiently([base], claim, trials, judged)
 
 
-def _gap(found: Params, reference: Params) -> float:
-    return float(trees.norm(trees.axpy(-1.0, reference, found)))
+def rate(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
+    """Holds the error of repeated estimates to the ratio that another setting makes of it."""
+
+    def judged(ends: list[End]) -> Held:
+        held, error = _compared(claim, ends[0])
+        other = ends[1]
+        other_error = relative_error(other.found.grad, claim.reference(other.trial))
+        ratio, (low, high) = other_error / error, claim.ratio
+        holds = low <= ratio <= high
+        return held._replace(
+            measured=f"ratio {ratio:.3f}",
+            allowed=f"{low:g} .. {high:g}",
+            holds=holds,
+            moves=not holds and _on_its_way(claim, ends, [error, other_error]),
+        )
+
+    return _patiently([base, claim.variant], claim, trials, judged)
+
+
+KINDS = {"value": value, "mean": mean, "limit": limit, "rate": rate}
+
+
+def _patiently(
+    methods: list[Hypergradient[Any]],
+    claim: Claim,
+    trials: Trials,
+    judged: Callable[[list[End]], Held],
+) -> Held:
+    """The judgement on repeated estimates of all `methods`, of more while these are on their way.
+
+    What is still on its way after PATIENCE times as many as the claim asks for is left unsettled.
+    """
+    repeats = claim.repeats
+    ends = [trials.repeated(one, trials.first(one), repeats) for one in methods]
+    while (held := judged(ends)).moves and repeats < PATIENCE * claim.repeats:
+        going_on = zip(methods, ends, strict=True)
+        ends = [trials.repeated(one, end.found.carry, repeats) for one, end in going_on]
+        repeats *= 2  # in all
+    return held._replace(repeats=repeats)
+
+
+def _compared(claim: Claim, end: End) -> tuple[Held, float]:
+    """The last estimate beside its reference, and its relative error."""
+    with references.doubts() as doubts:
+        reference = claim.reference(end.trial)
+    error, doubt = relative_error(end.found.grad, reference), sum(doubts)
+    most = _tolerance(claim, end.trial)
+    measured, allowed, holds = f"{error:.1e}", f"<= {most:.1e}", error <= most
+    if not holds and distance(end.found.grad, reference) <= doubt:  # such as a reference of zero
+        measured, allowed, holds = "0, to rounding", f"<= {doubt:.1e}, absolute", True
+    return Held(end.found.grad, end.trial, reference, measured, allowed, holds), error
+
+
+def _on_its_way(claim: Claim, ends: list[End], errors: list[float]) -> bool:
+    """Whether the estimates that moved most may still come to what they miss."""
+    moved, error = max(zip((end.moved for end in ends), errors, strict=True))
+    # What still moves by a tenth of what it misses is on its way, however slowly.
+    return moved > min(_tolerance(claim, ends[0].trial), 0.1 * error)
+
+
+def _tolerance(claim: Claim, trial: Trial) -> float:
+    return claim.tolerance(trial) if callable(claim.tolerance) else claim.tolerance
 
 
 def _cosine(found: Params, reference: Params) -> float:

@@ -53,6 +53,14 @@ class Cost(NamedTuple):
     hvps: Scalar
 
 
+class CannotServe(RuntimeError):
+    """A method finds out in the middle of an estimate that it cannot serve the problem.
+
+    Such as by a Hessian that turns out to be singular, where no check before the run could tell.
+    Its text names the methods to use instead. `bilevel-check` calls it a refusal, and no failure.
+    """
+
+
 class Hypergradient(abc.ABC, Generic[AnyCarry]):
     """An estimator of dF/dlambda, where F(lambda) = outer_loss(z*(lambda), lambda).
 

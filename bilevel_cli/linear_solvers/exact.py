@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import dense
+from bilevel_cli.core.method import CannotServe
 from bilevel_cli.core.residuals import WORSE_THAN_NONE
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, inverted
 
@@ -61,7 +62,7 @@ class Exact(LinearSolver):
             try:
                 return Solved(dense.solve(hessian, rhs), {})
             except RuntimeError as error:
-                raise RuntimeError(
+                raise CannotServe(
                     "Exact needs a Hessian that can be inverted, got a singular one. Use "
                     "method=pseudo_inverse, or method.linear_solver.damping=0.01."
                 ) from error

@@ -21,7 +21,7 @@ from bilevel_cli.commands import check
 from bilevel_cli.core import references
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Carry, Estimate
+from bilevel_cli.core.method import CannotServe, Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
@@ -117,6 +117,26 @@ def test_a_broken_method_is_named_and_hides_no_other(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(TypeError):
         held(Broken(None, None))
+
+
+class Unable(Reverse):
+    error: RuntimeError = CannotServe("needs another problem")
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        raise self.error
+
+
+class Torn(Unable):
+    error = RuntimeError("Use method=reverse.")
+
+
+def test_a_method_that_cannot_serve_refuses_by_its_error_and_not_by_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    refused, failed = held(Unable(None, None)), held(Torn(None, None))
+    assert (refused.verdict, refused.reason) == ("refused", "needs another problem")
+    assert failed.verdict == "failed"
 
 
 def test_an_error_of_a_thousandth_in_one_entry_is_wrong() -> None:

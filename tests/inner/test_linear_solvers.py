@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.claim import NoSolution
+from bilevel_cli.core.method import CannotServe
 from bilevel_cli.linear_solvers.base import LinearSolver, Solved
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
@@ -121,7 +122,7 @@ def test_exact_with_rtol_is_the_pseudo_inverse_of_a_singular_matrix() -> None:
 
 
 def test_exact_without_rtol_refuses_a_singular_matrix() -> None:
-    with pytest.raises(RuntimeError, match="got a singular one"):
+    with pytest.raises(CannotServe, match="got a singular one"):
         solve(Exact(0.0, None), torch.zeros(3, 3), torch.ones(3))
 
 
