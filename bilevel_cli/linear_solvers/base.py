@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -85,6 +86,56 @@ class LinearSolver(abc.ABC):
             NoSolution: H is such that solves have no limit, or none to compare with.
         """
         del rhs, rounds
+        return inverted(hessian)
+
+
+@dataclass(frozen=True)
+class KrylovSolver(LinearSolver):
+    """A solver whose iterate k, begun at zero, is of span(rhs, H rhs, ..., H^{k-1} rhs).
+
+    Args:
+        max_steps: Number of products with H, besides the one for the first residual. >= 1.
+        rtol: Relative residual |H v - rhs| / |rhs| at which the iterate is frozen. >= 0.
+    """
+
+    max_steps: int
+    rtol: float
+
+    def __post_init__(self) -> None:
+        check_steps(type(self).__name__, self.max_steps)
+        check_rtol(type(self).__name__, self.rtol)
+
+    def products(self, size: int) -> int:
+        return self.max_steps + 1
+
+    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
+        if rounds > 1:  # no single Krylov space, but a limit
+            return self.limit(hessian)
+        found = torch.zeros_like(hessian)
+        for basis in krylov_bases(hessian, rhs, self.max_steps):
+            if (rhs - hessian @ (found @ rhs)).norm() <= self.rtol * rhs.norm():
+                break
+            found = self.iterate(basis, hessian)
+        return found
+
+    @abc.abstractmethod
+    def iterate(self, basis: Tensor, hessian: Tensor) -> Tensor:
+        """The matrix, of shape [n, n], that takes `rhs` to the iterate in the space of a basis.
+
+        Args:
+            basis: Orthonormal columns, of shape [n, k].
+            hessian: The symmetric H, of shape [n, n].
+        """
+
+    def limit(self, hessian: Tensor) -> Tensor:
+        """What stands for the inverse after many solves, each begun where the last one ended.
+
+        Args:
+            hessian: The symmetric H, of shape [n, n].
+
+        Raises:
+            NoSolution: There is no limit, or none to compare with.
+        """
         return inverted(hessian)
 
 

@@ -7,15 +7,7 @@ from torch import Tensor
 
 from bilevel_cli.core import dense
 from bilevel_cli.core.claim import NoSolution
-from bilevel_cli.linear_solvers.base import (
-    LinearSolver,
-    Matvec,
-    Solved,
-    check_rtol,
-    check_steps,
-    inverted,
-    krylov_bases,
-)
+from bilevel_cli.linear_solvers.base import KrylovSolver, Matvec, Solved, krylov_bases
 
 # A direction of less curvature than FLAT * eps * |H| has none: rounding alone gives it eps * |H|.
 FLAT = 10.0
@@ -28,7 +20,7 @@ GROWTH = 10.0
 
 
 @dataclass(frozen=True)
-class ConjugateGradient(LinearSolver):
+class ConjugateGradient(KrylovSolver):
     """Conjugate gradient (Hestenes & Stiefel, 1952), for positive definite H.
 
     Exact after n products in exact arithmetic. The iterate is frozen, and kept, once the residual
@@ -45,20 +37,10 @@ class ConjugateGradient(LinearSolver):
         rtol: Relative residual at which the iterate is frozen.
     """
 
-    max_steps: int
-    rtol: float
-
     advice = (
         "Raise method.linear_solver.max_steps, or use method=minres, which serves an indefinite or "
         "singular Hessian too."
     )
-
-    def __post_init__(self) -> None:
-        check_steps("ConjugateGradient", self.max_steps)
-        check_rtol("ConjugateGradient", self.rtol)
-
-    def products(self, size: int) -> int:
-        return self.max_steps + 1
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         share = row.get("adjoint_stopped", 0.0)
@@ -77,13 +59,9 @@ class ConjugateGradient(LinearSolver):
         }
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
-        if rounds > 1:  # no single Krylov space, but the same limit
-            if not torch.linalg.eigvalsh(hessian.double())[0] > 0:
-                raise NoSolution(
-                    "conjugate gradient needs a positive definite inner Hessian to have a limit"
-                )
-            return inverted(hessian)
-        # Iterate k is the solution on the Krylov space of dimension k: V (V'HV)^-1 V' rhs.
+        """As of any Krylov solver, but that it stops where `solve` does, at the best iterate."""
+        if rounds > 1:
+            return super().inverse(hessian, rhs, rounds)
         found = best = torch.zeros_like(hessian)
         left = least = rhs.norm()
         size, stopped = torch.zeros_like(left), False
@@ -98,12 +76,23 @@ class ConjugateGradient(LinearSolver):
             if direction @ hessian @ direction <= 1e-9 * size:
                 stopped = True
                 break
-            found = basis @ dense.solve(basis.T @ hessian @ basis, basis.T)
+            found = self.iterate(basis, hessian)
             left = (rhs - hessian @ (found @ rhs)).norm()
             if left < least:
                 best, least = found, left
             stopped = bool(left > least / torch.finfo(rhs.dtype).eps ** 0.5)
         return best if stopped or left > max(rhs.norm(), GROWTH * least) else found
+
+    def iterate(self, basis: Tensor, hessian: Tensor) -> Tensor:
+        # The solution on the Krylov space: V (V'HV)^-1 V' rhs.
+        return basis @ dense.solve(basis.T @ hessian @ basis, basis.T)
+
+    def limit(self, hessian: Tensor) -> Tensor:
+        if not torch.linalg.eigvalsh(hessian.double())[0] > 0:
+            raise NoSolution(
+                "conjugate gradient needs a positive definite inner Hessian to have a limit"
+            )
+        return super().limit(hessian)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         eps = torch.finfo(rhs.dtype).eps

@@ -6,19 +6,11 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import dense
-from bilevel_cli.linear_solvers.base import (
-    LinearSolver,
-    Matvec,
-    Solved,
-    check_rtol,
-    check_steps,
-    inverted,
-    krylov_bases,
-)
+from bilevel_cli.linear_solvers.base import KrylovSolver, Matvec, Solved
 
 
 @dataclass(frozen=True)
-class MinimumResidual(LinearSolver):
+class MinimumResidual(KrylovSolver):
     """MINRES (Paige & Saunders, 1975), for symmetric H that may be indefinite.
 
     Iterate k has the smallest residual |H v - rhs| on the Krylov space of dimension k, by Lanczos'
@@ -31,30 +23,13 @@ class MinimumResidual(LinearSolver):
         rtol: Relative residual at which the iterate is frozen.
     """
 
-    max_steps: int
-    rtol: float
-
     advice = (
         "Raise method.linear_solver.max_steps, or use method=pseudo_inverse where the inner "
         "parameters are few."
     )
 
-    def __post_init__(self) -> None:
-        check_steps("MinimumResidual", self.max_steps)
-        check_rtol("MinimumResidual", self.rtol)
-
-    def products(self, size: int) -> int:
-        return self.max_steps + 1
-
-    def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
-        if rounds > 1:  # no single Krylov space, but the same limit
-            return inverted(hessian)
-        found = torch.zeros_like(hessian)
-        for basis in krylov_bases(hessian, rhs, self.max_steps):
-            if (rhs - hessian @ (found @ rhs)).norm() <= self.rtol * rhs.norm():
-                break
-            found = basis @ dense.pinv(hessian @ basis, rtol=None, hermitian=False)
-        return found
+    def iterate(self, basis: Tensor, hessian: Tensor) -> Tensor:
+        return basis @ dense.pinv(hessian @ basis, rtol=None, hermitian=False)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         eps = torch.finfo(rhs.dtype).eps
