@@ -1,8 +1,10 @@
 """The inner loop: where it starts and how it steps, for fixed outer parameters."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bilevel_cli.core import autodiff
 from bilevel_cli.core.oracle import MinibatchOracle
 from bilevel_cli.core.problem import Problem, StepData
 from bilevel_cli.core.solver import InnerSolver, SolverState
@@ -48,6 +50,34 @@ class InnerLoop:
     def begin(self, outer: Params, data: StepData, previous: SolverState) -> SolverState:
         """The state this outer step starts from, differentiable in `outer`."""
         return self.start(self.fresh(outer, data), outer, previous)
+
+    def begin_with_pullback(
+        self, outer: Params, data: StepData, previous: SolverState
+    ) -> tuple[SolverState, Callable[[Params], Params]]:
+        """As `begin`, with the derivative of the inner parameters z_0 at which it begins.
+
+        Args:
+            outer: The outer parameters.
+            data: The data of one inner problem.
+            previous: The state at which the last outer step stopped, a constant.
+
+        Returns:
+            The state, whose `inner` is z_0(outer), and the function from v to (dz_0/dlambda)^T v: v
+            has the shapes of the inner parameters, the result those of `outer`. It may be called
+            repeatedly.
+        """
+
+        def start(outer: Params) -> tuple[Params, SolverState]:
+            state = self.begin(outer, data, previous)
+            return state["inner"], state
+
+        _, pullback, state = autodiff.vjp(start, outer, has_aux=True)
+
+        def pulled_back(cotangent: Params) -> Params:
+            slopes: Params = pullback(cotangent)[0]
+            return slopes
+
+        return state, pulled_back
 
     def free(self, inner: Params) -> Params | None:
         """1 where the solver's set lets an entry move, 0 where it holds it; None without a set."""

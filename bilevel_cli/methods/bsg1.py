@@ -13,6 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.parts.derivatives import outer_slope
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class Bsg1(Hypergradient[Carry]):
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem = loop.problem
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
-        (direct_inner, direct), loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(
-            state["inner"], outer, data.outer
-        )
+        direct_inner, direct, loss = outer_slope(problem, state["inner"], outer, data.outer)
         slope, cross = autodiff.grad(problem.inner_loss, (0, 1))(
             state["inner"], outer, data.inner_at(-1)
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core import references, trees
 from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
@@ -13,6 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.requirements import an_inner_loss, losses_depend_on_outer, start_is_constant
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.parts.derivatives import outer_slope
 from bilevel_cli.methods.parts.finite_difference import check_radius, cross_product, last_step
 
 
@@ -50,9 +51,7 @@ class Darts(Hypergradient[Carry]):
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem, last = loop.problem, last_step(loop, outer, data, carry["inner"])
-        (direct_inner, direct), loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(
-            last.state["inner"], outer, data.outer
-        )
+        direct_inner, direct, loss = outer_slope(problem, last.state["inner"], outer, data.outer)
         direction, through_solver = last.pullback(direct_inner, (0, 1))
         batch = data.inner_at(-1)
         cross = cross_product(problem, last.asked, outer, batch, direction, self.radius)

@@ -15,6 +15,7 @@ from bilevel_cli.core.requirements import losses_depend_on_outer, start_is_const
 from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params, Tree
+from bilevel_cli.methods.parts.derivatives import outer_slope
 
 ROUNDS = 200  # estimates after which the claim of a warm adjoint looks for its limit
 
@@ -70,9 +71,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
         self, loop: InnerLoop, outer: Params, data: StepData, carry: FixedPointCarry
     ) -> Estimate:
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
-        (direct_inner, direct), loss = autodiff.grad_and_value(loop.problem.outer_loss, (0, 1))(
-            state["inner"], outer, data.outer
-        )
+        direct_inner, direct, loss = outer_slope(loop.problem, state["inner"], outer, data.outer)
 
         def one_more(state: SolverState, outer: Params) -> SolverState:
             return loop.step(state, outer, data, data.num_steps - 1)

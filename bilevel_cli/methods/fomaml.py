@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core import references, trees
 from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
@@ -13,6 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.requirements import check_start
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.parts.derivatives import outer_slope
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,10 @@ class FirstOrderMaml(Hypergradient[Carry]):
         return Cost(num_steps, 0)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
-        def start(outer: Params) -> tuple[Params, SolverState]:
-            state = loop.begin(outer, data, carry["inner"])
-            return state["inner"], state
-
-        _, pullback, state = autodiff.vjp(start, outer, has_aux=True)
-        state = loop.run(state, outer, data)
-        value_fn = autodiff.grad_and_value(loop.problem.outer_loss, (0, 1))
-        (direct_inner, direct), loss = value_fn(state["inner"], outer, data.outer)
-        grad = trees.axpy(1.0, pullback(direct_inner)[0], direct)
+        begun, pullback = loop.begin_with_pullback(outer, data, carry["inner"])
+        state = loop.run(begun, outer, data)
+        direct_inner, direct, loss = outer_slope(loop.problem, state["inner"], outer, data.outer)
+        grad = trees.axpy(1.0, pullback(direct_inner), direct)
         return Estimate(grad, loss, {"inner": state}, {})
 
     def claim(self) -> Claim:

@@ -15,6 +15,7 @@ from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
+from bilevel_cli.methods.parts.derivatives import outer_slope
 
 ROUNDS = (
     200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit
@@ -76,9 +77,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
         def inner_grad(inner: Params, outer: Params) -> Params:
             return autodiff.grad(problem.inner_loss)(inner, outer, batch)
 
-        (direct_inner, direct), loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(
-            inner, outer, data.outer
-        )
+        direct_inner, direct, loss = outer_slope(problem, inner, outer, data.outer)
         _, pullback = autodiff.vjp(inner_grad, inner, outer)
         free = loop.free(inner)
         rhs, unravel = trees.ravel(trees.masked(direct_inner, free))

@@ -13,6 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts import perturbations
+from bilevel_cli.methods.parts.derivatives import outer_slope
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ class Pzobo(Hypergradient[Carry]):
 
         states = autodiff.vmap(last)(perturbations.around(outer, data.noise))
         state = perturbations.unperturbed(states)
-        (direct_inner, direct), loss = autodiff.grad_and_value(loop.problem.outer_loss, (0, 1))(
-            state["inner"], outer, data.outer
-        )
+        direct_inner, direct, loss = outer_slope(loop.problem, state["inner"], outer, data.outer)
         slopes = [
             ((states["inner"][name][1:] - z) * direct_inner[name]).reshape(self.directions, -1)
             for name, z in state["inner"].items()

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core import references, trees
 from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
@@ -37,13 +37,9 @@ class Reptile(Hypergradient[Carry]):
         return Cost(num_steps, 0)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
-        def start(outer: Params) -> tuple[Params, SolverState]:
-            state = loop.begin(outer, data, carry["inner"])
-            return state["inner"], state
-
-        first, pullback, state = autodiff.vjp(start, outer, has_aux=True)
-        state = loop.run(state, outer, data)
-        grad = pullback(trees.axpy(-1.0, state["inner"], first))[0]
+        begun, pullback = loop.begin_with_pullback(outer, data, carry["inner"])
+        state = loop.run(begun, outer, data)
+        grad = pullback(trees.axpy(-1.0, state["inner"], begun["inner"]))
         loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
         return Estimate(grad, loss, {"inner": state}, {})
 

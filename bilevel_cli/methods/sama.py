@@ -14,6 +14,7 @@ from bilevel_cli.core.problem import Batch, ProblemWrapper, StepData
 from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.parts.derivatives import outer_slope
 from bilevel_cli.methods.parts.finite_difference import check_radius, cross_product, last_step
 
 
@@ -51,9 +52,7 @@ class Sama(Hypergradient[Carry]):
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem, last = loop.problem, last_step(loop, outer, data, carry["inner"])
         inner = last.state["inner"]
-        (direct_inner, direct), loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(
-            inner, outer, data.outer
-        )
+        direct_inner, direct, loss = outer_slope(problem, inner, outer, data.outer)
         (direction,) = last.pullback(direct_inner, (0,))
         cross = cross_product(problem, inner, outer, data.inner_at(-1), direction, self.radius)
         return Estimate(trees.axpy(1.0, cross, direct), loss, {"inner": last.state}, {})

@@ -11,6 +11,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.parts.derivatives import outer_slope
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,11 @@ class Tesla(Hypergradient[Carry]):
         return Cost(2 * num_steps, num_steps)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
-        def begin(outer: Params) -> tuple[Params, Any]:
-            state = loop.begin(outer, data, carry["inner"])
-            return state["inner"], state
-
-        _, pullback, first = autodiff.vjp(begin, outer, has_aux=True)
-        last = loop.run(first, outer, data)
-        value_fn = autodiff.grad_and_value(loop.problem.outer_loss, (0, 1))
-        (cotangent, grad), loss = value_fn(last["inner"], outer, data.outer)
-        grad = trees.axpy(1.0, pullback(cotangent)[0], grad)
+        state, through_start = loop.begin_with_pullback(outer, data, carry["inner"])
+        last = loop.run(state, outer, data)
+        cotangent, direct, loss = outer_slope(loop.problem, last["inner"], outer, data.outer)
+        grad = trees.axpy(1.0, through_start(cotangent), direct)
         # A second pass, since the cotangent is known at its end alone: no state is kept.
-        state = first
         for t in range(data.num_steps):
 
             def step(outer: Params, state: Any = state, t: int = t) -> tuple[Params, Any]:
