@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import yaml
+from commands import exit_code
 
+from bilevel_cli.commands import report as command
 from bilevel_cli.report.compare.compare import compare
-from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.comparison import Report, Row
 from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.read.runs import Run, read
 
@@ -60,9 +63,32 @@ def leave(
     return folder
 
 
-def report(*roots: Path, **question: Any) -> Report:
-    """On the runs below some folders."""
+def method_at(root: Path, method: str, finals: Iterable[float], **others: Any) -> None:
+    """Runs of a method as `run_at` leaves them, one for each final score, with seeds from 0 on."""
+    for seed, final in enumerate(finals):
+        run_at(
+            root / f"{method},seed={seed}",
+            (0.1, final / 2, final),
+            seed=seed,
+            choices={"method": method},
+            method={"_target_": f"package.{method.title()}"},
+            **others,
+        )
+
+
+def reported(*roots: Path, **question: Any) -> Report:
+    """The comparison of the runs below some folders."""
     return compare(read(roots), Question(**question))
+
+
+def by_label(report: Report) -> dict[str, Row]:
+    """The rows of a comparison by the labels of their configurations."""
+    return {row.configuration.label: row for row in report.rows}
+
+
+def bilevel_report(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The exit code of the command."""
+    return exit_code("bilevel-report", command.main, monkeypatch, *arguments)
 
 
 def three_methods(root: Path) -> Report:
@@ -74,7 +100,7 @@ def three_methods(root: Path) -> Report:
         leave(root, "poor", seed, [value / 2 for value in rise])
     leave(root, "bad", 0, [0.1, 0.2, "nan"], "diverged", "At step 10 there is no finite loss.")
     leave(root, "none", 0, [], "failed", "It needs <more> memory.")
-    return report(root)
+    return reported(root)
 
 
 PLOTLY = "/* plotly.js */"
@@ -97,10 +123,8 @@ def many(runs: int, rows: int) -> Report:
     return compare(found, Question())
 
 
-TRAIN = "step,seconds,outer_loss,inner_grads,hvps,peak_memory_mb"
-
-
-EVAL = "step,seconds,test_accuracy"
+TRAIN_HEADER = "step,seconds,outer_loss,inner_grads,hvps,peak_memory_mb"
+EVAL_HEADER = "step,seconds,test_accuracy"
 
 
 def run_at(
@@ -120,13 +144,15 @@ def run_at(
     (folder / ".hydra").mkdir(parents=True)
     steps = [every * count for count in range(len(scores))]
     (folder / "eval.csv").write_text(
-        "\n".join([EVAL, *(f"{s},{2 * s},{v}" for s, v in zip(steps, scores, strict=True)), ""])
+        "\n".join(
+            [EVAL_HEADER, *(f"{s},{2 * s},{v}" for s, v in zip(steps, scores, strict=True)), ""]
+        )
     )
     rows = [
         f"{s},{2 * s},{loss},{grads * s},{s},{memory + s}"
         for s, loss in zip(steps[1:], losses or [1.0] * len(steps[1:]), strict=True)
     ]
-    (folder / "train.csv").write_text("\n".join([TRAIN, *rows, ""]))
+    (folder / "train.csv").write_text("\n".join([TRAIN_HEADER, *rows, ""]))
     entries = {
         "status": status,
         "error": None,
@@ -174,8 +200,8 @@ def measured(root: Path, count: int, rows: int) -> dict[str, float]:
         f"{step},{0.01 * step:.2f}," + ",".join(map(str, row)) for step, row in enumerate(numbers)
     ]
     text = {
-        "train.csv": "\n".join([f"{TRAIN},grad_norm", *lines, ""]),
-        "eval.csv": "\n".join([f"{EVAL},a,b,c,d", *lines, ""]),
+        "train.csv": "\n".join([f"{TRAIN_HEADER},grad_norm", *lines, ""]),
+        "eval.csv": "\n".join([f"{EVAL_HEADER},a,b,c,d", *lines, ""]),
     }
     for number in range(count):
         lr: dict[str, Any] = {"optimizer": {"lr": 0.01 * (1 + number // 5)}}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import leave, report, three_methods
+from pages import leave, reported, three_methods
 
 from bilevel_cli.report.page import page
 
@@ -43,7 +43,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     three_methods(folder / "runs")
     evil = "<b>a</b></script><img src=x onerror=alert(1)>"
     leave(folder / "runs", evil, 7, [0.1, 0.2, 0.3, 0.35, 0.4])
-    page.write(folder / "page.html", report(folder / "runs"))
+    page.write(folder / "page.html", reported(folder / "runs"))
     return folder / "page.html"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
-from pages import EVERY, PLOTLY, leave, many, report, three_methods
+from pages import EVERY, PLOTLY, leave, many, reported, three_methods
 from PIL import Image
 
 from bilevel_cli.errors import UsageError
@@ -216,7 +216,7 @@ def test_what_runs_are_called_stays_text(tmp_path: Path) -> None:
     leave(tmp_path / "evil", f"{EVIL}'\"&", 1, [0.1], "failed", EVIL, {EVIL: EVIL})
     folder = next((tmp_path / "evil").iterdir())
     (folder / "eval.csv").write_text(f"step,seconds,{EVIL}\n0,0,0.5\n")
-    found = page.html(report(tmp_path / "evil"), PLOTLY)
+    found = page.html(reported(tmp_path / "evil"), PLOTLY)
     tags = Tags(found)
     assert [tag for tag, _ in tags.tags].count("script") == [t for t, _ in Tags(plain).tags].count(
         "script"
@@ -230,7 +230,7 @@ def test_what_runs_are_called_stays_text(tmp_path: Path) -> None:
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
     leave(tmp_path, "one", 0, [0.1, "nan", "inf", 0.4])
-    data = data_of(page.html(report(tmp_path), PLOTLY))
+    data = data_of(page.html(reported(tmp_path), PLOTLY))
     assert data["series"][0]["runs"][0]["tables"]["eval"]["y"]["test_accuracy"] == [
         *(0.1, None, None, 0.4)
     ]
@@ -238,7 +238,7 @@ def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
 
 def test_evaluations_have_the_costs_of_training(tmp_path: Path) -> None:
     leave(tmp_path, "one", 0, [0.1, 0.2, 0.3])
-    table = data_of(page.html(report(tmp_path), PLOTLY))["series"][0]["runs"][0]["tables"]["eval"]
+    table = data_of(page.html(reported(tmp_path), PLOTLY))["series"][0]["runs"][0]["tables"]["eval"]
     assert table["x"]["step"] == [0, EVERY, 2 * EVERY]
     assert table["x"]["inner_grads"] == [0, 100, 200]
     assert table["x"]["peak_memory_mb"] == [50, 50, 50]
@@ -247,7 +247,7 @@ def test_evaluations_have_the_costs_of_training(tmp_path: Path) -> None:
 def test_the_means_of_the_page_are_those_of_the_table(tmp_path: Path) -> None:
     three_methods(tmp_path)
     leave(tmp_path, "good", 9, [0.1, 0.1], "diverged")
-    found = report(tmp_path)
+    found = reported(tmp_path)
     data = numbers.data(found)
     for row in found.rows:
         one = data["series"][found.configurations.index(row.configuration)]
@@ -289,7 +289,7 @@ def test_failures_are_told_with_their_reasons_and_runs_with_their_manifests(tmp_
 
 def test_a_report_of_a_run_without_rows_is_a_page(tmp_path: Path) -> None:
     leave(tmp_path, "none", 0, [], "failed", "It broke.")
-    found = page.html(report(tmp_path), PLOTLY)
+    found = page.html(reported(tmp_path), PLOTLY)
     assert "No run has a number to compare. 1 of 1 runs broke." in found
     assert data_of(found)["metric"] is None
 
@@ -302,17 +302,17 @@ def test_the_headline_says_who_wins_and_who_ties(tmp_path: Path) -> None:
     )
     for seed, method in itertools.product(range(3), ("good", "poor")):
         leave(tmp_path / "two", method, seed, [0.9 if method == "good" else 0.5 + seed / 100])
-    assert headline(report(tmp_path / "two")).startswith("good is best: test accuracy 0.9 ")
-    assert "; next is poor, 0.51" in headline(report(tmp_path / "two"))
+    assert headline(reported(tmp_path / "two")).startswith("good is best: test accuracy 0.9 ")
+    assert "; next is poor, 0.51" in headline(reported(tmp_path / "two"))
     leave(tmp_path / "few", "a", 0, [0.5])
     leave(tmp_path / "few", "b", 0, [0.6])
-    assert "with too few seeds to tell it from a" in headline(report(tmp_path / "few"))
+    assert "with too few seeds to tell it from a" in headline(reported(tmp_path / "few"))
     leave(tmp_path / "only", "a", 0, [0.5])
     leave(tmp_path / "only", "b", 0, [], "oom")
-    only = headline(report(tmp_path / "only"))
+    only = headline(reported(tmp_path / "only"))
     assert only.startswith("Only a has a number to compare: test accuracy 0.5 ")
     leave(tmp_path / "single", "a", 0, [0.5])
-    assert headline(report(tmp_path / "single")) == "Test accuracy 0.5 after 0 outer steps."
+    assert headline(reported(tmp_path / "single")) == "Test accuracy 0.5 after 0 outer steps."
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_without_the_extra_there_is_one_message(
 def _learned(tmp_path: Path, name: str, content: str | bytes) -> tuple[str, int]:
     folder = leave(tmp_path, "one", 0, [0.5])
     (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    found, left_out = pictures.found(report(tmp_path).configurations)
+    found, left_out = pictures.found(reported(tmp_path).configurations)
     return " ".join(one.html for one in found), left_out
 
 
@@ -425,7 +425,7 @@ def test_a_figure_is_as_wide_as_a_column_and_labels_are_only_text(tmp_path: Path
     for seed, method in enumerate([r"$\alpha_{", r"100% \textbf{x}", "_^&#~", "x" * 300]):
         leave(tmp_path / "runs", method, seed, [0.1, 0.5, 0.6])
     path = tmp_path / "a.png"
-    figures.save(report(tmp_path / "runs"), path)
+    figures.save(reported(tmp_path / "runs"), path)
     with Image.open(path) as image:
         assert image.width == round(figures.WIDTH * 300)
         assert image.height > figures.HEIGHT * 300
@@ -434,7 +434,7 @@ def test_a_figure_is_as_wide_as_a_column_and_labels_are_only_text(tmp_path: Path
 @pytest.mark.parametrize("at", ["seconds", "inner_grads", "peak_memory_mb", "end"])
 def test_a_figure_is_drawn_against_every_budget(tmp_path: Path, at: str) -> None:
     three_methods(tmp_path / "runs")
-    figures.save(report(tmp_path / "runs", at=at), tmp_path / "a.svg")
+    figures.save(reported(tmp_path / "runs", at=at), tmp_path / "a.svg")
     assert (tmp_path / "a.svg").stat().st_size > 5000
 
 
@@ -443,4 +443,4 @@ def test_a_figure_of_another_format_or_of_nothing_is_refused(tmp_path: Path) -> 
         figures.save(three_methods(tmp_path / "runs"), tmp_path / "a.gif")
     leave(tmp_path / "none", "none", 0, [])
     with pytest.raises(UsageError, match="have not been evaluated"):
-        figures.save(report(tmp_path / "none"), tmp_path / "a.png")
+        figures.save(reported(tmp_path / "none"), tmp_path / "a.png")
