@@ -1,11 +1,16 @@
 import functools
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from bilevel_cli.data import digits
+from bilevel_cli.data.reading import files
 from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 
@@ -50,3 +55,30 @@ _load = functools.cache(digits._load)
 @pytest.fixture
 def digits_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "_load", _load)
+
+
+@pytest.fixture
+def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of downloads, in place of the user's, and no proxy before this machine."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(files, "cache_folder", lambda: folder)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A server on this machine, and the folder that it serves."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/", folder
+        running.shutdown()
+        thread.join()

@@ -24,16 +24,12 @@ from PIL import Image
 from bilevel_cli.data.cifar10 import FOLDER, RECORD, TRAIN, Cifar10
 from bilevel_cli.data.class_folders import ClassFolders
 from bilevel_cli.data.image_folder import ImageFolder
-from bilevel_cli.data.reading import files, images
+from bilevel_cli.data.reading import images
 
 UNPACK = REAL / "unpack_cifar10.py"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(files, "cache_folder", lambda: folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("data_cache")
 
 
 def built(cls: Callable[..., Any], option: str, **settings: Any) -> Any:
@@ -214,12 +210,12 @@ def test_cifar10_reads_labels_then_red_green_and_blue_rows(tmp_path: Path) -> No
 
 
 def test_cifar10_is_found_in_root_below_it_in_the_cache_and_packed(
-    tmp_path: Path, cache: Path
+    tmp_path: Path, data_cache: Path
 ) -> None:
     standins.cifar10(tmp_path)
     expected = cifar10(tmp_path).read()[0].x
     assert torch.equal(cifar10(tmp_path / FOLDER).read()[0].x, expected)
-    standins.cifar10(cache)
+    standins.cifar10(data_cache)
     assert torch.equal(cifar10(None).read()[0].x, expected)
     archive = tmp_path / "packed" / "cifar-10-binary.tar.gz"
     archive.parent.mkdir()
@@ -377,7 +373,7 @@ def test_folders_and_arrays_of_the_same_images_are_the_same_data(tmp_path: Path)
 
 
 def test_images_are_decoded_once_and_again_when_they_change(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_parts(tmp_path / "mini_imagenet")
     count = 0
@@ -392,8 +388,8 @@ def test_images_are_decoded_once_and_again_when_they_change(
     first, again = (parts_of(tmp_path).classes() for _ in range(2))
     assert count == 2 * 2 + 3 * 4 + 4 * 7
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len(list(cache.iterdir())) == 3
-    for kept in cache.iterdir():
+    assert len(list(data_cache.iterdir())) == 3
+    for kept in data_cache.iterdir():
         kept.write_bytes(kept.read_bytes()[:-10])
     assert torch.equal(parts_of(tmp_path).classes().test, first.test)
     assert count == 2 * 44
@@ -403,9 +399,11 @@ def test_images_are_decoded_once_and_again_when_they_change(
     assert count == 2 * 44 + 4  # the training part alone
 
 
-def test_a_cache_that_cannot_be_written_only_costs_the_time(tmp_path: Path, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_only_costs_the_time(
+    tmp_path: Path, data_cache: Path
+) -> None:
     write_parts(tmp_path / "mini_imagenet")
-    cache.touch()
+    data_cache.touch()
     assert len(parts_of(tmp_path).classes().train) == 2
 
 

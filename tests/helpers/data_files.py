@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
+NOWHERE = "http://127.0.0.1:9/"  # where no server answers
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -45,6 +46,10 @@ def bounded(call: Callable[[], object]) -> Callable[[], None]:
             assert peak - before < 10**7
 
     return run
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    return x.min().item(), x.max().item()
 
 
 def packed(array: Tensor) -> bytes:
