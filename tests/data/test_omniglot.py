@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from configs import SHARED_DATA as REAL
+from configs import settings_of
 from data_files import (
     CHARACTERS,
-    CONF,
     NOWHERE,
     bounded,
+    built,
     drawing,
     extremes,
     members,
@@ -22,8 +23,6 @@ from data_files import (
     seeded,
     write_zip,
 )
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -96,9 +95,8 @@ def test_omniglot_is_split_by_its_own_seed_and_alike_at_every_call(tmp_path: Pat
 
 
 def test_the_default_split_of_omniglot_does_not_change_with_the_version_of_torch() -> None:
-    order = torch.randperm(
-        1623, generator=seeded(OmegaConf.load(CONF / "omniglot.yaml").split_seed)
-    )
+    seed = settings_of("data", "omniglot").split_seed
+    order = torch.randperm(1623, generator=seeded(seed))
     assert order[:5].tolist() == [112, 1360, 850, 791, 710]
 
 
@@ -238,7 +236,7 @@ def test_a_zip_that_is_damaged_empty_or_incomplete_is_named(tmp_path: Path) -> N
 
 @needs_omniglot
 def test_the_real_omniglot_has_1623_characters_in_the_published_split() -> None:
-    data = instantiate(OmegaConf.load(CONF / "omniglot.yaml"), root=str(REAL))
+    data = built(Omniglot, "omniglot", root=str(REAL))
     parts = data.classes()
     shapes = [(4 * count, 20, 1, 28, 28) for count in (1100, 100, 423)]
     assert [part.shape for part in parts] == shapes

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import CONF, Mine, bounded, message, seeded
-from omegaconf import OmegaConf
+from data_files import Mine, bounded, built, message, seeded
 
 from bilevel_cli.data.arrays import Arrays
 from bilevel_cli.data.reading.npz import read_npz
@@ -21,9 +20,7 @@ pytestmark = pytest.mark.usefixtures("data_cache")
 
 
 def npz(path: Path, **settings: Any) -> Arrays:
-    config = OmegaConf.load(CONF / "npz.yaml")
-    given = {**config, "path": str(path), "max_megabytes": 1.0, **settings}
-    return Arrays(**{key: value for key, value in given.items() if key != "_target_"})
+    return built(Arrays, "npz", **{"path": str(path), "max_megabytes": 1.0, **settings})
 
 
 X, Y = np.arange(40.0).reshape(10, 4), np.arange(10) % 2

@@ -13,8 +13,7 @@ import pytest
 import standins
 import torch
 from configs import composed
-from data_files import CONF, Mine, bounded, message, seeded
-from omegaconf import OmegaConf
+from data_files import Mine, bounded, built, message, seeded
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -39,10 +38,8 @@ def rows(count: int = 20) -> pd.DataFrame:
 
 
 def own(path: Path | None, cls: type[OwnTable] = Table, **settings: Any) -> Any:
-    config = OmegaConf.load(CONF / "table.yaml")
     chosen = {"path": path and str(path), "target": "churn", "max_megabytes": 1.0} | settings
-    given = {key: value for key, value in {**config, **chosen}.items() if key != "_target_"}
-    return cls(**given)
+    return built(cls, "table", **chosen)
 
 
 def written(folder: Path, content: "str | bytes | pd.DataFrame", name: str = "my.csv") -> Path:

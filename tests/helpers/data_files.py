@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from configs import settings_of
 from PIL import Image
 from torch import Tensor
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
 NOWHERE = "http://127.0.0.1:9/"  # where no server answers
 
 
@@ -50,6 +50,12 @@ def bounded(call: Callable[[], object]) -> Callable[[], None]:
 
 def extremes(x: Tensor) -> tuple[float, float]:
     return x.min().item(), x.max().item()
+
+
+def built(cls: Callable[..., Any], option: str, **settings: Any) -> Any:
+    """A data set with the settings of its option under conf/, but for those given."""
+    given: dict[Any, Any] = {**settings_of("data", option), **settings}
+    return cls(**{str(key): value for key, value in given.items() if key != "_target_"})
 
 
 def packed(array: Tensor) -> bytes:
@@ -95,6 +101,9 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+SMALL_PNG = png(Image.new("RGB", (8, 8)))
 
 
 def drawing(character: int, drawer: int) -> bytes:
