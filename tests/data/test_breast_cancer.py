@@ -1,7 +1,7 @@
 """The table of tumours of scikit-learn is standardised by its training part."""
 
 import torch
-from data_files import seeded
+from problems import seeded
 
 from bilevel_cli.data.breast_cancer import BreastCancer
 

@@ -1,7 +1,8 @@
 """The regression table of scikit-learn is standardised by its training part."""
 
 import torch
-from data_files import extremes, seeded
+from data_files import extremes
+from problems import seeded
 
 from bilevel_cli.data.diabetes import Diabetes
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from data_files import extremes, message, seeded
+from data_files import extremes, message
+from problems import seeded
 
 from bilevel_cli.data.base import Examples
 from bilevel_cli.data.breast_cancer import BreastCancer

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from configs import SHARED_DATA as REAL
-from data_files import NOWHERE, message, seeded, svmlight, write_ijcnn1
+from data_files import NOWHERE, message, svmlight, write_ijcnn1
+from problems import seeded
 
 from bilevel_cli.data.ijcnn1 import Ijcnn1
 from bilevel_cli.data.reading import idx

@@ -16,7 +16,8 @@ import pytest
 import standins
 import torch
 from configs import SHARED_DATA as REAL
-from data_files import Mine, built, message, seeded
+from data_files import Mine, built, message
+from problems import seeded
 
 from bilevel_cli.data.cifar10 import FOLDER, RECORD, TRAIN, Cifar10
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import standins
 import torch
-from data_files import SMALL_PNG, bounded, built, message, png, seeded
+from data_files import SMALL_PNG, bounded, built, message, png
 from PIL import Image
+from problems import seeded
 
 from bilevel_cli.data.image_folder import ImageFolder
 

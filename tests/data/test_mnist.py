@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from configs import SHARED_DATA as REAL
-from data_files import NOWHERE, extremes, message, packed, seeded, write_mnist
+from data_files import NOWHERE, extremes, message, packed, write_mnist
+from problems import seeded
 
 from bilevel_cli.data.mnist import FashionMnist, Mnist
 

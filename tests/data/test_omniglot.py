@@ -20,10 +20,10 @@ from data_files import (
     members,
     message,
     png,
-    seeded,
     write_zip,
 )
 from PIL import Image
+from problems import seeded
 from torch import Tensor
 
 from bilevel_cli.data import omniglot

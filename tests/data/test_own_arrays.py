@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import Mine, bounded, built, message, seeded
+from data_files import Mine, bounded, built, message
+from problems import seeded
 
 from bilevel_cli.data.arrays import Arrays
 from bilevel_cli.data.reading.npz import read_npz

@@ -13,7 +13,8 @@ import pytest
 import standins
 import torch
 from configs import composed
-from data_files import Mine, bounded, built, message, seeded
+from data_files import Mine, bounded, built, message
+from problems import seeded
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from data_files import seeded
+from problems import seeded
 
 from bilevel_cli.data.rings import Rings
 

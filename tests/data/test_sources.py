@@ -6,8 +6,9 @@ import pytest
 import standins
 import torch
 from configs import composed, options, settings_of
-from data_files import message, seeded
+from data_files import message
 from hydra.utils import instantiate
+from problems import seeded
 
 from bilevel_cli.data.base import (
     SHARES,

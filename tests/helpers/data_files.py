@@ -20,10 +20,6 @@ from torch import Tensor
 NOWHERE = "http://127.0.0.1:9/"  # where no server answers
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def message(call: Callable[[], object]) -> str:
     """The one line that the call fails with."""
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as caught:

@@ -1,4 +1,8 @@
-"""Bilevel problems whose hypergradient is known in closed form."""
+"""Bilevel problems whose hypergradient is known in closed form, and what tests ask of a problem.
+
+`seeded` draws, `estimate` takes one estimate, `central_difference` is a gradient that knows no
+derivative, and `mean_over_blocks` is what minibatches should amount to.
+"""
 
 from typing import Any
 
@@ -9,11 +13,17 @@ from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import Stream
 from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.trees import Params
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
+from bilevel_cli.tasks.examples.simulated import SimulatedQuadratics
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 class Plane:
@@ -97,6 +107,22 @@ class Several(Quadratic):
         return StepData({"z": init}, {"scale": scale}, {"target": target})
 
 
+def simulated(seed: int = 0, **changes: Any) -> SimulatedQuadratics:
+    """A small one, in minibatches that do not divide its samples."""
+    settings: dict[str, Any] = {
+        "inner_samples": 60,
+        "outer_samples": 50,
+        "inner_dim": 6,
+        "outer_dim": 3,
+        "L_cross": 0.1,
+        "mu": 0.1,
+        "batch_size": 8,
+        "outer_batch_size": 7,
+        **changes,
+    }
+    return SimulatedQuadratics(**settings, device=torch.device("cpu"), generator=seeded(seed))
+
+
 def estimate(
     method: Hypergradient[Any],
     problem: Any,
@@ -118,3 +144,18 @@ def central_difference(fn: Any, params: Params, step: float = 1e-5) -> Params:
         for axis in torch.eye(len(flat), dtype=flat.dtype)
     ]
     return unravel(torch.stack(slopes))
+
+
+def mean_over_blocks(task: Any, inner: Params, outer: Params) -> tuple[Tensor, Tensor]:
+    """Both losses of a task at minibatches, averaged over one epoch of their blocks."""
+    sums = [torch.zeros(()), torch.zeros(())]
+    source, (inner_count, outer_count) = Stream(), task.blocks
+    seen: tuple[set[int], set[int]] = (set(), set())
+    for _ in range(inner_count * outer_count):
+        data = task.sample(1, source)
+        sums[0] += task.inner_loss(inner, outer, data.inner_at(0))
+        sums[1] += task.outer_loss(inner, outer, data.outer)
+        seen[0].add(int(data.inner["block"][0]))
+        seen[1].add(int(data.outer["block"]))
+    assert tuple(map(len, seen)) == task.blocks
+    return sums[0] / (inner_count * outer_count), sums[1] / (inner_count * outer_count)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from configs import composed, options
 from hydra.utils import instantiate
+from problems import seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,10 +24,6 @@ from bilevel_cli.nn.functional import Functional, functional
 
 CPU = torch.device("cpu")
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def built(option: str, input_shape: Shape, num_outputs: int = 10) -> Functional:

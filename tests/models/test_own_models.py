@@ -15,6 +15,7 @@ import torch
 from commands import bilevel_run
 from configs import composed, options
 from hydra.utils import instantiate
+from problems import seeded
 from torch import Tensor, nn
 
 from bilevel_cli.core import autodiff
@@ -28,10 +29,6 @@ from bilevel_cli.runs import entry
 
 CPU = torch.device("cpu")
 DIGITS = (1, 8, 8)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def built(model: Callable[..., nn.Module], seed: int = 3) -> Functional:

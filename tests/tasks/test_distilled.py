@@ -16,6 +16,7 @@ from commands import exit_code
 from configs import composed, options
 from hydra.utils import instantiate
 from PIL import Image
+from problems import seeded
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -45,10 +46,6 @@ def retraining(
     augment: Augmentation | None = None,
 ) -> Retraining:
     return Retraining(networks, steps, lr, 0.1, 0.9, 5e-4, batch_size, 100, augment)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def mlp(classes: int = 3, shape: tuple[int, ...] = (4,)) -> Functional:

@@ -1,5 +1,6 @@
 """Small examples of the literature: the convex one of IAPTT-GM, and what others lack of theirs."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from configs import composed
+from problems import seeded
+from runners import built
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
 from bilevel_cli.core.schedules import Ramp
+from bilevel_cli.core.sets import Box
 from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.task import Task
@@ -22,17 +26,20 @@ from bilevel_cli.linear_solvers.least_squares import LeastSquares
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.methods.bome import Bome
+from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.pbgd import Pbgd
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.nesterov import Nesterov
+from bilevel_cli.solvers.projected import Projected
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.starts.warm import Warm
 from bilevel_cli.tasks.examples.bda_toy import Counterexample
 from bilevel_cli.tasks.examples.convex_toy import ConvexToy
+from bilevel_cli.tasks.examples.iaptt_toy import SOLUTION, Toy
 from bilevel_cli.tasks.examples.pbgd_toy import PbgdToy
 from reproductions.items.convex_toy import Printed
 
@@ -194,3 +201,83 @@ def test_methods_with_a_fixed_start_miss_the_solution_of_the_toy(
     run = composed("task=toy", f"method={method}", f"task.start={start}", "device=cpu")
     entry.run(run, tmp_path, {})
     assert pd.read_csv(tmp_path / "eval.csv")["relative_error_f"].iloc[-1] > 0.7
+
+
+# --- the nonconvex example of IAPTT-GM ------------------------------------------------------------
+
+
+def test_the_solution_of_the_toy_is_stationary_for_the_follower_and_the_best_reply() -> None:
+    toy = Toy([1.0, 2.0], 40, CPU)
+    outer, inner = {"x": torch.tensor(SOLUTION)}, {"y": torch.tensor(-2.0)}
+    slope = autodiff.grad(toy.inner_loss)(inner, outer, {})
+    torch.testing.assert_close(slope["y"], torch.tensor(0.0), rtol=0, atol=1e-13)
+    # f = -1, its least value; so y = -2 is a minimiser, and F = -11 pi / 4.
+    assert toy.inner_loss(inner, outer, {}) == -1
+    torch.testing.assert_close(toy.outer_loss(inner, outer, {}), torch.tensor(-11 * math.pi / 4))
+
+
+def test_the_toy_keeps_x_and_the_learned_start_in_their_bounds() -> None:
+    toy = Toy([1.0, 2.0], 40, CPU)
+    outer = {"x": torch.tensor(0.0), "init.y": torch.tensor(3.0), "other": torch.tensor(99.0)}
+    assert toy.project_outer(outer) == {"x": 1.0, "init.y": 2.0, "other": 99.0}
+
+
+STARTS = [("[1.0,2.0]", 304), ("[5.0,1.0]", 241), ("[7.0,-1.0]", 15)]
+
+
+@pytest.mark.parametrize(("start", "first"), STARTS)
+def test_iaptt_solves_the_toy_with_the_released_settings(
+    start: str, first: int, tmp_path: Path
+) -> None:
+    built(tmp_path, "task=toy", "method=iaptt", f"task.start={start}", "eval_every=1").run()
+    scores = pd.read_csv(tmp_path / "eval.csv").set_index("step")
+    final = scores.loc[399]
+    assert final["relative_error_f"] <= 0.01
+    assert final["relative_error_x"] <= 0.015
+    # Independently recomputed with exact forward-mode derivatives: 304, 241 and 15 (+- 15).
+    solved = (scores["relative_error_f"] < 0.02) & (scores["relative_error_x"] < 0.02)
+    assert abs(int(str(solved.idxmax())) - first) <= 15
+    if start == "[1.0,2.0]":  # held up at the local solution, 7 pi / 4
+        plateau = scores["relative_error_f"].loc[110:250]
+        assert (plateau - 4 / 11).abs().max() <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("start", "f", "x"), [("[1.0,2.0]", 1.346, 0.884), ("[5.0,1.0]", 1.233, 0.884)]
+)
+def test_reverse_mode_is_stuck_on_the_toy(start: str, f: float, x: float, tmp_path: Path) -> None:
+    built(tmp_path, "task=toy", "method=reverse", f"task.start={start}").run()
+    final = pd.read_csv(tmp_path / "eval.csv").iloc[-1]
+    assert final["relative_error_f"] == pytest.approx(f, abs=0.01)
+    assert final["relative_error_x"] == pytest.approx(x, abs=0.001)
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_separate_truncation_from_none(tmp_path: Path) -> None:
+    toy = ["task=toy", "task.start=[7.0,-1.0]", "inner_steps=100", "start=learned"]
+    for method in ("iaptt", "reverse"):
+        built(tmp_path / method, *toy, f"method={method}").directory.mkdir()
+        built(tmp_path / method, *toy, f"method={method}").run()
+    errors = {
+        method: pd.read_csv(tmp_path / method / "eval.csv")["relative_error_f"].iloc[-1]
+        for method in ("iaptt", "reverse")
+    }
+    assert errors["iaptt"] < 0.015
+    assert 0.355 < errors["reverse"] < 0.375
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["[1.0,2.0]", "[5.0,1.0]"])
+def test_a_hundred_steps_stay_at_the_local_solution(start: str, tmp_path: Path) -> None:
+    built(tmp_path, "task=toy", "method=iaptt", f"task.start={start}", "inner_steps=100").run()
+    final = pd.read_csv(tmp_path / "eval.csv").iloc[-1]
+    assert final["relative_error_f"] == pytest.approx(4 / 11, abs=0.01)
+
+
+def test_the_projected_toy_has_no_derivative_where_the_follower_is_clipped() -> None:
+    toy = Toy([SOLUTION, -2.0], 40, CPU)
+    loop = InnerLoop(toy, Projected(GradientDescent(0.5), Box(-2.0, 2.0)), Learned())
+    data = toy.sample(3, seeded())
+    outer = {"x": torch.tensor(9.0), "init.y": torch.tensor(-1.9)}
+    found = Iaptt().estimate(loop, outer, data, {"inner": loop.fresh(outer, data)})
+    assert found.grad["init.y"].isfinite()

@@ -14,7 +14,8 @@ import torch
 from configs import composed
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from problems import central_difference
+from problems import central_difference, seeded
+from runners import built
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
@@ -29,7 +30,6 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Mlp
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, NesterovMomentum
@@ -50,21 +50,15 @@ from bilevel_cli.tasks.hyperparameters.smoothing import LabelSmoothing
 CPU = torch.device("cpu")
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def posed(*overrides: str) -> Any:
     """The task of those overrides, on 20 examples of breast cancer unless they say otherwise."""
     config = composed("task=hpo", "data=breast_cancer", "data.train=20", *overrides)
-    given = {"device": CPU, "generator": generator(), "data": instantiate(config.data)}
+    given = {"device": CPU, "generator": seeded(), "data": instantiate(config.data)}
     return instantiate(config.task, **given, model=instantiate(config.model))
 
 
 def runner(directory: Path, *overrides: str) -> Runner:
-    directory.mkdir(exist_ok=True)
-    config = composed("task=hpo", "device=cpu", "device.dtype=float64", *overrides)
-    return entry.build(config, entry.resolved(config), directory, {})
+    return built(directory, "task=hpo", "device.dtype=float64", *overrides)
 
 
 def hypergradient(task: Any, solver: Any, outer: Params, data: StepData) -> Params:
@@ -129,10 +123,8 @@ def test_a_shared_weight_has_the_sum_of_the_hypergradients_of_those_it_stands_fo
     found: dict[str, Params] = {}
     for share in ("per_parameter", "per_layer", "global"):
         task = posed(f"task/penalty={option}", f"task/penalty/granularity={share}")
-        outer = task.init_outer(generator())
-        found[share] = hypergradient(
-            task, GradientDescent(0.1), outer, task.sample(6, generator(1))
-        )
+        outer = task.init_outer(seeded())
+        found[share] = hypergradient(task, GradientDescent(0.1), outer, task.sample(6, seeded(1)))
     each, layers, one = found["per_parameter"], found["per_layer"], found["global"]
     for name, value in layers.items():
         torch.testing.assert_close(each[name].sum(), value, rtol=1e-10, atol=1e-14)
@@ -198,9 +190,9 @@ def test_a_warp_to_whole_pixels_moves_them(matrix: list[list[float]], expected: 
 
 def test_second_derivatives_of_transforms_are_those_of_finite_differences() -> None:
     transforms = Transforms(5.0, 0.05, 0.05, 0.05, 0.1, 0.1, 0.1, (1, 4, 5), CPU)
-    outer = {n: v.double().requires_grad_() for n, v in transforms.init(generator()).items()}
+    outer = {n: v.double().requires_grad_() for n, v in transforms.init(seeded()).items()}
     x = torch.rand(2, 1, 4, 5, dtype=torch.float64)
-    noise = torch.randn(2, *transforms.noise_shape, generator=generator(), dtype=torch.float64)
+    noise = torch.randn(2, *transforms.noise_shape, generator=seeded(), dtype=torch.float64)
 
     def augmented(*values: Tensor) -> Tensor:
         return transforms(x, dict(zip(outer, values, strict=True)), noise)
@@ -219,16 +211,16 @@ def test_magnitudes_are_standard_deviations() -> None:
     x = torch.full((20_000, 1, 2, 2), 0.5)
     for name, size in (("brightness", 0.2), ("noise", 0.3)):
         transforms = Transforms(**{**alone, name: size}, input_shape=(1, 2, 2), device=CPU)
-        noise = torch.randn(20_000, *transforms.noise_shape, generator=generator())
-        found = transforms(x, transforms.init(generator()), noise) - x
+        noise = torch.randn(20_000, *transforms.noise_shape, generator=seeded())
+        found = transforms(x, transforms.init(seeded()), noise) - x
         assert found.std() == pytest.approx(size, rel=0.03)  # 1 / sqrt(2 n), six times over
-        values = transforms.values(transforms.init(generator()))
+        values = transforms.values(transforms.init(seeded()))
         assert {n: round(float(v), 6) for n, v in values.items()} == {f"magnitude.{name}": size}
 
 
 def test_a_network_of_zeros_augments_nothing_and_reads_its_noise() -> None:
     network = Network(partial(Mlp, 3, 1, "tanh"), 0.1, (2, 3, 3), CPU)
-    outer = network.init(generator())
+    outer = network.init(seeded())
     x, noise = torch.rand(4, 2, 3, 3), torch.randn(2, 4, 2, 3, 3)
     assert torch.equal(network(x, trees.zeros_like(outer), noise[0]), x)
     assert not torch.equal(network(x, outer, noise[0]), network(x, outer, noise[1]))
@@ -236,10 +228,10 @@ def test_a_network_of_zeros_augments_nothing_and_reads_its_noise() -> None:
 
 def test_random_numbers_of_an_augmentation_are_new_at_each_inner_step() -> None:
     task = posed("task/augmentation=network", "task.batch_size=8")
-    data = task.sample(4, generator())
+    data = task.sample(4, seeded())
     assert data.inner["noise"].shape == (4, 8, 30)
     assert data.inner["noise"].flatten(1).unique(dim=0).shape[0] == 4
-    assert torch.equal(data.inner["noise"], task.sample(4, generator()).inner["noise"])
+    assert torch.equal(data.inner["noise"], task.sample(4, seeded()).inner["noise"])
     assert "noise" not in data.outer
 
 
@@ -256,7 +248,7 @@ EVERYTHING = [
 def test_hypergradients_are_those_of_finite_differences(overrides: tuple[str, ...]) -> None:
     share = () if "task.penalty=null" in overrides else ("task/penalty/granularity=per_layer",)
     task = posed(*overrides, *share)
-    outer, data = task.init_outer(generator()), task.sample(3, generator(1))
+    outer, data = task.init_outer(seeded()), task.sample(3, seeded(1))
     found = hypergradient(task, GradientDescent(0.1), outer, data)
     for name, value in by_differences(task, GradientDescent(0.1), outer, data).items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-9)
@@ -264,7 +256,7 @@ def test_hypergradients_are_those_of_finite_differences(overrides: tuple[str, ..
 
 def test_forward_mode_agrees_on_transforms() -> None:
     task = posed(*EVERYTHING[2], "task/penalty/granularity=per_layer")
-    outer, data = task.init_outer(generator()), task.sample(3, generator(1))
+    outer, data = task.init_outer(seeded()), task.sample(3, seeded(1))
     loop = InnerLoop(task, GradientDescent(0.1), Cold())
     carry: Any = {"inner": loop.fresh(outer, data)}
     forward = Forward().estimate(loop, outer, data, carry).grad
@@ -275,11 +267,11 @@ def test_forward_mode_agrees_on_transforms() -> None:
 def test_the_mean_over_minibatches_is_the_full_batch() -> None:
     # 20 and 150 examples: neither divides.
     task, full = posed("task.batch_size=7", "task.outer_batch_size=40"), posed()
-    outer = full.init_outer(generator())
+    outer = full.init_outer(seeded())
     inner = {name: torch.randn_like(value) for name, value in task._start.items()}
-    blocks = task.train_blocks.draw("inner", 3, generator())
+    blocks = task.train_blocks.draw("inner", 3, seeded())
     each = [task.inner_loss(inner, outer, {n: v[k] for n, v in blocks.items()}) for k in range(3)]
-    expected = full.inner_loss(inner, outer, full.sample(1, generator()).inner_at(0))
+    expected = full.inner_loss(inner, outer, full.sample(1, seeded()).inner_at(0))
     torch.testing.assert_close(torch.stack(each).mean(), expected, rtol=1e-10, atol=0)
     assert task.blocks == (3, 4)
 
@@ -312,7 +304,7 @@ def test_evaluations_are_kept_with_the_best_marked_and_survive_a_continued_run(
 
 def test_many_hyperparameters_are_summarised(tmp_path: Path) -> None:
     task = posed()
-    outer = {name: torch.randn_like(value) for name, value in task.init_outer(generator()).items()}
+    outer = {name: torch.randn_like(value) for name, value in task.init_outer(seeded()).items()}
     loop = InnerLoop(task, GradientDescent(0.1), Cold())
     scores = task.evaluate(loop, outer, task._start)
     weights = outer["log_penalty.head.weight"].exp()
@@ -320,13 +312,13 @@ def test_many_hyperparameters_are_summarised(tmp_path: Path) -> None:
     assert scores["penalty.head.weight.median"] == weights.median()
     assert scores["penalty.head.weight.max"] == weights.max()
     few = posed("task/penalty/granularity=per_layer")
-    assert "penalty.head.bias" in few.evaluate(loop, few.init_outer(generator()), task._start)
+    assert "penalty.head.bias" in few.evaluate(loop, few.init_outer(seeded()), task._start)
 
 
 def test_scores_are_losses_and_accuracies_of_the_inner_iterate() -> None:
     task = posed()
     inner = {name: torch.randn_like(value) for name, value in task._start.items()}
-    loop, outer = InnerLoop(task, GradientDescent(0.1), Cold()), task.init_outer(generator())
+    loop, outer = InnerLoop(task, GradientDescent(0.1), Cold()), task.init_outer(seeded())
     scores = task.evaluate(loop, outer, inner)
     x, y = task.examples["test"]["x"], task.examples["test"]["y"]
     logits = x @ inner["head.weight"].T + inner["head.bias"]
@@ -334,7 +326,7 @@ def test_scores_are_losses_and_accuracies_of_the_inner_iterate() -> None:
     log_sum = logits.logsumexp(1)
     loss = (log_sum - logits[torch.arange(len(y)), y]).mean()
     torch.testing.assert_close(scores["test_loss"], loss)
-    expected = task.outer_loss(inner, outer, task.sample(1, generator()).outer)
+    expected = task.outer_loss(inner, outer, task.sample(1, seeded()).outer)
     torch.testing.assert_close(scores["validation_loss"], expected)
 
 
@@ -357,9 +349,9 @@ def test_translation_is_learned_where_validation_images_are_shifted() -> None:
             config.task.augmentation[name] = None
         model = instantiate(config.model)
         task: Hyperparameters = instantiate(
-            config.task, data=data, model=model, device=CPU, generator=generator()
+            config.task, data=data, model=model, device=CPU, generator=seeded()
         )
-        outer, data_of_step = task.init_outer(generator()), task.sample(60, generator())
+        outer, data_of_step = task.init_outer(seeded()), task.sample(60, seeded())
         found = hypergradient(task, GradientDescent(0.5), outer, data_of_step)
         grown.append(-float(found["log_magnitude.translate"]))
     assert grown[0] < grown[1]
@@ -389,8 +381,8 @@ def test_learned_settings_are_better_than_the_initial_ones(tmp_path: Path) -> No
 def test_learned_momentum_has_the_hypergradient_of_finite_differences(kind: Any) -> None:
     task = posed("task/penalty/granularity=global")
     solver = WeightDecay(kind(Learned("log_lr", 0.1), LearnedFraction("logit", 0.8)), 0.01)
-    outer = task.init_outer(generator()) | solver.outer_init({})
-    data = task.sample(5, generator(1))
+    outer = task.init_outer(seeded()) | solver.outer_init({})
+    data = task.sample(5, seeded(1))
     found = hypergradient(task, solver, outer, data)
     for name, value in by_differences(task, solver, outer, data).items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9)
@@ -403,8 +395,8 @@ def test_learned_momentum_takes_the_steps_of_a_given_one() -> None:
     task = posed()
     learned = Momentum(Learned("log_lr", 0.1), LearnedFraction("logit", 0.9))
     outer, data = (
-        task.init_outer(generator()) | learned.outer_init({}),
-        task.sample(5, generator(1)),
+        task.init_outer(seeded()) | learned.outer_init({}),
+        task.sample(5, seeded(1)),
     )
     ends = []
     for solver in (learned, Momentum(0.1, 0.9)):
@@ -465,7 +457,7 @@ def test_logistic_regression_refuses_what_is_no_table_of_two_classes(
     x: Tensor, y: Tensor, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        LogisticRegression("zeros", None, None, Tables(x, y), CPU, generator())
+        LogisticRegression("zeros", None, None, Tables(x, y), CPU, seeded())
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import pytest
 import torch
 from configs import composed, options
 from hydra.utils import instantiate
+from problems import seeded
+from runners import built
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cross_entropy
@@ -25,8 +27,6 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import Linear
 from bilevel_cli.optimizers.mirror_descent import MirrorDescent
-from bilevel_cli.runs import entry
-from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.reweighting.hyper_cleaning import HyperCleaning
@@ -39,16 +39,6 @@ from bilevel_cli.tasks.reweighting.weights import Free, Sigmoid, Simplex
 CPU = torch.device("cpu")
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def build(directory: Path, *overrides: str) -> Runner:
-    config = composed("device=cpu", *overrides)
-    directory.mkdir(exist_ok=True)
-    return entry.build(config, entry.resolved(config), directory, {})
-
-
 class Blobs(Examples):
     """Three clusters in the plane."""
 
@@ -57,7 +47,7 @@ class Blobs(Examples):
     def read(self) -> tuple[Labelled, None]:
         y = torch.arange(90) % 3
         centres = 4 * torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]])
-        return Labelled(centres[y] + torch.randn(90, 2, generator=generator()), y, 7 * y), None
+        return Labelled(centres[y] + torch.randn(90, 2, generator=seeded()), y, 7 * y), None
 
 
 def made(kind: Any, **changes: Any) -> Any:
@@ -72,12 +62,12 @@ def made(kind: Any, **changes: Any) -> Any:
         MetaWeightNet: {"width": 5, "normalize": False, "detached": False},
         LearningToReweight: {"detached": False},
     }
-    given = {"data": Blobs(31, 30, 29), "model": Linear, "device": CPU, "generator": generator()}
+    given = {"data": Blobs(31, 30, 29), "model": Linear, "device": CPU, "generator": seeded()}
     return kind(**settings | own[kind] | changes, **given)
 
 
 def somewhere(task: Any) -> Params:
-    start = task.sample(1, generator()).init
+    start = task.sample(1, seeded()).init
     return {name: torch.randn(value.shape) for name, value in start.items()}
 
 
@@ -85,15 +75,15 @@ def somewhere(task: Any) -> Params:
 
 
 def test_pair_noise_moves_exactly_its_share_to_the_next_class() -> None:
-    clean = torch.randint(10, (5000,), generator=generator(1))
-    noisy, flag = Pair(0.4).corrupt(clean, 10, generator())
+    clean = torch.randint(10, (5000,), generator=seeded(1))
+    noisy, flag = Pair(0.4).corrupt(clean, 10, seeded())
     assert int(flag.sum()) == 2000
     assert torch.equal(noisy, torch.where(flag, (clean + 1) % 10, clean))
 
 
 def test_legacy_noise_leaves_a_tenth_of_the_flagged_right_and_f1_a_ceiling_of_95_percent() -> None:
-    clean = torch.randint(10, (100_000,), generator=generator(1))
-    noisy, flag = Legacy(0.5).corrupt(clean, 10, generator())
+    clean = torch.randint(10, (100_000,), generator=seeded(1))
+    noisy, flag = Legacy(0.5).corrupt(clean, 10, seeded())
     assert int(flag.sum()) == 50_000
     right = (noisy == clean)[flag].double().mean()
     assert abs(right - 0.1) < 5 * 0.3 / 50_000**0.5  # binomial
@@ -104,14 +94,14 @@ def test_legacy_noise_leaves_a_tenth_of_the_flagged_right_and_f1_a_ceiling_of_95
 def test_a_long_tail_has_classes_of_exponentially_falling_size() -> None:
     y = torch.arange(5000) % 10
     examples = Labelled(torch.arange(5000.0)[:, None], y, torch.arange(5000))
-    kept, flag = LongTail(100.0)(examples, 10, generator())
+    kept, flag = LongTail(100.0)(examples, 10, seeded())
     assert flag is None
     expected = [int(500 * 100 ** (-c / 9) + 1e-9) for c in range(10)]
     assert kept.y.bincount().tolist() == expected
     assert (expected[0], expected[-1]) == (500, 5)
     assert torch.equal(kept.x[:, 0].long(), kept.index)
     assert torch.equal(y[kept.index], kept.y)
-    assert len(LongTail(1.0)(examples, 10, generator())[0].y) == 5000
+    assert len(LongTail(1.0)(examples, 10, seeded())[0].y) == 5000
 
 
 @pytest.mark.parametrize(
@@ -143,7 +133,7 @@ def test_impossible_settings_are_refused(make: Any, message: str) -> None:
 def test_noise_is_chosen_on_the_command_line_and_none_leaves_no_flags(tmp_path: Path) -> None:
     assert composed("task=reweight", "task/noise=pair").task.noise._target_.endswith("Pair")
     small = ["data=breast_cancer", "outer_steps=1", "inner_steps=2"]
-    run = build(tmp_path, *small, "task=reweight", "task/noise=none")
+    run = built(tmp_path, *small, "task=reweight", "task/noise=none")
     assert list(run.run()) == ["test_accuracy"]
     (path,) = run.result()
     assert pd.read_csv(path).columns.tolist() == ["index", "weight", "label", "suggested"]
@@ -159,10 +149,10 @@ def test_the_inner_loss_is_the_mean_of_weighted_losses(weights: Any) -> None:
     outer, inner = {weights.name: torch.rand(31)}, somewhere(task)
     losses = cross_entropy(task.model.apply(inner, task.train.x), task.train.y, reduction="none")
     expected = (weights.of(outer[weights.name]) * losses).mean()
-    batch = task.sample(1, generator()).inner_at(0)
+    batch = task.sample(1, seeded()).inner_at(0)
     torch.testing.assert_close(task.inner_loss(inner, outer, batch), expected)
-    assert task.init_outer(generator())[weights.name].shape == (31,)
-    called = task.called_clean(task.example_weights(task.init_outer(generator()), inner))
+    assert task.init_outer(seeded())[weights.name].shape == (31,)
+    called = task.called_clean(task.example_weights(task.init_outer(seeded()), inner))
     assert called.all()  # at first
 
 
@@ -189,12 +179,12 @@ def test_mirror_descent_is_exponentiated_gradient_and_keeps_the_sum() -> None:
 
 def test_mirror_descent_refuses_parameters_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="MirrorDescent needs weights on a simplex, got outer"):
-        build(tmp_path, "task=reweight", "optimizer=mirror_descent", "inner_steps=1").run()
+        built(tmp_path, "task=reweight", "optimizer=mirror_descent", "inner_steps=1").run()
 
 
 def test_mirror_descent_on_the_simplex_finds_the_flipped_digits(tmp_path: Path) -> None:
     simplex = ["task/weights=simplex", "optimizer=mirror_descent", "optimizer.lr=100", "method=cg"]
-    run = build(tmp_path, "task=reweight", *simplex, "outer_steps=25")
+    run = built(tmp_path, "task=reweight", *simplex, "outer_steps=25")
     assert run.run()["average_precision"] > 0.95
     weights = pd.read_csv(run.result()[0])
     assert weights["weight"].mean() == pytest.approx(1, abs=1e-5)
@@ -227,7 +217,7 @@ def test_each_classifier_of_cross_fitting_sees_its_rows_and_judges_the_others(
         numbers = {n: value[block] for n, value in task.train_blocks.tensors.items()}
         task.train_blocks.draw = lambda *_, part=numbers: {n: v[None] for n, v in part.items()}
         task.validation_blocks.one = lambda *_, part=numbers: part
-        data = task.sample(1, generator())
+        data = task.sample(1, seeded())
         for j in range(4):
             f[j] += task.inner_loss(inner, outer, at(data.inner, j, 0)) / blocks
             F[j] += task.outer_loss(inner, outer, at(data.outer, j)) / blocks
@@ -241,7 +231,7 @@ def test_each_classifier_of_cross_fitting_sees_its_rows_and_judges_the_others(
 def test_folds_can_be_mapped_and_each_keeps_its_own_data() -> None:
     task = made(HyperCleaning, folds=3)
     inner, outer = {n: v[0] for n, v in somewhere(task).items()}, {"weight_logits": torch.randn(90)}
-    data = task.sample(1, generator())
+    data = task.sample(1, seeded())
     mapped = autodiff.vmap(lambda batch: autodiff.grad(task.outer_loss, 1)(inner, outer, batch))
     for j, expected in enumerate(mapped(data.outer)["weight_logits"]):
         alone = autodiff.grad(task.outer_loss, 1)(inner, outer, at(data.outer, j))
@@ -259,7 +249,7 @@ def test_without_influence_a_weight_is_the_posterior_that_its_label_is_no_draw_a
     p = probabilities.gather(1, task.train.y[:, None])[:, 0]
     posterior = p / (p + 1 / 3)
     outer = {"weight_logits": posterior.logit()}
-    data = task.sample(1, generator())
+    data = task.sample(1, seeded())
     for j in range(3):
         slope = autodiff.grad(task.outer_loss, 1)(inner, outer, at(data.outer, j))
         torch.testing.assert_close(slope["weight_logits"], torch.zeros(90), rtol=0, atol=1e-14)
@@ -267,7 +257,7 @@ def test_without_influence_a_weight_is_the_posterior_that_its_label_is_no_draw_a
 
 def test_held_out_predictions_come_from_the_classifier_that_has_not_seen_the_row() -> None:
     task = made(HyperCleaning, folds=3)
-    start = task.sample(1, generator()).init
+    start = task.sample(1, seeded()).init
     assert {value.shape[0] for value in start.values()} == {3}
     inner = {name: torch.randn(value.shape) for name, value in start.items()}
     suggested = task.suggested(inner)
@@ -296,7 +286,7 @@ def flipped_table(path: Path) -> set[int]:
 def test_flipped_rows_of_a_table_without_clean_ones_have_the_lowest_weights(tmp_path: Path) -> None:
     flipped = flipped_table(tmp_path / "my.csv")
     data = ["data=table", f"data.path={tmp_path}/my.csv", "data.target=churn"]
-    run = build(tmp_path / "run", "experiment=label_errors", *data, "outer_steps=6")
+    run = built(tmp_path / "run", "experiment=label_errors", *data, "outer_steps=6")
     assert list(run.run()) == ["held_out_accuracy"]  # nobody knows which labels are wrong
     (path,) = run.result()
     weights = pd.read_csv(path)
@@ -320,7 +310,7 @@ DEPENDENT: list[tuple[Any, dict[str, Any]]] = [
 
 def steps(task: Any, count: int) -> tuple[InnerLoop, Params, StepData]:
     """A loop of that many steps, outer parameters, and data whose start is no symmetry."""
-    drawn = generator(1)
+    drawn = seeded(1)
     data = task.sample(count, drawn)
 
     def moved(params: Params) -> Params:
@@ -431,8 +421,8 @@ def test_every_method_is_right_or_refuses_where_weights_depend_on_the_classifier
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_weight_net_sees_the_loss_as_a_constant(normalize: bool) -> None:
     task = made(MetaWeightNet, normalize=normalize)
-    outer, inner = task.init_outer(generator()), somewhere(task)
-    batch = task.sample(1, generator()).inner_at(0)
+    outer, inner = task.init_outer(seeded()), somewhere(task)
+    batch = task.sample(1, seeded()).inner_at(0)
     losses = task.losses(inner, batch)
     net = trees.under("weight_net.", outer)
     hidden = (losses[:, None] @ net["hidden.0.weight"].T + net["hidden.0.bias"]).relu()
@@ -445,7 +435,7 @@ def test_the_weight_net_sees_the_loss_as_a_constant(normalize: bool) -> None:
 
 
 def test_meta_weight_net_gives_flipped_digits_little_weight(tmp_path: Path) -> None:
-    scores = build(tmp_path, "task=meta_weight_net", "outer_steps=400", "eval_every=400").run()
+    scores = built(tmp_path, "task=meta_weight_net", "outer_steps=400", "eval_every=400").run()
     assert scores["average_precision"] > 0.9
     assert scores["test_accuracy"] > 0.85
 
@@ -489,14 +479,14 @@ def test_the_derivative_in_weights_of_zero_after_one_step_is_an_alignment_of_gra
 def test_online_weights_are_the_rectified_hypergradient_of_hyper_cleaning_at_zero() -> None:
     task, cleaning = made(LearningToReweight), made(HyperCleaning, weights=Free(1.0))
     inner, outer = somewhere(task), {"weights": torch.zeros(31)}
-    data = cleaning.sample(1, generator())._replace(init=inner)
+    data = cleaning.sample(1, seeded())._replace(init=inner)
     loop = InnerLoop(cleaning, GradientDescent(0.1), Cold())
     method = Reverse(None, None)
     grad = method.estimate(loop, outer, data, method.init(outer, loop.fresh(outer, data))).grad
     positive = (-grad["weights"]).clamp(min=0)
     expected = positive / positive.mean()
     torch.testing.assert_close(task.example_weights(outer, inner), expected)
-    batch = task.sample(1, generator()).inner_at(0)
+    batch = task.sample(1, seeded()).inner_at(0)
     losses = task.losses(inner, batch)
     torch.testing.assert_close(task.inner_loss(inner, outer, batch), (expected * losses).mean())
     slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
@@ -511,7 +501,7 @@ def test_a_minibatch_whose_gradients_all_disagree_has_weights_of_zero() -> None:
 
 def test_learning_to_reweight_classifies_better_than_equal_weights(tmp_path: Path) -> None:
     online = ["experiment=learning_to_reweight", "outer_steps=300", "eval_every=20"]
-    scores = build(tmp_path / "online", *online).run()
+    scores = built(tmp_path / "online", *online).run()
     rows = pd.read_csv(tmp_path / "online" / "eval.csv")
     # Half of the labels are wrong: 0.5 at random, of 600 examples with a standard error of 0.02.
     # Rounding moves a single row from 0.7 to 0.87, and the mean of fifteen by 0.01 from 0.82.
@@ -519,5 +509,5 @@ def test_learning_to_reweight_classifies_better_than_equal_weights(tmp_path: Pat
     equal = ["task=reweight", "method=none", "start=warm", "solver.lr=0.2", "inner_steps=1"]
     sizes = ["task.batch_size=100", "outer_steps=300", "eval_every=300"]  # weights of 1/2
     assert (
-        scores["test_accuracy"] > build(tmp_path / "equal", *equal, *sizes).run()["test_accuracy"]
+        scores["test_accuracy"] > built(tmp_path / "equal", *equal, *sizes).run()["test_accuracy"]
     )
