@@ -12,9 +12,9 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
-workloads, peers, timing, memory, report, results = (
+workloads, peers, timing, memory, linear, report, results = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("workloads", "peers", "timing", "memory", "report", "results")
+    for name in ("workloads", "peers", "timing", "memory", "linear", "report", "results")
 )
 CASES = workloads.cases("tiny", ["device=cpu", "device.dtype=float64"])
 PEERS = sorted(
@@ -109,6 +109,18 @@ def test_memory_is_measured_in_a_fresh_process_or_its_reason_is_printed(
 ) -> None:
     memory.one("tiny", "cpu", "linear", "ours", 3, "auto")
     assert '"mb": ' in capfd.readouterr().out
+
+
+def test_the_kernels_of_affine_layers_are_compared_case_by_case(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    linear.run("tiny", "cpu", 1, "cleaning MLP")
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| workload | torch | auto | torch / auto |"
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| cleaning MLP, unrolled",
+        "| cleaning MLP, Neumann",
+    ]
 
 
 def test_the_page_takes_the_fastest_right_peer_round_by_round_and_keeps_remarks(
