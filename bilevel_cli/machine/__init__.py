@@ -7,6 +7,7 @@
 * `ranks`: what a run asks of the processes that share it. `processes`: several of them by
   torch.distributed. `messages`: what they exchange. `place`: which of them this one is.
 
-A new accelerator is added in `device`, `memory` and `processes`, and in `bilevel_cli.nn.serving`
-where the layers of that package are to serve it.
+A new accelerator is added in `device`, `memory` and `processes`; in `bilevel_cli.nn.serving` where
+the layers of that package are to serve it, and in `bilevel_cli.nn.randomness` where it has
+generators of its own.
 """
