@@ -11,6 +11,9 @@ from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.trees import Params
 
+# For the annotation of an inner function: torch.compile evaluates it, and cannot subscript a type.
+Begun = tuple[Params, SolverState]
+
 
 @dataclass(frozen=True)
 class InnerLoop:
@@ -67,7 +70,7 @@ class InnerLoop:
             repeatedly.
         """
 
-        def start(outer: Params) -> tuple[Params, SolverState]:
+        def start(outer: Params) -> Begun:
             state = self.begin(outer, data, previous)
             return state["inner"], state
 

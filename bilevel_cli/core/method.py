@@ -73,10 +73,8 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
 
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
-    @property
-    def remembers(self) -> bool:
-        """Whether it carries more than the inner state, which fresh episodes would invalidate."""
-        return False
+    remembers: bool = False
+    """Whether it carries more than the inner state, which fresh episodes would invalidate."""
 
     @property
     def extra_batches(self) -> int:

@@ -52,9 +52,7 @@ class Bome(Hypergradient[Carry]):
                 f"Bome needs a finite eta >= 0, got eta={self.eta}. Set method.eta, e.g. 0.5."
             )
 
-    @property
-    def remembers(self) -> bool:
-        return True  # one step of y per estimate leads nowhere from a fresh start
+    remembers = True  # one step of y per estimate leads nowhere from a fresh start
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}

@@ -57,7 +57,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
             )
 
     @property
-    def remembers(self) -> bool:
+    def remembers(self) -> bool:  # type: ignore[override]  # read-only: a setting decides
         return self.warm_adjoint
 
     def init(self, outer: Params, state: SolverState) -> FixedPointCarry:

@@ -61,9 +61,7 @@ class GPbgd(Hypergradient[SlopeCarry]):
                 "Set method.step_size to the learning rate of the inner solver."
             )
 
-    @property
-    def remembers(self) -> bool:
-        return True
+    remembers = True
 
     def init(self, outer: Params, state: SolverState) -> SlopeCarry:
         return {"inner": state, "count": counter(state["inner"], 0.0)}

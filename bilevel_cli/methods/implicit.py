@@ -54,7 +54,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
     requires = AT_A_MINIMISER
 
     @property
-    def remembers(self) -> bool:
+    def remembers(self) -> bool:  # type: ignore[override]  # read-only: a setting decides
         return self.warm_adjoint
 
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:

@@ -59,9 +59,7 @@ class Pes(Hypergradient[PesCarry]):
         counts = {"pairs": self.pairs, "horizon": self.horizon}
         perturbations.check_settings(type(self).__name__, self.std, **counts)
 
-    @property
-    def remembers(self) -> bool:
-        return True
+    remembers = True
 
     def init(self, outer: Params, state: SolverState) -> PesCarry:
         several = 2 * self.pairs + 1

@@ -54,9 +54,7 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
     def __post_init__(self) -> None:
         perturbations.check_settings("RandomSearch", self.std, candidates=self.candidates)
 
-    @property
-    def remembers(self) -> bool:
-        return True
+    remembers = True
 
     def init(self, outer: Params, state: SolverState) -> RandomSearchCarry:
         return {
