@@ -1,4 +1,16 @@
-"""The interface of hypergradient methods."""
+"""The interface of hypergradient methods.
+
+A method is one function, `estimate`, from the present outer parameters, the data of one outer step
+and a memory to the hypergradient and the next memory. Three of them, in the terms of this file:
+
+* Reverse (`methods.reverse`): differentiate F(z_K(lambda), lambda) through the K inner steps. The
+  memory is the inner state alone, from which a warm start goes on.
+* Implicit (`methods.implicit`): solve H v = d_z F at z_K, where H = d_z^2 f, and return
+  d_lambda F - (d_lambda d_z f)^T v. The memory is the inner state and the adjoint v, from which the
+  next solve may begin.
+* Evolution strategies (`methods.es`): weigh random perturbations of lambda, which `draw` draws,
+  with the outer losses behind them.
+"""
 
 import abc
 from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
@@ -16,9 +28,14 @@ from bilevel_cli.core.trees import Params, Scalar
 
 
 class Carry(TypedDict):
-    """What a method remembers from one outer step to the next: nested dicts of tensors."""
+    """What a method remembers from one outer step to the next: nested dicts of tensors.
 
-    inner: Any  # a SolverState; with one more leading dimension where a method runs several
+    Plain dicts are mapped over episodes, saved in checkpoints and brought back by the runner. A
+    method never changes one that it was given: each estimate returns a new one, of the same
+    structure, shapes and types, on the device of the outer parameters.
+    """
+
+    inner: Any  # a SolverState: where the inner loop stopped, which the next start may go on from
 
 
 AnyCarry = TypeVar("AnyCarry", bound=Carry)
@@ -28,10 +45,13 @@ class Estimate(NamedTuple):
     """The result of one outer step.
 
     Attributes:
-        grad: The hypergradient, with the keys and shapes of the outer parameters.
+        grad: The hypergradient, with the keys, shapes and types of the outer parameters.
         loss: The outer loss at the end of the inner loop. 0-dim.
         carry: The memory to pass to the next outer step.
-        metrics: What the method has to say for itself. 0-dim tensors, left on the device.
+        metrics: What the method reports of the estimate, as columns of train.csv: 0-dim tensors,
+            left on the device.
+
+    No tensor of it is attached to a graph.
     """
 
     grad: Params
@@ -67,11 +87,19 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
     The inner problem is the one that the inner solver minimises: `loop.problem`, whose inner loss
     holds the solver's weight decay, over the set in which the solver keeps z, if it has one.
 
-    Attributes:
-        requires: What it asks of an inner loop, of `methods.requirements`.
-    """
+    A method holds settings and never changes. What it remembers travels in `carry`, and what is
+    random in `data`. Arguments that appear in many functions:
 
-    requires: ClassVar[tuple[Requirement, ...]] = ()
+    * loop: The inner loop.
+    * outer: The outer parameters, each of any shape, on the device and in the precision of the run.
+      The optimizer moves them in place between two outer steps, so a method that remembers them
+      keeps copies. A method itself changes none of its arguments.
+    * data: The data of one inner problem, without a dimension of episodes, on the same device. Over
+      episodes, estimates are mapped: their control flow must not depend on the value of a tensor.
+    * carry: The memory, as `init` began it: its structure, shapes and types never change.
+
+    The order of the functions here is that of every file of `methods/`.
+    """
 
     remembers: bool = False
     """Whether it carries more than the inner state, which fresh episodes would invalidate."""
@@ -82,26 +110,49 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         return 0
 
     def graphs(self, num_steps: int) -> int:
-        """Inner steps whose graphs an estimate holds at once, where it is mapped.
+        """Inner steps whose graphs a mapped estimate holds at once.
 
-        Nobody meters those graphs: by this number and the size of one they are kept to the budget.
+        Under mapping nobody can measure the memory of a graph while it is made. So as many episodes
+        are mapped at once as this number and the size of one graph let the memory budget hold.
+
+        Args:
+            num_steps: All inner steps.
         """
         del num_steps
         return 1
 
     @abc.abstractmethod
     def init(self, outer: Params, state: SolverState) -> AnyCarry:
-        """The memory before the first outer step, given a fresh inner state."""
+        """The memory before the first outer step.
+
+        Args:
+            outer: The outer parameters.
+            state: A fresh state of the inner solver, which becomes the memory's "inner".
+        """
 
     def begin(self, loop: InnerLoop, outer: Params, data: StepData, state: SolverState) -> AnyCarry:
-        """As `init`, for a memory whose size the problem decides."""
+        """The memory before the first outer step, where the problem decides its size.
+
+        Unless a method says otherwise, that of `init`. Arguments as in the class and in `init`.
+        """
         del loop, data
         return self.init(outer, state)
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
-        """The random numbers that one estimate consumes, as `data.noise`."""
+        """The random numbers that one estimate consumes: it finds them in `data.noise`.
+
+        Args:
+            outer: The outer parameters, for their shapes.
+            generator: Draws them, on its own device. Episodes of one step share what it draws.
+
+        Returns:
+            Tensors by names of the method's own, of the same shapes at every call.
+        """
         del outer, generator
         return {}
+
+    requires: ClassVar[tuple[Requirement, ...]] = ()
+    """What it asks of an inner loop, of `core.requirements`."""
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
         """Raises ValueError, before any work, where the method cannot serve the problem.
@@ -113,58 +164,6 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         """
         for requirement in self.requires:
             requirement(type(self).__name__, loop, outer, data)
-
-    follows_inner_loss: ClassVar[bool] = True
-    """Whether the inner iterates that `followed` names run down the inner loss."""
-
-    def followed(
-        self, loop: InnerLoop, outer: Params, data: StepData, before: AnyCarry, after: AnyCarry
-    ) -> tuple[Params, Params]:
-        """Where the inner loop of an outer step began and where it ended.
-
-        Args:
-            loop: The inner loop.
-            outer: The outer parameters before the step.
-            data: Of one inner problem.
-            before: The memory before the step.
-            after: The memory after it.
-
-        Returns:
-            Inner parameters, of the shapes of `data.init`: of those that run down the inner loss,
-            where a method moves several.
-        """
-        return loop.begin(outer, data, before["inner"])["inner"], after["inner"]["inner"]
-
-    def zero_tells(self, row: dict[str, float], step: int) -> bool:
-        """Whether a hypergradient of exactly zero says that an outer parameter does not act.
-
-        Unless a method says otherwise, always but at the first step of one that remembers, whose
-        memory is empty.
-
-        Args:
-            row: What was read of an outer step.
-            step: Its number, from 1 on.
-        """
-        del row
-        return step > 1 or not self.remembers
-
-    @abc.abstractmethod
-    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: AnyCarry) -> Estimate:
-        """Runs the inner loop and estimates the hypergradient at `outer`.
-
-        A pure function of its arguments, with control flow that no tensor decides.
-        """
-
-    @abc.abstractmethod
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        """The cost of one estimate.
-
-        Args:
-            num_steps: Inner steps.
-            outer: The outer parameters, for their number.
-            inner: The inner parameters of one problem, for theirs.
-            metrics: What the estimate reported, where the cost depends on it.
-        """
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         """What the numbers of one row say against the estimate: that it is not what it claims.
@@ -181,8 +180,63 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         del row
         return {}
 
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        """Whether a hypergradient of exactly zero says that an outer parameter does not act.
+
+        Unless a method says otherwise, it always does, except at the first step of a method that
+        remembers: there its memory is empty.
+
+        Args:
+            row: One row of train.csv.
+            step: The number of its outer step, from 1 on.
+        """
+        del row
+        return step > 1 or not self.remembers
+
+    follows_inner_loss: ClassVar[bool] = True
+    """Whether the inner iterates that `followed` names run down the inner loss."""
+
+    def followed(
+        self, loop: InnerLoop, outer: Params, data: StepData, before: AnyCarry, after: AnyCarry
+    ) -> tuple[Params, Params]:
+        """Where the inner loop of an outer step began and where it ended.
+
+        Args:
+            loop: The inner loop.
+            outer: The outer parameters before the step.
+            data: The data of one inner problem.
+            before: The memory before the step.
+            after: The memory after it.
+
+        Returns:
+            Inner parameters, of the shapes of `data.init`. A method that moves several of them
+            returns those that run down the inner loss.
+        """
+        return loop.begin(outer, data, before["inner"])["inner"], after["inner"]["inner"]
+
+    @abc.abstractmethod
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: AnyCarry) -> Estimate:
+        """Runs the inner loop and estimates the hypergradient at `outer`.
+
+        A pure function of its arguments, with control flow that no tensor decides.
+
+        Raises:
+            CannotServe: The estimate itself shows that the method cannot serve the problem.
+        """
+
+    @abc.abstractmethod
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        """The cost of one estimate of one inner problem.
+
+        Args:
+            num_steps: Inner steps.
+            outer: The outer parameters, for their number.
+            inner: The inner parameters of one problem, for their number.
+            metrics: What the estimate reported, where the cost depends on it.
+        """
+
     def claim(self) -> Claim:
-        """What the estimate is said to be, and to what accuracy: what `bilevel-check` holds it to.
+        """What the estimate is said to be, and to what accuracy: `bilevel-check` holds it to that.
 
         Unless a method says otherwise, the derivative of F(z_K(lambda), lambda).
         """

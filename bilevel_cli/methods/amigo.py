@@ -43,9 +43,6 @@ class Amigo(Hypergradient[ImplicitCarry]):
     adjoint_steps: int
     adjoint_lr: float
 
-    requires = AT_A_MINIMISER
-    remembers = True
-
     def __post_init__(self) -> None:
         if self.adjoint_steps < 1:
             raise ValueError(
@@ -58,6 +55,8 @@ class Amigo(Hypergradient[ImplicitCarry]):
                 "Set method.adjoint_lr, e.g. to the step size of the inner solver."
             )
 
+    remembers = True
+
     @property
     def extra_batches(self) -> int:
         return self.adjoint_steps + 1
@@ -65,11 +64,10 @@ class Amigo(Hypergradient[ImplicitCarry]):
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + self.adjoint_steps + 1, self.adjoint_steps + 1)
+    requires = AT_A_MINIMISER
 
-    def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", references.solution, kind="limit", repeats=500)
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr")
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry
@@ -93,5 +91,8 @@ class Amigo(Hypergradient[ImplicitCarry]):
             metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return adjoint_doubt(row, "method.adjoint_lr")
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + self.adjoint_steps + 1, self.adjoint_steps + 1)
+
+    def claim(self) -> Claim:
+        return Claim("dF(z*)/dlambda", references.solution, kind="limit", repeats=500)

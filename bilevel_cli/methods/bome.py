@@ -44,8 +44,6 @@ class Bome(Hypergradient[Carry]):
 
     eta: float
 
-    requires = (*AT_A_MINIMISER, no_constraint)
-
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
             raise ValueError(
@@ -57,8 +55,13 @@ class Bome(Hypergradient[Carry]):
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + 2, 0)
+    requires = (*AT_A_MINIMISER, no_constraint)
+
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        # Where the gap falls by itself, f is not looked at.
+        return super().zero_tells(row, step) and row["multiplier"] != 0
+
+    follows_inner_loss = False  # y moves along F and f
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem, batch = loop.problem, data.inner_at(-1)
@@ -84,11 +87,8 @@ class Bome(Hypergradient[Carry]):
         metrics = {"inner_gap": value, "multiplier": multiplier}
         return Estimate(grad, loss, {"inner": state}, metrics)
 
-    follows_inner_loss = False  # y moves along F and f
-
-    def zero_tells(self, row: dict[str, float], step: int) -> bool:
-        # Where the gap falls by itself, f is not looked at.
-        return super().zero_tells(row, step) and row["multiplier"] != 0
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 2, 0)
 
     def claim(self) -> Claim:
         """The part in lambda of the projection of grad F onto the directions that close the gap."""

@@ -29,13 +29,10 @@ class Bsg1(Hypergradient[Carry]):
     d_z f = 0 the second term is left out. Costs K + 1 inner gradients; no second derivative.
     """
 
-    requires = AT_A_MINIMISER
-
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + 1, 0)
+    requires = AT_A_MINIMISER
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem = loop.problem
@@ -50,6 +47,9 @@ class Bsg1(Hypergradient[Carry]):
         safe = torch.where(length > 0, length, 1.0)
         ratio = trees.dot(direct_inner, trees.scale(1 / safe, slope)) / safe
         return Estimate(trees.axpy(-ratio, cross, direct), loss, {"inner": state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 1, 0)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

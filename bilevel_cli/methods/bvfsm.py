@@ -80,9 +80,6 @@ class Bvfsm(ValuePenalty):
                     f"Bvfsm needs a finite {name} {least}, got {name}={value}. Set method.{name}."
                 )
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(3 * num_steps + 2, 0)
-
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: PenaltyCarry
     ) -> Estimate:
@@ -122,6 +119,9 @@ class Bvfsm(ValuePenalty):
         )
         following: PenaltyCarry = {"inner": state, "value": value, "count": carry["count"] + 1}
         return Estimate(grad, loss, following, {"inner_gap": gap, "multiplier": multiplier(gap)})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(3 * num_steps + 2, 0)
 
     def claim(self) -> Claim:
         """The bias is O(decay): at a constant one, a tenth as large, a tenth."""

@@ -38,16 +38,13 @@ class Darts(Hypergradient[Carry]):
 
     radius: float
 
-    requires = (losses_depend_on_outer, start_is_constant, an_inner_loss)
-
     def __post_init__(self) -> None:
         check_radius("Darts", self.radius)
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + 2, 0)
+    requires = (losses_depend_on_outer, start_is_constant, an_inner_loss)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem, last = loop.problem, last_step(loop, outer, data, carry["inner"])
@@ -57,6 +54,9 @@ class Darts(Hypergradient[Carry]):
         cross = cross_product(problem, last.asked, outer, batch, direction, self.radius)
         grad = trees.axpy(1.0, trees.axpy(1.0, cross, through_solver), direct)
         return Estimate(grad, loss, {"inner": last.state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 2, 0)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

@@ -38,15 +38,15 @@ class Direct(Hypergradient[Carry]):
                 "them through the inner problem alone. Use method=reverse or method=cg."
             )
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, 0)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         grad, loss = autodiff.grad_and_value(
             lambda outer: _loss(loop, outer, data, carry["inner"])
         )(outer)
         state = loop.begin(outer, data, carry["inner"])
         return Estimate(grad, loss, {"inner": loop.run(state, outer, data)}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

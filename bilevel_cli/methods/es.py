@@ -52,14 +52,6 @@ class Es(Hypergradient[Carry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.pairs, self.std, generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost((2 * self.pairs + 1) * num_steps, 0)
-
-    def claim(self) -> Claim:
-        pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
-        base = replace(self, pairs=pairs, std=std)
-        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", references.unrolled, base)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def final_loss(outer: Params) -> tuple[Tensor, SolverState]:
             state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
@@ -75,3 +67,11 @@ class Es(Hypergradient[Carry]):
             carry={"inner": perturbations.unperturbed(states)},
             metrics={},
         )
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost((2 * self.pairs + 1) * num_steps, 0)
+
+    def claim(self) -> Claim:
+        pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
+        base = replace(self, pairs=pairs, std=std)
+        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", references.unrolled, base)

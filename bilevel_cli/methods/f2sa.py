@@ -51,9 +51,6 @@ class F2sa(ValuePenalty):
                 "Use method.growth=0 for a constant multiplier."
             )
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(2 * num_steps + 2, 0)
-
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: PenaltyCarry
     ) -> Estimate:
@@ -66,6 +63,9 @@ class F2sa(ValuePenalty):
         )
         following: PenaltyCarry = {"inner": y, "value": z, "count": carry["count"] + 1}
         return Estimate(grad, loss, following, {"inner_gap": gap, "multiplier": multiplier})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(2 * num_steps + 2, 0)
 
     def claim(self) -> Claim:
         """The bias is O(1 / multiplier): at a constant one, ten times as large, a tenth."""

@@ -58,15 +58,6 @@ class Fg2u(Hypergradient[Carry]):
             for name, value in outer.items()
         }
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, num_steps * self.directions)
-
-    def claim(self) -> Claim:
-        base = replace(self, directions=max(self.directions, perturbations.ENOUGH))
-        return perturbations.mean_claim(
-            "dF(z_K)/dlambda in the mean", references.unrolled, base, perturbs=False
-        )
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def final_loss(steps: Tensor) -> tuple[Tensor, tuple[Tensor, SolverState]]:
             # One input for each direction: forward mode then carries these tangents and no more.
@@ -79,3 +70,12 @@ class Fg2u(Hypergradient[Carry]):
         slopes, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True)(origin)
         grad = perturbations.combine(slopes / self.directions, data.noise)
         return Estimate(grad, loss, {"inner": state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, num_steps * self.directions)
+
+    def claim(self) -> Claim:
+        base = replace(self, directions=max(self.directions, perturbations.ENOUGH))
+        return perturbations.mean_claim(
+            "dF(z_K)/dlambda in the mean", references.unrolled, base, perturbs=False
+        )

@@ -47,8 +47,6 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
     max_steps: int
     warm_adjoint: bool
 
-    requires = (losses_depend_on_outer, start_is_constant)
-
     def __post_init__(self) -> None:
         if self.max_steps < 1:
             raise ValueError(
@@ -63,9 +61,14 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
     def init(self, outer: Params, state: SolverState) -> FixedPointCarry:
         return {"inner": state, "adjoint": trees.map_leaves(torch.zeros_like, state)}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        # From zero the first term needs no product; the last one is with the cross derivative.
-        return Cost(num_steps + 1, self.max_steps + self.warm_adjoint)
+    requires = (losses_depend_on_outer, start_is_constant)
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        advice = (
+            "Raise method.max_steps; or where it grows with them, lower the step size of the "
+            "solver, solver.lr, with which the inner loop does not contract; or use method=cg."
+        )
+        return residual_doubt(row, advice, UNSOLVED)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: FixedPointCarry
@@ -91,12 +94,9 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
         metrics = {"adjoint_residual": residual}
         return Estimate(grad, loss, {"inner": state, "adjoint": adjoint}, metrics)
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        advice = (
-            "Raise method.max_steps; or where it grows with them, lower the step size of the "
-            "solver, solver.lr, with which the inner loop does not contract; or use method=cg."
-        )
-        return residual_doubt(row, advice, UNSOLVED)
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        # From zero the first term needs no product; the last one is with the cross derivative.
+        return Cost(num_steps + 1, self.max_steps + self.warm_adjoint)
 
     def claim(self) -> Claim:
         if self.warm_adjoint:

@@ -33,15 +33,15 @@ class FirstOrderMaml(Hypergradient[Carry]):
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
         check_start("FirstOrderMaml", outer)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, 0)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         begun, pullback = loop.begin_with_pullback(outer, data, carry["inner"])
         state = loop.run(begun, outer, data)
         direct_inner, direct, loss = outer_slope(loop.problem, state["inner"], outer, data.outer)
         grad = trees.axpy(1.0, pullback(direct_inner), direct)
         return Estimate(grad, loss, {"inner": state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

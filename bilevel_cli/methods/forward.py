@@ -27,9 +27,6 @@ class Forward(Hypergradient[Carry]):
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, num_steps * trees.size(outer))
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         flat, unravel = trees.ravel(outer)
 
@@ -41,3 +38,6 @@ class Forward(Hypergradient[Carry]):
 
         grad, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True)(flat)
         return Estimate(unravel(grad), loss, {"inner": state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, num_steps * trees.size(outer))

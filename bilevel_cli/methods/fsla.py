@@ -53,12 +53,11 @@ class Fsla(Hypergradient[FslaCarry]):
     adjoint_lr: PowerLaw
     momentum: PowerLaw
 
-    requires = AT_A_MINIMISER
-    remembers = True
-    extra_batches = 2
-
     def __post_init__(self) -> None:
         check_weight("Fsla", self.momentum)
+
+    remembers = True
+    extra_batches = 2
 
     def init(self, outer: Params, state: SolverState) -> FslaCarry:
         inner = state["inner"]
@@ -70,11 +69,10 @@ class Fsla(Hypergradient[FslaCarry]):
             "count": counter(inner, 0.0),
         }
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + 3, 3)
+    requires = AT_A_MINIMISER
 
-    def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", references.solution, 1e-3, kind="limit", repeats=3000)
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr.initial")
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: FslaCarry
@@ -114,5 +112,8 @@ class Fsla(Hypergradient[FslaCarry]):
             metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return adjoint_doubt(row, "method.adjoint_lr.initial")
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 3, 3)
+
+    def claim(self) -> Claim:
+        return Claim("dF(z*)/dlambda", references.solution, 1e-3, kind="limit", repeats=3000)

@@ -52,8 +52,6 @@ class GPbgd(Hypergradient[SlopeCarry]):
     gamma: Ramp
     step_size: float
 
-    requires = (*AT_A_MINIMISER, no_constraint)
-
     def __post_init__(self) -> None:
         if not 0 < self.step_size < math.inf:
             raise ValueError(
@@ -66,8 +64,8 @@ class GPbgd(Hypergradient[SlopeCarry]):
     def init(self, outer: Params, state: SolverState) -> SlopeCarry:
         return {"inner": state, "count": counter(state["inner"], 0.0)}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + 1, num_steps + 1)
+    requires = (*AT_A_MINIMISER, no_constraint)
+    follows_inner_loss = False  # y moves along F and |d_z f|^2
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: SlopeCarry
@@ -88,7 +86,8 @@ class GPbgd(Hypergradient[SlopeCarry]):
         metrics = {"inner_grad_norm": slope.sqrt(), "multiplier": gamma}
         return Estimate(grad, loss, following, metrics)
 
-    follows_inner_loss = False  # y moves along F and |d_z f|^2
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 1, num_steps + 1)
 
     def claim(self) -> Claim:
         """The gradient of the penalised loss at the last inner iterate."""

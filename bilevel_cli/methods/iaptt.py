@@ -45,9 +45,8 @@ class Iaptt(Hypergradient[Carry]):
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        # Where all graphs are held nothing is reported, and all are differentiated.
-        return Cost(inner_grads(metrics, num_steps), metrics.get("hvps", num_steps))
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        return step > 1  # a path of one inner step from zero sees no penalty on what is zero
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         some = next(iter(outer.values()))
@@ -55,8 +54,9 @@ class Iaptt(Hypergradient[Carry]):
             return _followed(loop, outer, data, carry)
         return _held(loop, outer, data, carry)
 
-    def zero_tells(self, row: dict[str, float], step: int) -> bool:
-        return step > 1  # a path of one inner step from zero sees no penalty on what is zero
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        # Where all graphs are held nothing is reported, and all are differentiated.
+        return Cost(inner_grads(metrics, num_steps), metrics.get("hvps", num_steps))
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

@@ -51,8 +51,6 @@ class Implicit(Hypergradient[ImplicitCarry]):
     linear_solver: LinearSolver
     warm_adjoint: bool
 
-    requires = AT_A_MINIMISER
-
     @property
     def remembers(self) -> bool:  # type: ignore[override]  # read-only: a setting decides
         return self.warm_adjoint
@@ -63,9 +61,10 @@ class Implicit(Hypergradient[ImplicitCarry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.linear_solver.draw(generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        # Besides the solver's: the residual, and the product with the cross derivative.
-        return Cost(num_steps + 1, self.linear_solver.products(trees.size(inner)) + 2)
+    requires = AT_A_MINIMISER
+
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return self.linear_solver.doubts(row)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: ImplicitCarry
@@ -102,8 +101,9 @@ class Implicit(Hypergradient[ImplicitCarry]):
             metrics={"adjoint_residual": residual, **ended},
         )
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return self.linear_solver.doubts(row)
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        # Besides the solver's: the residual, and the product with the cross derivative.
+        return Cost(num_steps + 1, self.linear_solver.products(trees.size(inner)) + 2)
 
     def claim(self) -> Claim:
         name = type(self.linear_solver).__name__

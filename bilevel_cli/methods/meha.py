@@ -63,8 +63,7 @@ class Meha(ValuePenalty):
                 f"Meha needs a finite gamma > 0, got gamma={self.gamma}. Set method.gamma, e.g. 10."
             )
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(2 * num_steps + 2, 0)
+    follows_inner_loss = False  # theta is held near y
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: PenaltyCarry
@@ -84,7 +83,8 @@ class Meha(ValuePenalty):
         following: PenaltyCarry = {"inner": y, "value": theta, "count": carry["count"] + 1}
         return Estimate(grad, loss, following, {"inner_gap": gap, "multiplier": 1 / weight})
 
-    follows_inner_loss = False  # theta is held near y
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(2 * num_steps + 2, 0)
 
     def claim(self) -> Claim:
         """The bias is O(1 / c): at a constant one, ten times as large, a tenth."""

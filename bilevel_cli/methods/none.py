@@ -22,16 +22,16 @@ class NoHypergradient(Hypergradient[Carry]):
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, 0)
+    def zero_tells(self, row: dict[str, float], step: int) -> bool:
+        return False
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
         loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
         return Estimate(trees.zeros_like(outer), loss, {"inner": state}, {})
 
-    def zero_tells(self, row: dict[str, float], step: int) -> bool:
-        return False
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
 
     def claim(self) -> Claim:
         return Claim("zero", lambda trial: trees.zeros_like(trial.outer))

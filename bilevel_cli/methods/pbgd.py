@@ -49,9 +49,6 @@ class Pbgd(ValuePenalty):
                 "Set method.penalised_steps, e.g. 1."
             )
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + self.penalised_steps + 2, 0)
-
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: PenaltyCarry
     ) -> Estimate:
@@ -66,6 +63,9 @@ class Pbgd(ValuePenalty):
         )
         following: PenaltyCarry = {"inner": y, "value": z, "count": carry["count"] + 1}
         return Estimate(grad, loss, following, {"inner_gap": gap, "multiplier": gamma})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + self.penalised_steps + 2, 0)
 
     def claim(self) -> Claim:
         """The bias is O(1 / gamma): at a constant one, ten times as large, a tenth."""

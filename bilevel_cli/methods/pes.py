@@ -75,9 +75,6 @@ class Pes(Hypergradient[PesCarry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.pairs, self.std, generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost((2 * self.pairs + 1) * num_steps, 0)
-
     def followed(
         self, loop: InnerLoop, outer: Params, data: StepData, before: PesCarry, after: PesCarry
     ) -> tuple[Params, Params]:
@@ -85,22 +82,6 @@ class Pes(Hypergradient[PesCarry]):
         own = perturbations.unperturbed(before["particles"])["inner"]
         start = perturbations.choose(before["age"] == 0, begun, own)
         return start, after["inner"]["inner"]
-
-    def claim(self) -> Claim:
-        pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
-        base = replace(self, pairs=pairs, std=std)
-        return perturbations.mean_claim("d mean_t F(z_t)/dlambda in the mean", first_window, base)
-
-    def directions(self, noise: Params, before: Params, begins: Tensor) -> tuple[Params, Params]:
-        """The perturbations of this window, and the directions that its losses weigh.
-
-        Args:
-            noise: Perturbations that were drawn for this window.
-            before: The directions of the window before.
-            begins: Whether this window is the first one of an inner problem.
-        """
-        before = perturbations.choose(begins, trees.zeros_like(before), before)
-        return noise, trees.axpy(1.0, before, noise)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: PesCarry) -> Estimate:
         begins = carry["age"] == 0
@@ -130,6 +111,25 @@ class Pes(Hypergradient[PesCarry]):
             },
             metrics={"window": carry["age"] + 1},
         )
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost((2 * self.pairs + 1) * num_steps, 0)
+
+    def claim(self) -> Claim:
+        pairs, std = max(self.pairs, perturbations.ENOUGH), min(self.std, perturbations.NARROW)
+        base = replace(self, pairs=pairs, std=std)
+        return perturbations.mean_claim("d mean_t F(z_t)/dlambda in the mean", first_window, base)
+
+    def directions(self, noise: Params, before: Params, begins: Tensor) -> tuple[Params, Params]:
+        """The perturbations of this window, and the directions that its losses weigh.
+
+        Args:
+            noise: Perturbations that were drawn for this window.
+            before: The directions of the window before.
+            begins: Whether this window is the first one of an inner problem.
+        """
+        before = perturbations.choose(begins, trees.zeros_like(before), before)
+        return noise, trees.axpy(1.0, before, noise)
 
 
 def first_window(trial: Trial) -> Params:

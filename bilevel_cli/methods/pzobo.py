@@ -50,14 +50,6 @@ class Pzobo(Hypergradient[Carry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.directions, self.std, generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost((self.directions + 1) * num_steps, 0)
-
-    def claim(self) -> Claim:
-        directions = max(self.directions, perturbations.ENOUGH)
-        base = replace(self, directions=directions, std=min(self.std, perturbations.NARROW))
-        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", references.unrolled, base)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def last(outer: Params) -> SolverState:
             return loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
@@ -76,3 +68,11 @@ class Pzobo(Hypergradient[Carry]):
             carry={"inner": state},
             metrics={},
         )
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost((self.directions + 1) * num_steps, 0)
+
+    def claim(self) -> Claim:
+        directions = max(self.directions, perturbations.ENOUGH)
+        base = replace(self, directions=directions, std=min(self.std, perturbations.NARROW))
+        return perturbations.mean_claim("dF(z_K)/dlambda in the mean", references.unrolled, base)

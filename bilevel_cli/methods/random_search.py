@@ -69,19 +69,10 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.candidates, self.std, generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(self.candidates * num_steps, 0)
-
-    follows_inner_loss = False  # the state is of the best candidate, perhaps an earlier one
-
     def zero_tells(self, row: dict[str, float], step: int) -> bool:
         return False  # nothing better was found
 
-    def claim(self) -> Claim:
-        # Close to the first candidate about half of the others are better, and some always.
-        candidates, std = max(self.candidates, 10), min(self.std, 0.01)
-        base = replace(self, candidates=candidates, std=std)
-        return Claim("lambda - the best candidate", distance_to_best, base=base, perturbs=True)
+    follows_inner_loss = False  # the state is of the best candidate, perhaps an earlier one
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: RandomSearchCarry
@@ -117,6 +108,15 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
             },
             metrics={"candidate_loss": loss},
         )
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(self.candidates * num_steps, 0)
+
+    def claim(self) -> Claim:
+        # Close to the first candidate about half of the others are better, and some always.
+        candidates, std = max(self.candidates, 10), min(self.std, 0.01)
+        base = replace(self, candidates=candidates, std=std)
+        return Claim("lambda - the best candidate", distance_to_best, base=base, perturbs=True)
 
 
 def distance_to_best(trial: Trial) -> Params:

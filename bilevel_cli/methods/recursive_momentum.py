@@ -66,11 +66,10 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     series: Series
     momentum: PowerLaw
 
-    requires = AT_A_MINIMISER
-    remembers = True
-
     def __post_init__(self) -> None:
         check_weight("RecursiveMomentum", self.momentum)
+
+    remembers = True
 
     @property
     def extra_batches(self) -> int:
@@ -88,24 +87,10 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.series.draw(generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps - 1 + 2 * self.series.terms, 2 * self.series.terms)
+    requires = AT_A_MINIMISER
 
-    def claim(self) -> Claim:
-        def at_solution(trial: Trial) -> Params:
-            return references.implicit_at(trial, references.minimiser(trial), self.series.matrix)
-
-        def at_present(trial: Trial) -> Params:
-            inner = references.state_after(trial, trial.data.num_steps - 1)["inner"]
-            return references.implicit_at(trial, inner, self.series.matrix)
-
-        if self.series.random:
-            # m_x averages over the last 1 / momentum(k) draws, 200 of them at k = 1000.
-            text = f"implicit at z*, {self.series.terms} terms"
-            return Claim(text, at_solution, tolerance=0.3, kind="limit", repeats=1000)
-        # Without noise the momentum cancels: what is left is exact at every step.
-        text = f"implicit at z_K-1, {self.series.terms} terms"
-        return Claim(text, at_present, kind="limit", repeats=20)
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return series_doubt(row)
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: MomentumCarry
@@ -132,8 +117,24 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
             metrics={"adjoint_residual": residual},
         )
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return series_doubt(row)
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps - 1 + 2 * self.series.terms, 2 * self.series.terms)
+
+    def claim(self) -> Claim:
+        def at_solution(trial: Trial) -> Params:
+            return references.implicit_at(trial, references.minimiser(trial), self.series.matrix)
+
+        def at_present(trial: Trial) -> Params:
+            inner = references.state_after(trial, trial.data.num_steps - 1)["inner"]
+            return references.implicit_at(trial, inner, self.series.matrix)
+
+        if self.series.random:
+            # m_x averages over the last 1 / momentum(k) draws, 200 of them at k = 1000.
+            text = f"implicit at z*, {self.series.terms} terms"
+            return Claim(text, at_solution, tolerance=0.3, kind="limit", repeats=1000)
+        # Without noise the momentum cancels: what is left is exact at every step.
+        text = f"implicit at z_K-1, {self.series.terms} terms"
+        return Claim(text, at_present, kind="limit", repeats=20)
 
     def _pair(
         self, loop: InnerLoop, inner: Params, outer: Params, data: StepData

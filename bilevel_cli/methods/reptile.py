@@ -33,15 +33,15 @@ class Reptile(Hypergradient[Carry]):
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
         check_start("Reptile", outer)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, 0)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         begun, pullback = loop.begin_with_pullback(outer, data, carry["inner"])
         state = loop.run(begun, outer, data)
         grad = pullback(trees.axpy(-1.0, state["inner"], begun["inner"]))
         loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
         return Estimate(grad, loss, {"inner": state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 0)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

@@ -56,12 +56,6 @@ class Reverse(Hypergradient[Carry]):
         if self._steps(data.num_steps) < data.num_steps:  # the window does not reach the start
             start_is_constant(f"Reverse with window={self.window}", loop, outer, data)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        steps = self._steps(num_steps)
-        if self.segment is not None:
-            return Cost(num_steps + max(0, steps - self.segment), steps)
-        return Cost(inner_grads(metrics, num_steps), steps)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         first = data.num_steps - self._steps(data.num_steps)
         steps = Steps(loop, outer, data)
@@ -72,6 +66,12 @@ class Reverse(Hypergradient[Carry]):
         grad = slopes[1] if first else steps.to_start(carry["inner"], slopes)
         again = self.segment is None and steps.taken > data.num_steps
         return Estimate(grad, loss, {"inner": state}, steps.metrics() if again else {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        steps = self._steps(num_steps)
+        if self.segment is not None:
+            return Cost(num_steps + max(0, steps - self.segment), steps)
+        return Cost(inner_grads(metrics, num_steps), steps)
 
     def claim(self) -> Claim:
         window = self.window

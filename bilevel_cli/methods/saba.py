@@ -60,15 +60,14 @@ class Saba(Hypergradient[SabaCarry]):
 
     adjoint_lr: float
 
-    requires = AT_A_MINIMISER
-    remembers = True
-
     def __post_init__(self) -> None:
         if not 0 < self.adjoint_lr < math.inf:
             raise ValueError(
                 f"Saba needs a finite adjoint_lr > 0, got adjoint_lr={self.adjoint_lr}. "
                 "Set method.adjoint_lr, e.g. to the step size of the inner solver."
             )
+
+    remembers = True
 
     def init(self, outer: Params, state: SolverState) -> SabaCarry:
         return _begun(outer, state, 1, 1)
@@ -84,11 +83,10 @@ class Saba(Hypergradient[SabaCarry]):
             outer_blocks if "block" in data.outer else 1,
         )
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, 1)
+    requires = AT_A_MINIMISER
 
-    def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", references.solution, kind="limit", repeats=1000)
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr")
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: SabaCarry
@@ -127,8 +125,11 @@ class Saba(Hypergradient[SabaCarry]):
             metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return adjoint_doubt(row, "method.adjoint_lr")
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 1)
+
+    def claim(self) -> Claim:
+        return Claim("dF(z*)/dlambda", references.solution, kind="limit", repeats=1000)
 
 
 def _begun(outer: Params, state: SolverState, inner_blocks: int, outer_blocks: int) -> SabaCarry:

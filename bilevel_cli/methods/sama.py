@@ -38,16 +38,13 @@ class Sama(Hypergradient[Carry]):
 
     radius: float
 
-    requires = AT_A_MINIMISER
-
     def __post_init__(self) -> None:
         check_radius("Sama", self.radius)
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + 2, 0)
+    requires = AT_A_MINIMISER
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem, last = loop.problem, last_step(loop, outer, data, carry["inner"])
@@ -56,6 +53,9 @@ class Sama(Hypergradient[Carry]):
         (direction,) = last.pullback(direct_inner, (0,))
         cross = cross_product(problem, inner, outer, data.inner_at(-1), direction, self.radius)
         return Estimate(trees.axpy(1.0, cross, direct), loss, {"inner": last.state}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + 2, 0)
 
     def claim(self) -> Claim:
         # The finite difference is exact on quadratics, and off by radius^2 / 6 third derivatives.

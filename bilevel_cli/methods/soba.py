@@ -45,18 +45,16 @@ class Soba(Hypergradient[SobaCarry]):
 
     adjoint_lr: PowerLaw
 
-    requires = AT_A_MINIMISER
     remembers = True
 
     def init(self, outer: Params, state: SolverState) -> SobaCarry:
         inner = state["inner"]
         return {"inner": state, "adjoint": trees.zeros_like(inner), "count": counter(inner, 0.0)}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, 1)
+    requires = AT_A_MINIMISER
 
-    def claim(self) -> Claim:
-        return Claim("dF(z*)/dlambda", references.solution, 1e-3, kind="limit", repeats=3000)
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return adjoint_doubt(row, "method.adjoint_lr.initial")
 
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: SobaCarry
@@ -83,5 +81,8 @@ class Soba(Hypergradient[SobaCarry]):
             metrics={"adjoint_residual": relative_residual(residual, trees.masked(rhs, free))},
         )
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return adjoint_doubt(row, "method.adjoint_lr.initial")
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps, 1)
+
+    def claim(self) -> Claim:
+        return Claim("dF(z*)/dlambda", references.solution, 1e-3, kind="limit", repeats=3000)

@@ -44,8 +44,6 @@ class StochasticImplicit(Hypergradient[Carry]):
 
     series: Series
 
-    requires = AT_A_MINIMISER
-
     @property
     def extra_batches(self) -> int:
         return self.series.products + 1
@@ -56,15 +54,10 @@ class StochasticImplicit(Hypergradient[Carry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.series.draw(generator)
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps + self.series.terms, self.series.terms)
+    requires = AT_A_MINIMISER
 
-    def claim(self) -> Claim:
-        text = f"implicit at z_K, {self.series.terms} terms"
-        reference = references.implicit(self.series.matrix)
-        if self.series.random:
-            return Claim(text, reference, tolerance=4.5, kind="mean", repeats=1000)
-        return Claim(text, reference)
+    def doubts(self, row: dict[str, float]) -> dict[str, str]:
+        return series_doubt(row)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem = loop.problem
@@ -84,5 +77,12 @@ class StochasticImplicit(Hypergradient[Carry]):
         metrics = {"adjoint_residual": relative_residual(left, rhs)}
         return Estimate(trees.axpy(-1.0, implicit, direct), loss, {"inner": state}, metrics)
 
-    def doubts(self, row: dict[str, float]) -> dict[str, str]:
-        return series_doubt(row)
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(num_steps + self.series.terms, self.series.terms)
+
+    def claim(self) -> Claim:
+        text = f"implicit at z_K, {self.series.terms} terms"
+        reference = references.implicit(self.series.matrix)
+        if self.series.random:
+            return Claim(text, reference, tolerance=4.5, kind="mean", repeats=1000)
+        return Claim(text, reference)

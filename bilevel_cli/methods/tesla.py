@@ -33,9 +33,6 @@ class Tesla(Hypergradient[Carry]):
     def init(self, outer: Params, state: Any) -> Carry:
         return {"inner": state}
 
-    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(2 * num_steps, num_steps)
-
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         state, through_start = loop.begin_with_pullback(outer, data, carry["inner"])
         last = loop.run(state, outer, data)
@@ -51,6 +48,9 @@ class Tesla(Hypergradient[Carry]):
             _, pullback, state = autodiff.vjp(step, outer, has_aux=True)
             grad = trees.axpy(1.0, pullback(cotangent)[0], grad)
         return Estimate(grad, loss, {"inner": last}, {})
+
+    def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
+        return Cost(2 * num_steps, num_steps)
 
     def claim(self) -> Claim:
         def reference(trial: Trial) -> Params:

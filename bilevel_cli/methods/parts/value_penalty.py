@@ -23,8 +23,12 @@ class PenaltyCarry(Carry):
 class ValuePenalty(Hypergradient[PenaltyCarry]):
     """A method that moves y against F and a penalty on the value gap f(y) - f(z), and z along f."""
 
-    requires = AT_A_MINIMISER
     remembers = True
+
+    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
+        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
+
+    requires = AT_A_MINIMISER
 
     def zero_tells(self, row: dict[str, float], step: int) -> bool:
         # Where the constraint holds, f is not looked at.
@@ -39,9 +43,6 @@ class ValuePenalty(Hypergradient[PenaltyCarry]):
         after: PenaltyCarry,
     ) -> tuple[Params, Params]:
         return loop.begin(outer, data, before["value"])["inner"], after["value"]["inner"]
-
-    def init(self, outer: Params, state: SolverState) -> PenaltyCarry:
-        return {"inner": state, "value": state, "count": counter(state["inner"], 0.0)}
 
 
 def penalised_gradient(
