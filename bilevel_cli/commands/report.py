@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
+from bilevel_cli.report.costs import budgets
 
 if TYPE_CHECKING:
     from bilevel_cli.report.compare.comparison import Report
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--at",
         default="steps",
         metavar="BUDGET",
-        help="steps, seconds, inner_grads, peak_memory_mb, each alone (the most that all reached) "
+        help=f"{', '.join(budgets())}, each alone (the most that all reached) "
         "or with =LIMIT; or end, whatever it cost; default: steps",
     )
     add("--select", choices=("final", "best"), default="final", help="row of a run within that")
@@ -154,7 +155,6 @@ def _question(arguments: argparse.Namespace) -> "Question":
         group_by=arguments.by.split(",") if arguments.by else None,
         higher=True if arguments.higher else False if arguments.lower else None,
     )
-    question.budget  # noqa: B018 - raises where --at is wrong, before 200 runs are read
     return question
 
 

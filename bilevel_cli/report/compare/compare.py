@@ -1,4 +1,4 @@
-"""From runs to a comparison: at one budget, over seeds, with its ties."""
+"""From runs to a comparison: a row for each configuration, at one budget, with its ties."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,30 +6,32 @@ from dataclasses import replace
 import numpy as np
 
 from bilevel_cli.report.compare import statistics
-from bilevel_cli.report.compare.comparison import BEST, TIE, TOO_FEW, Budget, Report, Row
+from bilevel_cli.report.compare.comparison import (
+    BEST,
+    END,
+    NO_NUMBER,
+    TIE,
+    TOO_FEW,
+    TOO_LARGE,
+    Budget,
+    Report,
+    Row,
+)
 from bilevel_cli.report.compare.configurations import Configuration, configurations
 from bilevel_cli.report.compare.fairness import unfair
-from bilevel_cli.report.compare.measure import (
-    COSTS,
-    END,
-    MEMORY,
-    Course,
-    Point,
-    course,
-    is_higher_better,
-    point,
-)
+from bilevel_cli.report.compare.measure import Course, Point, course, is_higher_better, point
 from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.compare.statements import statements
-from bilevel_cli.report.read.runs import COMPLETED, MISSING, Run
-from bilevel_cli.vocabulary import WITHOUT_A_NUMBER
+from bilevel_cli.report.costs import columns
+from bilevel_cli.report.read.runs import Run
+from bilevel_cli.vocabulary import COMPLETED, MISSING, WITHOUT_A_NUMBER
 
 
 def compare(runs: list[Run], question: Question) -> Report:
-    """The comparison.
+    """The comparison of some runs that answers a question.
 
     Raises:
-        UsageError: It is of something that the runs have not, or would be biased.
+        UsageError: The question names what the runs do not have, or its answer would be biased.
     """
     groups = configurations(runs, question.group_by)
     metric = question.metric_of(runs)
@@ -37,9 +39,9 @@ def compare(runs: list[Run], question: Question) -> Report:
     courses = {run: course(run, metric) for group in groups for run in group.runs}
     budget = question.budget
     if budget.limit is None:
-        budget = Budget(budget.column, _common(budget.column, groups, courses))
+        budget = replace(budget, limit=_common(budget, groups, courses))
     statistic = statistics.interquartile_mean if question.iqm else statistics.mean
-    with np.errstate(over="ignore", invalid="ignore"):  # of scores on their way to infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # scores may be on their way to infinity
         rows = [_row(group, courses, budget, question) for group in groups]
         rows = _marked(rows, higher, statistic)
     report = Report(runs, groups, rows, metric, higher, budget)
@@ -50,25 +52,32 @@ def compare(runs: list[Run], question: Question) -> Report:
 
 
 def _common(
-    column: str, groups: list[Configuration], courses: dict[Run, Course | None]
+    budget: Budget, groups: list[Configuration], courses: dict[Run, Course | None]
 ) -> float | None:
-    """The largest budget that all configurations reached; of memory, the least in which all fit."""
-    if column == END:
+    """The largest limit that all configurations reached; of a peak, the least in which all fit.
+
+    A configuration reached what all of its completed runs did. Where none has completed yet, it
+    reached what the farthest of its runs did.
+    """
+    if budget.column == END:
         return None
     reached = []
     for group in groups:
-        ends: dict[bool, list[float]] = {True: [], False: []}
+        completed, unfinished = list[float](), list[float]()
         for run in group.runs:
             line = courses[run]
-            if run.status not in WITHOUT_A_NUMBER and line and np.isfinite(line.costs[column][-1]):
-                ends[run.status == COMPLETED].append(float(line.costs[column][-1]))
-        if ends[True]:
-            reached.append(max(ends[True]) if column == MEMORY else min(ends[True]))
-        elif ends[False]:  # its runs are on their way: as far as the first has come
-            reached.append(max(ends[False]))
+            if run.status in WITHOUT_A_NUMBER or line is None:
+                continue
+            spent = float(line.costs[budget.column][-1])
+            if np.isfinite(spent):
+                (completed if run.status == COMPLETED else unfinished).append(spent)
+        if completed:
+            reached.append(max(completed) if budget.peak else min(completed))
+        elif unfinished:
+            reached.append(max(unfinished))
     if not reached:
         return None
-    return max(reached) if column == MEMORY else min(reached)
+    return max(reached) if budget.peak else min(reached)
 
 
 def _row(
@@ -87,22 +96,27 @@ def _row(
         if found is not None:
             points[run.name] = found
         elif run.status == COMPLETED:
-            counts["too large" if line and budget.column == MEMORY else "without a number"] += 1
+            counts[TOO_LARGE if line and budget.peak else NO_NUMBER] += 1
     values = {name: found.value for name, found in points.items()}
     estimate = statistics.robust if question.iqm else statistics.student
     costs = {
         name: float(np.mean([found.costs[name] for found in points.values()]))
-        for name in COSTS
+        for name in columns()
         if points
     }
     return Row(group, values, estimate(list(values.values())), "", dict(counts), costs)
 
 
 def _arrived(run: Run, line: Course | None, budget: Budget) -> bool:
-    """Whether a run completed or, as nobody knows or it did not, went as far as is compared."""
+    """Whether a run may be in the mean: it completed, or it reached the budget.
+
+    Where runs are compared at their ends, or within a peak, an unfinished run may not: it has not
+    come to its end, and may take more memory yet. A run without a manifest may, since nobody knows
+    whether it completed.
+    """
     if run.status == COMPLETED:
         return True
-    if budget.column in (END, MEMORY):
+    if budget.column == END or budget.peak:
         return run.status == MISSING
     if line is None or budget.limit is None:
         return False
@@ -110,7 +124,10 @@ def _arrived(run: Run, line: Course | None, budget: Budget) -> bool:
 
 
 def _marked(rows: list[Row], higher: bool, statistic: statistics.Statistic) -> list[Row]:
-    """The rows, best first, those without a number last, with the best one and its ties marked."""
+    """The rows in the order of `Report.rows`, with their marks.
+
+    A row is tied with the best where the interval of their difference contains 0.
+    """
     sign = -1 if higher else 1
     some = sorted((row for row in rows if row.values), key=lambda row: sign * row.estimate.value)
     none = [row for row in rows if not row.values]
@@ -130,7 +147,7 @@ def _marked(rows: list[Row], higher: bool, statistic: statistics.Statistic) -> l
 
 def _ended_before(budget: Budget, rows: list[Row], courses: dict[Run, Course | None]) -> list[str]:
     """The labels of configurations with a run in the mean that ended before the budget."""
-    if budget.limit is None or budget.column == MEMORY:
+    if budget.limit is None or budget.peak:
         return []
     return [
         row.configuration.label
@@ -144,7 +161,7 @@ def _ended_before(budget: Budget, rows: list[Row], courses: dict[Run, Course | N
 
 
 def _by_seed(row: Row) -> dict[str, float]:
-    """The values of a row by seed, the mean where a seed has several."""
+    """The values of a row by seed; of several runs with one seed, their mean."""
     found: dict[str, list[float]] = {}
     for run in row.configuration.runs:
         if run.name in row.values:

@@ -1,4 +1,4 @@
-"""What a run had achieved, and spent, when it reached a budget."""
+"""What a run had achieved when it reached a budget, and what it had spent by then."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bilevel_cli.report.compare.comparison import Budget
+from bilevel_cli.report.compare.comparison import END, Budget
+from bilevel_cli.report.costs import STEP, columns, cost_of
 from bilevel_cli.report.read.runs import Run
 
 Numbers = NDArray[np.float64]
-
-STEP, SECONDS, MEMORY, END = "step", "seconds", "peak_memory_mb", "end"
-COSTS = (STEP, SECONDS, "inner_grads", "hvps", MEMORY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +20,8 @@ class Course:
     """A column of a run, and what had been spent at each of its values.
 
     Attributes:
-        values: Of the column; NaN where they were not finite.
-        costs: By name, as many of each; NaN where they are unknown.
+        values: The column, a number for each of its rows; NaN where it was not finite.
+        costs: For each cost, by column, a number for each row; NaN where it is unknown.
     """
 
     values: Numbers
@@ -39,11 +37,11 @@ class Point:
 
 
 def course(run: Run, name: str) -> Course | None:
-    """A column of eval.csv or else of train.csv, with costs; None where there is none.
+    """A column of eval.csv, or else of train.csv, with costs; None where a run does not have it.
 
-    Evaluations know their step and their seconds. Their other costs come from the rows of train.csv
-    around them: in between, what is spent grows in proportion to the steps; memory is that of the
-    next row.
+    An evaluation knows its step and its seconds. Its other costs come from the rows of train.csv
+    before and after it: a sum grows in proportion to the steps between the two, and a peak is that
+    of the row after it.
     """
     table = _table(run, name)
     if table is None or not len(table):
@@ -51,18 +49,18 @@ def course(run: Run, name: str) -> Course | None:
     steps = _numbers(table, STEP)
     costs = {
         cost: _numbers(table, cost) if cost in table else _spent(run.train, cost, steps)
-        for cost in COSTS
+        for cost in columns()
     }
     return Course(_numbers(table, name), costs)
 
 
 def point(run: Run, course: Course, budget: Budget, validation: str | None = None) -> Point | None:
-    """The last value within a budget, or the one at which a validation column is best.
+    """The last value within a budget, or the one where a validation column is best.
 
     Args:
-        run: Whose course it is.
-        course: Of the metric.
-        budget: What may have been spent.
+        run: The run.
+        course: The course of its metric.
+        budget: What it may have spent.
         validation: A column that selects among the values within the budget; None for the last.
 
     Returns:
@@ -86,18 +84,21 @@ def point(run: Run, course: Course, budget: Budget, validation: str | None = Non
 
 
 def is_higher_better(name: str, runs: Sequence[Run]) -> bool:
-    """Whether more of a score is better, by the patterns of the runs that have it."""
+    """Whether more of a score is better, as the runs that have it say."""
     patterns = {pattern for run in runs for pattern in run.higher_is_better if has(run, name)}
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def has(run: Run, name: str) -> bool:
-    """Whether a run has a column of that name."""
+    """Whether a run has a column of this name in one of its tables."""
     return name in run.evals or name in run.train
 
 
 def _best(run: Run, validation: str, steps: Numbers) -> int | None:
-    """The place among `steps` at which a column that was known by then was best; the first one."""
+    """The first of `steps` at which a column was best, as a position; None where it has no number.
+
+    The column counts at each step as its last row up to then has it.
+    """
     table = _table(run, validation)
     if table is None or not len(table):
         return None
@@ -118,13 +119,13 @@ def _numbers(table: pd.DataFrame, name: str) -> Numbers:
 
 
 def _spent(train: pd.DataFrame, cost: str, steps: Numbers) -> Numbers:
-    """A cost at some steps, from the rows of train.csv."""
+    """A cost at some steps, from the rows of train.csv around them."""
     if cost not in train:
         return np.full(len(steps), np.nan)
     known = train[[STEP, cost]].dropna()
     at, spent = _numbers(known, STEP), _numbers(known, cost)
     if not len(at):
         return np.full(len(steps), np.nan)
-    if cost == MEMORY:
+    if cost_of(cost).peak:
         return spent[np.minimum(np.searchsorted(at, steps), len(at) - 1)]
     return np.interp(steps, [0.0, *at], [0.0, *spent])

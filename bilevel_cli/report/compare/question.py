@@ -7,17 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bilevel_cli.errors import UsageError, hint
-from bilevel_cli.report.compare.comparison import Budget
-from bilevel_cli.report.compare.measure import COSTS, END, MEMORY, SECONDS, STEP
+from bilevel_cli.report.compare.comparison import END, Budget
+from bilevel_cli.report.costs import SECONDS, STEP, budgets, columns
 from bilevel_cli.report.read.runs import Run
-
-BUDGETS = {
-    "steps": STEP,
-    "seconds": SECONDS,
-    "inner_grads": "inner_grads",
-    "peak_memory_mb": MEMORY,
-    "end": END,
-}
 
 
 @dataclass(frozen=True)
@@ -26,11 +18,14 @@ class Question:
 
     Args:
         metric: A column of eval.csv or train.csv; None for the first score.
-        at: What may be spent: a key of BUDGETS, alone or with `=LIMIT`.
+        at: What each run may spend: a name of `costs.budgets`, alone or with `=LIMIT`, or "end".
         validation: A column that selects a row of each run within the budget; None for the last.
         iqm: Whether interquartile means are compared.
         group_by: Options that alone distinguish configurations; None for all.
         higher: Whether more of the metric is better; None to ask the runs.
+
+    Raises:
+        UsageError: `at` is no budget.
     """
 
     metric: str | None = None
@@ -40,19 +35,19 @@ class Question:
     group_by: Sequence[str] | None = None
     higher: bool | None = None
 
+    def __post_init__(self) -> None:
+        _ = self.budget  # refused here, before hundreds of runs are read
+
     @property
     def budget(self) -> Budget:
-        """Without a limit where none is given.
-
-        Raises:
-            UsageError: It is no budget.
-        """
+        """What each run may spend, without a limit where `at` has none."""
         name, equals, number = self.at.partition("=")
-        if name not in BUDGETS:
-            known = ", ".join(BUDGETS)
-            raise UsageError(f"--at needs one of {known}, got {name!r}{hint(name, BUDGETS)}")
+        known = {**budgets(), END: END}
+        if name not in known:
+            names = ", ".join(known)
+            raise UsageError(f"--at needs one of {names}, got {name!r}{hint(name, known)}")
         if not equals:
-            return Budget(BUDGETS[name], None)
+            return Budget(known[name], None)
         if name == END:
             raise UsageError(f"--at end has no limit, got {self.at}. Leave out what follows end.")
         try:
@@ -64,10 +59,10 @@ class Question:
                 f"--at needs a number after {name}=, at least 0, got {number!r}. "
                 "Such as --at seconds=60."
             )
-        return Budget(BUDGETS[name], limit)
+        return Budget(known[name], limit)
 
     def metric_of(self, runs: Sequence[Run]) -> str:
-        """The metric; "" where none is given and no run has a score.
+        """The column that is compared; "" where none is asked for and no run has a score.
 
         Raises:
             UsageError: The runs have no such column, or the question is biased.
@@ -88,16 +83,17 @@ class Question:
 
 
 def _first_score(runs: Sequence[Run]) -> str:
-    firsts = (next((name for name in run.evals if name not in COSTS), "") for run in runs)
+    costs = columns()
+    firsts = (next((name for name in run.evals if name not in costs), "") for run in runs)
     counts = Counter(str(first) for first in firsts if first)
     return counts.most_common(1)[0][0] if counts else ""
 
 
 def _check_known(option: str, name: str, runs: Sequence[Run]) -> None:
     known = dict.fromkeys(str(column) for run in runs for column in (*run.evals, *run.train))
-    if known and name not in known:  # of runs that have not written a row nothing is known
-        columns = ", ".join(column for column in known if column not in (STEP, SECONDS))
+    if known and name not in known:  # runs without a row may have the column later
+        others = ", ".join(column for column in known if column not in (STEP, SECONDS))
         raise UsageError(
             f"{option} needs a column of the runs, got {name}{hint(name, known)} "
-            f"They have {columns}."
+            f"They have {others}."
         )

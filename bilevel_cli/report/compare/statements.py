@@ -3,26 +3,19 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from bilevel_cli.report.compare.comparison import BEST, TIE, TOO_FEW, Budget, Report, Row
-from bilevel_cli.report.compare.measure import END, MEMORY
+from bilevel_cli.report.compare.comparison import BEST, END, TIE, TOO_FEW, Budget, Report, Row
 from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.compare.statistics import EQUAL_CALLED_DIFFERENT
-
-UNITS = {
-    "step": "outer steps",
-    "seconds": "seconds of training",
-    "inner_grads": "inner gradients",
-    "peak_memory_mb": "MB of memory",
-}
+from bilevel_cli.report.costs import cost_of
 
 
 def statements(report: Report, question: Question, ended_before: Sequence[str]) -> list[str]:
-    """The sentences, the one that says what is compared first.
+    """The sentences; the first says what is compared.
 
     Args:
         report: The comparison.
-        question: To which it is the answer.
-        ended_before: Labels of configurations of which a run ended before the budget.
+        question: What was asked of it.
+        ended_before: The labels of configurations with a run that ended before the budget.
     """
     if not report.metric:
         lines = ["No run has been evaluated: there is nothing to compare.", *_counted(report)]
@@ -50,10 +43,10 @@ def _where(budget: Budget, question: Question) -> str:
         return f"{row} of each run, WHATEVER IT COST"
     if budget.limit is None:
         return "but no run has come to one yet"
-    limit = f"{budget.limit:.10g} {UNITS[budget.column]}"
+    limit = f"{budget.limit:.10g} {cost_of(budget.column).unit}"
     if question.budget.limit is not None:
         return f"{row} within {limit}"
-    if budget.column == MEMORY:
+    if budget.peak:
         return f"{row} within {limit}, the least in which all configurations fit"
     return f"{row} within {limit}, the most that all configurations reached"
 
@@ -96,7 +89,7 @@ def _ties(rows: Sequence[Row]) -> list[str]:
 
 
 def _doubted(rows: Sequence[Row]) -> list[str]:
-    """What runs say against their own numbers, of each kind the first sentence."""
+    """What runs doubt about their own numbers: for each kind of doubt, the first run's sentence."""
     lines = []
     for row in rows:
         runs, said = row.configuration.runs, dict[str, list[str]]()

@@ -2,23 +2,17 @@
 
 from collections.abc import Sequence
 
-from bilevel_cli.report.compare.comparison import Budget, Report, Row
+from bilevel_cli.report.compare.comparison import TIE, TOO_FEW, Budget, Report, Row
+from bilevel_cli.report.costs import cost_of
 from bilevel_cli.report.show import cells
 from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import broken
 
-MOST_LABELS = 3  # that a sentence lists
-
-WITHIN = {
-    "step": "after {:,.10g} outer steps",
-    "seconds": "within {:,.4g} seconds",
-    "inner_grads": "within {:,.10g} inner gradients",
-    "peak_memory_mb": "within {:,.4g} MB",
-}
+MOST_LABELS = 3  # more are counted instead of listed
 
 
 def headline(report: Report) -> str:
-    """Who wins, where, by how much, with whom it ties, and how many runs broke."""
+    """Which configuration is best, where, by how much, its ties, and how many runs broke."""
     count, total = len(broken(report)), sum(len(one.runs) for one in report.configurations)
     failures = f" {count} of {total} runs broke." if count else ""
     rows = [row for row in report.rows if row.estimate.n]
@@ -30,7 +24,7 @@ def headline(report: Report) -> str:
     if len(rows) == 1:
         label = rows[0].configuration.label
         return f"Only {label} has a number to compare: {measured}.{failures}"
-    ties = [row for row in rows if row.mark.startswith("tie")]
+    ties = [row for row in rows if row.mark in (TIE, TOO_FEW)]
     ahead = ""
     if not ties:
         ahead = f"; next is {rows[1].configuration.label}, {measurement(rows[1])}"
@@ -38,15 +32,15 @@ def headline(report: Report) -> str:
 
 
 def measurement(row: Row) -> str:
-    """The mean with its interval."""
+    """The mean of a row with its interval."""
     return cells.estimate(row.estimate, "\u00b1")
 
 
 def where(budget: Budget) -> str:
-    """At what budget, in words."""
+    """The budget in words."""
     if budget.limit is None:
         return "at the end of each run"
-    return WITHIN[budget.column].format(budget.limit)
+    return cost_of(budget.column).sentence.format(budget.limit)
 
 
 def _verdict(ties: Sequence[Row]) -> str:
@@ -56,6 +50,6 @@ def _verdict(ties: Sequence[Row]) -> str:
     others = " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
     if len(labels) > MOST_LABELS:
         others = f"{labels[0]} and {len(labels) - 1} others"
-    if all("few" in row.mark for row in ties):
+    if all(row.mark == TOO_FEW for row in ties):
         return f"leads, with too few seeds to tell it from {others}"
     return f"leads, level with {others}"

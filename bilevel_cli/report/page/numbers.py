@@ -10,44 +10,49 @@ from numpy.typing import NDArray
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import Configuration, name
 from bilevel_cli.report.compare.measure import Course, course
+from bilevel_cli.report.costs import SECONDS, STEP, axes
 from bilevel_cli.report.page.markup import short_names
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show.curves import (
-    AXES,
-    POINTWISE,
     Numbers,
+    axis_of,
     band,
     curve,
+    has_mean,
     in_mean,
     spread,
 )
 from bilevel_cli.report.show.palette import style
 from bilevel_cli.vocabulary import ENDED_BADLY
 
-MOST_POINTS = 400  # of a curve: more than a screen has room for
-FEWEST_POINTS = 20
+MOST_POINTS = 400  # of a curve: a screen has no room for more
+FEWEST_POINTS = 20  # of a curve, also where the page becomes larger than intended
 MOST_NUMBERS = 1_000_000  # of the page, about seven bytes each
-TIME = ("step", "seconds")  # columns of both tables: axes rather than metrics
-WIDTH = 2.4  # pixels, of a line whose dashes are given in widths
+WIDTH = 2.4  # pixels of a line; dashes are given in widths of lines
 
 Tables = dict[str, dict[str, Course]]
 
 
 def data(report: Report) -> dict[str, Any]:
-    """What the script of the page reads, as JSON.
+    """What the script of the page reads, ready for JSON.
 
-    Entries: `metrics`, names with the table they are from; `axes`; the first `metric` and `axis`;
-    `series`, one for each configuration, with its looks, the means of its runs, and its runs.
+    Returns:
+        metrics: The table, "eval" or "train", of each metric.
+        axes: The name of the axis of each cost.
+        pointwise: The costs against which there are no means.
+        metric: The metric that is shown first.
+        axis: The cost against which it is shown first.
+        series: For each configuration its looks, the means of its runs, and its runs.
     """
     metrics = _metrics(report)
     counted, points = in_mean(report), _points(report, len(metrics))
     names = short_names(report.runs)
     return {
         "metrics": metrics,
-        "axes": AXES,
-        "pointwise": POINTWISE,
+        "axes": axes(),
+        "pointwise": [axis for axis in axes() if not has_mean(axis)],
         "metric": report.metric if report.metric in metrics else next(iter(metrics), None),
-        "axis": report.budget.column if report.budget.column in AXES else "step",
+        "axis": axis_of(report.budget),
         "series": [
             _series(number, one, names, counted, metrics, points)
             for number, one in enumerate(report.configurations)
@@ -56,20 +61,21 @@ def data(report: Report) -> dict[str, Any]:
 
 
 def _metrics(report: Report) -> dict[str, str]:
+    """The tables of all columns but steps and seconds: both tables have these, as axes."""
     found: dict[str, str] = {}
     for table in ("eval", "train"):
         for run in report.runs:
             for column in run.evals if table == "eval" else run.train:
-                if column not in TIME:
+                if column not in (STEP, SECONDS):
                     found.setdefault(str(column), table)
     return found
 
 
 def _points(report: Report, metrics: int) -> int:
-    """That each curve may have, such that the page stays within its size."""
+    """How many points each curve may have for the page to keep its size."""
     runs = sum(len(one.runs) for one in report.configurations)
-    of_runs = runs * (metrics + 2 * len(AXES))
-    of_means = len(report.configurations) * metrics * 3 * (len(AXES) - len(POINTWISE))
+    of_runs = runs * (metrics + 2 * len(axes()))
+    of_means = len(report.configurations) * metrics * 3 * sum(map(has_mean, axes()))
     return max(FEWEST_POINTS, min(MOST_POINTS, MOST_NUMBERS // (of_runs + of_means + 1)))
 
 
@@ -110,24 +116,25 @@ def _courses(run: Run, metrics: Iterable[str]) -> dict[str, Course]:
 def _tables(
     courses: Mapping[str, Course], metrics: Mapping[str, str], points: int
 ) -> dict[str, dict[str, Any]]:
-    """The rows of a run that are shown, by table: costs as `x`, metrics as `y`."""
+    """The rows of a run that are shown, by table: its costs as `x`, its metrics as `y`."""
     tables: dict[str, dict[str, Any]] = {}
     for table in dict.fromkeys(metrics.values()):
-        # As long as the first one: of a run that has a score in its other table, none is shown.
+        # A metric may be in the other table of this run than in that of most runs: it has another
+        # length, and is not shown.
         some = {name: one for name, one in courses.items() if metrics[name] == table}
         length = max((len(one.values) for one in some.values()), default=0)
         some = {name: one for name, one in some.items() if len(one.values) == length}
         if length:
             rows, first = _rows(some.values(), length, points), next(iter(some.values()))
             tables[table] = {
-                "x": {axis: _rounded(first.costs[axis][rows], 8) for axis in AXES},
+                "x": {axis: _rounded(first.costs[axis][rows], 8) for axis in axes()},
                 "y": {name: _rounded(one.values[rows]) for name, one in some.items()},
             }
     return tables
 
 
 def _rows(courses: Iterable[Course], length: int, points: int) -> NDArray[np.intp]:
-    """Evenly many, and the last finite one of each column, where its curve ends."""
+    """The rows to show: evenly spaced ones, and the last finite one of each column."""
     ends = [np.flatnonzero(np.isfinite(one.values))[-1:] for one in courses]
     return np.unique(np.concatenate([spread(length, points), *ends]))
 
@@ -135,14 +142,12 @@ def _rows(courses: Iterable[Course], length: int, points: int) -> NDArray[np.int
 def _means(
     runs: list[dict[str, Course]], metrics: Mapping[str, str], points: int
 ) -> dict[str, Any]:
-    """Means and intervals by metric and axis, each with the number of its grid."""
+    """Means and intervals by metric and axis, each with the position of its grid in `grids`."""
     grids: dict[bytes, int] = {}
     lists: list[list[float | None]] = []
     means: dict[str, dict[str, Any]] = {}
     for metric in metrics:
-        for axis in AXES:
-            if axis in POINTWISE:
-                continue
+        for axis in filter(has_mean, axes()):
             found = band([curve(run.get(metric), axis) for run in runs], points)
             if found is None:
                 continue
@@ -159,5 +164,5 @@ def _means(
 
 
 def _rounded(values: Numbers, digits: int = 5) -> list[float | None]:
-    """With so many significant digits; None for what is not finite."""
+    """The values to some significant digits; None for those that are not finite."""
     return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.tolist()]

@@ -1,4 +1,4 @@
-"""The report as a page: one HTML file that fetches nothing and works from a disk."""
+"""The page: one HTML file that fetches nothing, so that it works from a disk and for years."""
 
 import json
 import string
@@ -8,24 +8,24 @@ from pathlib import Path
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.costs import axes
 from bilevel_cli.report.page import numbers
 from bilevel_cli.report.page.headline import headline
 from bilevel_cli.report.page.markup import escape, swatch
 from bilevel_cli.report.page.sections import SECTIONS
-from bilevel_cli.report.show.curves import AXES
 from bilevel_cli.report.show.palette import COLOURS
 
 ASSETS = Path(__file__).parent / "assets"
 
-TABLES = {"eval": "Scores", "train": "Training"}  # as the list of metrics calls them
+TABLES = {"eval": "Scores", "train": "Training"}  # what the list of metrics calls the two tables
 
 
 def write(path: Path, report: Report) -> None:
     """Writes the page.
 
     Args:
-        path: Of the file.
-        report: What it shows.
+        path: The file.
+        report: The comparison.
 
     Raises:
         UsageError: plotly is missing, or the file cannot be written.
@@ -49,7 +49,7 @@ def html(report: Report, plotly: str) -> str:
     """The page.
 
     Args:
-        report: What it shows.
+        report: The comparison.
         plotly: The code of plotly.js.
     """
     assert "</script" not in plotly.lower(), "plotly.js would end its own script"
@@ -62,7 +62,7 @@ def html(report: Report, plotly: str) -> str:
         headline=escape(headline(report)).replace(" \u00b1 ", "&nbsp;\u00b1&nbsp;"),
         statements=_lines(report.statements, "statements") + _lines(report.warnings, "warnings"),
         metrics="".join(_metrics(data["metrics"], table) for table in TABLES),
-        axes="".join(_axis(axis, name) for axis, name in AXES.items()),
+        axes="".join(_axis(axis, name) for axis, name in axes().items()),
         plot_label=escape(f"Curves of {title}. The numbers are in the table."),
         legend="".join(_entry(number, one["label"]) for number, one in enumerate(data["series"])),
         sections="\n".join(section(report) for section in SECTIONS),
@@ -74,7 +74,7 @@ def html(report: Report, plotly: str) -> str:
 
 
 def embedded(data: object) -> str:
-    """JSON that no HTML parser takes for the end of its script.
+    """Data as JSON in which no HTML parser finds the end of the script around it.
 
     Args:
         data: Without NaN, which is no JSON.

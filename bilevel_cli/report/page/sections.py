@@ -1,10 +1,11 @@
-"""The sections of the page below its curves, each from a report to HTML, empty without content."""
+"""The sections of the page below its curves: functions from a report to HTML, or to ""."""
 
 import math
 from collections.abc import Iterable
 
 from bilevel_cli.report.compare.comparison import Report, Row
 from bilevel_cli.report.compare.configurations import differences, text
+from bilevel_cli.report.costs import STEP, cost_of
 from bilevel_cli.report.page import pictures
 from bilevel_cli.report.page.headline import measurement
 from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
@@ -14,27 +15,13 @@ from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import broken
 from bilevel_cli.vocabulary import ENDED_BADLY
 
-# Costs in the table: the name of the column in a run's table, and for people.
-COSTS = {
-    "step": "steps",
-    "seconds": "seconds",
-    "inner_grads": "inner gradients",
-    "hvps": "Hessian products",
-    "peak_memory_mb": "memory (MB)",
-}
-
-
-MOST_ROWS = 20  # of a table that is not folded
+MOST_ROWS = 20  # a longer table of differences is folded
 UP, DOWN, NAN = "ascending", "descending", math.nan
 
 
 def results(report: Report) -> str:
-    """The table of the report, to be sorted."""
-    costs = [
-        cost
-        for cost in COSTS
-        if any(math.isfinite(row.costs.get(cost, NAN)) for row in report.rows)
-    ]
+    """The table of the report, which readers can sort by any column."""
+    costs = cells.known_costs(report)
     others = any(row.counts for row in report.rows)
     doubts = any(row.doubtful for row in report.rows)
     header = [
@@ -43,7 +30,7 @@ def results(report: Report) -> str:
         _header("runs", first=DOWN),
         *([_header("other runs", "text")] if others else []),
         *([_header("doubts", first=DOWN)] if doubts else []),
-        *(_header(COSTS[cost]) for cost in costs),
+        *(_header(cost_of(cost).title) for cost in costs),
     ]
     numbers = {id(one): number for number, one in enumerate(report.configurations)}
     rows = []
@@ -93,13 +80,13 @@ def _cost(number: float) -> str:
 
 
 def _header(name: str, kind: str = "", first: str = UP) -> str:
-    """Of a column that can be sorted; `first` is the direction of the first press."""
+    """The head of a column: a button that sorts, at the first press in the direction `first`."""
     button = f'<button type="button">{name}</button>'
     return f'<th scope="col" class="{kind}" data-first="{first}">{button}</th>'
 
 
 def _table(name: str, header: Iterable[str], rows: Iterable[str]) -> str:
-    """In a box of its own, in which it scrolls where it is too wide."""
+    """A table in a box of its own, in which it scrolls where it is too wide."""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
         f"<thead><tr>{''.join(header)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -107,7 +94,7 @@ def _table(name: str, header: Iterable[str], rows: Iterable[str]) -> str:
 
 
 def differing(report: Report) -> str:
-    """All settings in which configurations differ, those that come with another among them."""
+    """All settings in which configurations differ, not only those that name them."""
     found = differences(report.configurations)
     if not found:
         return ""
@@ -149,12 +136,12 @@ def failures(report: Report) -> str:
 
 
 def _last_step(run: Run) -> str:
-    steps = [int(table["step"].iloc[-1]) for table in (run.train, run.evals) if len(table)]
+    steps = [int(table[STEP].iloc[-1]) for table in (run.train, run.evals) if len(table)]
     return f"{max(steps):,}" if steps else "-"
 
 
 def learned(report: Report) -> str:
-    """What runs left behind, as pictures."""
+    """Pictures of what runs left behind."""
     found, left_out = pictures.found(report.configurations)
     if not found:
         return ""
@@ -172,7 +159,7 @@ def learned(report: Report) -> str:
 
 
 def runs(report: Report) -> str:
-    """What each run says of itself, folded; runs that were repeated later come last."""
+    """What the manifest of each run says, folded; runs that were run again later come last."""
     several, names = report.configurations, short_names(report.runs)
     series = {id(run): number for number, one in enumerate(several) for run in one.runs}
     ordered = sorted(report.runs, key=lambda run: series.get(id(run), len(several)))

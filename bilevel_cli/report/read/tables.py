@@ -1,4 +1,4 @@
-"""Tables of runs, of which a crash may have left a part."""
+"""The tables of runs. A crash may have left parts of them."""
 
 import io
 import re
@@ -8,20 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bilevel_cli.report.costs import STEP
+
 Known = dict[Path, tuple[tuple[int, int], pd.DataFrame, str | None]]
-"""Tables by file, with its size and time of change, and what was wrong with it."""
+"""For each file its size and time of change, its table, and what was wrong with it."""
 
 _NUMBER = rb"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d{1,4})?|\.\d+(?:[eE][-+]?\d{1,4})?|inf|nan)"
 _ROW = re.compile(rb"\d+(?:," + _NUMBER + rb")*")
 
 
 def read(path: Path, known: Known, warnings: list[str]) -> pd.DataFrame:
-    """The whole rows of a table, infinite numbers as NaN; none where there is no file.
+    """The rows of a table that are whole, with NaN for infinite numbers; none without a file.
 
     Args:
         path: The file.
-        known: Tables that were read before: those that have not changed are not read again.
-        warnings: Takes a line where something is wrong with the file.
+        known: Tables that were read before. A file that has not changed since is not read again.
+        warnings: A line is added where something is wrong with the file.
     """
     try:
         now = path.stat()
@@ -42,10 +44,10 @@ def read(path: Path, known: Known, warnings: list[str]) -> pd.DataFrame:
 
 
 def parse(content: bytes) -> tuple[pd.DataFrame, str | None]:
-    """The whole rows of a table, and what is wrong with the others.
+    """The rows of a table that are whole, and what is wrong with the others.
 
     Args:
-        content: Of the file: numbers between commas, `step` the first of the columns.
+        content: What is in the file: numbers between commas; the first column is `step`.
     """
     if not content:
         return pd.DataFrame(), "is empty"
@@ -54,7 +56,7 @@ def parse(content: bytes) -> tuple[pd.DataFrame, str | None]:
         columns = header.rstrip(b"\r").decode().split(",")
     except UnicodeDecodeError:
         columns = []
-    if columns[:1] != ["step"] or not all(columns) or len(set(columns)) < len(columns):
+    if columns[:1] != [STEP] or not all(columns) or len(set(columns)) < len(columns):
         return pd.DataFrame(), f"has another header than a table of a run: {header[:60]!r}"
     table = _fast(body, columns)
     if table is not None:
@@ -63,7 +65,7 @@ def parse(content: bytes) -> tuple[pd.DataFrame, str | None]:
     if not lines[-1]:
         del lines[-1]
         torn = False
-    else:  # even where it looks whole: 0.25 may have been 0.251
+    else:  # the last row is torn even where it looks whole: 0.25 may have been 0.251
         torn = True
     whole = [
         line
@@ -75,12 +77,12 @@ def parse(content: bytes) -> tuple[pd.DataFrame, str | None]:
         reason = "the last row is torn" if torn else "some rows are damaged"
         return table, f"{reason}; {len(whole)} of {len(lines)} rows are used"
     table = _parsed(b"\n".join([*whole, b""]), columns)
-    table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+    table = table.drop_duplicates(STEP, keep="last").sort_values(STEP, ignore_index=True)
     return table, f"rows are out of order; {len(table)} of {len(lines)} are used, sorted by step"
 
 
 def _fast(body: bytes, columns: list[str]) -> pd.DataFrame | None:
-    """The table, if all of it is as a run writes it: whole rows, in the order of their steps."""
+    """The table, if all rows are whole and in the order of their steps, as a run writes them."""
     if not body:
         return pd.DataFrame(columns=columns, dtype=float)
     rows = body.count(b"\n")
@@ -90,9 +92,9 @@ def _fast(body: bytes, columns: list[str]) -> pd.DataFrame | None:
         table = _parsed(body, columns)
     except (ValueError, pd.errors.ParserWarning, OverflowError):
         return None
-    if len(table) != rows or not bool((table["step"].diff().iloc[1:] > 0).all()):
+    if len(table) != rows or not bool((table[STEP].diff().iloc[1:] > 0).all()):
         return None
-    return table if bool(table["step"].notna().all()) else None
+    return table if bool(table[STEP].notna().all()) else None
 
 
 def _parsed(body: bytes, columns: list[str]) -> pd.DataFrame:

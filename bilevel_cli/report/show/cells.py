@@ -4,28 +4,20 @@ import math
 from typing import NamedTuple
 
 from bilevel_cli.report.compare.comparison import Estimate, Report, Row
-
-# What a mean cost is called in a table, and by the configurations.
-COSTS = {
-    "step": "steps",
-    "seconds": "seconds",
-    "inner_grads": "grads",
-    "hvps": "products",
-    "peak_memory_mb": "MB",
-}
+from bilevel_cli.report.costs import columns, cost_of
 
 
 class Line(NamedTuple):
     """A row of cells.
 
     Attributes:
-        label: Of the configuration.
+        label: The name of the configuration.
         number: The metric, with its interval.
         mark: As in `Row`.
-        n: Runs in the mean.
+        n: Number of runs in the mean.
         others: The rest of the runs, such as "2 of 5 diverged".
-        doubts: Runs that doubt their numbers, such as "1 of 5".
-        costs: Mean costs, of those that any configuration has.
+        doubts: How many runs doubt their numbers, such as "1 of 5".
+        costs: Mean costs by the heading of their column, of the costs that any configuration has.
     """
 
     label: str
@@ -39,11 +31,7 @@ class Line(NamedTuple):
 
 def lines(report: Report) -> list[Line]:
     """A line for each row of a report."""
-    shown = [
-        name
-        for name in COSTS
-        if any(math.isfinite(row.costs.get(name, math.nan)) for row in report.rows)
-    ]
+    shown = known_costs(report)
     return [
         Line(
             row.configuration.label,
@@ -52,24 +40,33 @@ def lines(report: Report) -> list[Line]:
             str(row.estimate.n),
             _others(row),
             f"{row.doubtful} of {len(row.configuration.runs)}" if row.doubtful else "",
-            {COSTS[name]: amount(row.costs.get(name, math.nan)) for name in shown},
+            {cost_of(name).heading: amount(row.costs.get(name, math.nan)) for name in shown},
         )
         for row in report.rows
     ]
 
 
+def known_costs(report: Report) -> list[str]:
+    """The columns of the costs that any configuration has: one of a table each."""
+    return [
+        name
+        for name in columns()
+        if any(math.isfinite(row.costs.get(name, math.nan)) for row in report.rows)
+    ]
+
+
 def amount(value: float) -> str:
-    """A cost: whole from a hundred on."""
+    """A cost as text: to three digits, whole from a hundred on, "-" where it is unknown."""
     if not math.isfinite(value):
         return "-"
     return f"{value:.0f}" if 100 <= value < 1e9 or value == round(value, 0) else f"{value:.3g}"
 
 
 def estimate(found: Estimate, sign: str = "+-") -> str:
-    """A mean, to the digits that its interval supports.
+    """A mean and its interval, to the digits that the interval supports.
 
-    Its half width has one digit, or two if the first is a 1. A skewed interval is given by both
-    ends.
+    Half of its width has one digit, or two if the first is a 1. An interval that is not symmetric
+    is given by both ends.
     """
     if not math.isfinite(found.low):
         return f"{found.value:.4g}"
@@ -113,5 +110,5 @@ def _others(row: Row) -> str:
 
 
 def words(name: str) -> str:
-    """The name of a column, as text has it."""
+    """The name of a column as words of a sentence."""
     return name.replace("_", " ")

@@ -7,27 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # scipy.stats would take half a second to import
 
-from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.comparison import Budget, Report
 from bilevel_cli.report.compare.measure import Course
 from bilevel_cli.report.compare.statistics import LEVEL
+from bilevel_cli.report.costs import STEP, axes, cost_of
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import ENDED_BADLY
 
 Numbers = NDArray[np.float64]
 
-# The costs that a curve is drawn against, and what an axis calls them.
-AXES = {
-    "step": "outer steps",
-    "seconds": "seconds",
-    "inner_grads": "inner gradients",
-    "peak_memory_mb": "peak memory (MB)",
-}
-
-# It hardly grows in a run, and seeds differ in it by accident: there is no grid for a mean.
-POINTWISE = ("peak_memory_mb",)
-
-
-EARLY, WORTH = 0.1, 2  # of `window`; assets/page.js has the same
+# For `window`, and for rangeOf in page/assets/page.js, which has the same numbers.
+EARLY = 0.1  # the part of the axis, from its beginning, in which curves may leave the plot
+WORTH = 2  # they leave it where all of them would be more than this many times as high as the rest
 
 
 class Curve(NamedTuple):
@@ -47,9 +38,9 @@ class Band(NamedTuple):
 
     Attributes:
         x: A grid that all the curves reach.
-        mean: Of the curves there; NaN where one of them is.
-        low: Lower end of the interval; that of one curve alone is the curve.
-        high: Upper end.
+        mean: The mean of the curves there; NaN where one of them is.
+        low: The lower end of the interval; of one curve alone, the curve itself.
+        high: The upper end, likewise.
     """
 
     x: Numbers
@@ -59,11 +50,11 @@ class Band(NamedTuple):
 
 
 def curve(course: Course | None, axis: str) -> Curve:
-    """A column against a cost; of rows at the same cost, the last.
+    """A column against a cost. Of several rows at one cost, the last one counts.
 
     Args:
-        course: The column, or None for a run that has no such column.
-        axis: One of `AXES`.
+        course: The column; None where a run does not have it, which gives an empty curve.
+        axis: The column of the cost.
     """
     if course is None:
         return Curve(np.empty(0), np.empty(0))
@@ -75,10 +66,21 @@ def curve(course: Course | None, axis: str) -> Curve:
     return Curve(x, y[::-1][last])
 
 
-def in_mean(report: Report) -> set[str]:
-    """The names of the runs that curves average: those in the means of the table.
+def axis_of(budget: Budget) -> str:
+    """The column of the cost that curves are drawn against first."""
+    return budget.column if budget.column in axes() else STEP
 
-    Of a configuration that has none there, all that are whole: they may have another number.
+
+def has_mean(axis: str) -> bool:
+    """Whether a mean of curves against this cost says anything."""
+    return not cost_of(axis).peak
+
+
+def in_mean(report: Report) -> set[str]:
+    """The names of the runs that mean curves average: those in the means of the table.
+
+    A configuration may have no run there, as for lack of the metric. Its curves average all runs
+    that did not break, since curves of another metric may be drawn.
     """
     names: set[str] = set()
     for row in report.rows:
@@ -88,29 +90,30 @@ def in_mean(report: Report) -> set[str]:
 
 
 def broken(report: Report) -> list[Run]:
-    """The runs of its configurations that broke."""
+    """The runs that broke, in the order of their configurations."""
     every = (run for one in report.configurations for run in one.runs)
     return [run for run in every if run.status in ENDED_BADLY]
 
 
 def band(curves: Sequence[Curve], points: int) -> Band | None:
-    """The mean of curves where all of them are, each read between its rows on a straight line.
+    """The mean of curves over the range that all of them have, with its interval.
 
-    The interval is mean +- t(0.975, n - 1) s / sqrt(n), at each point by itself.
+    Between its rows a curve is a straight line. At each point of the grid, the interval is
+    mean +- t(0.975, n - 1) s / sqrt(n).
 
     Args:
-        curves: One for each run.
-        points: That the grid has at most.
+        curves: A curve for each run.
+        points: The most points that the grid may have.
 
     Returns:
-        None where there is no point that all of them reach.
+        None where no point is in the range of all curves.
     """
     if not curves or not all(len(one.x) for one in curves):
         return None
     first, last = max(one.x[0] for one in curves), min(one.x[-1] for one in curves)
     if first > last:
         return None
-    # Of the rows themselves: at the steps that runs share, means of what their tables have.
+    # The grid consists of rows: at steps that runs share, means are those of their tables.
     rows = [one.x[spread(len(one.x), points)] for one in curves]
     grid = np.unique(np.concatenate([*rows, [first, last]]))
     grid = grid[(first <= grid) & (grid <= last)]
@@ -125,21 +128,21 @@ def band(curves: Sequence[Curve], points: int) -> Band | None:
 
 
 def end(one: Curve) -> tuple[float, float] | None:
-    """The last point with a finite number."""
+    """The last point with a finite number; None without any."""
     finite = np.flatnonzero(np.isfinite(one.y))
     return (float(one.x[finite[-1]]), float(one.y[finite[-1]])) if len(finite) else None
 
 
 def window(curves: Sequence[Curve], bands: Sequence[Band] = ()) -> tuple[float, float] | None:
-    """The vertical range in which curves are told apart; None without a number.
+    """The vertical range in which curves can be told apart; None without a finite number.
 
-    The first tenth may leave it, where the fall from a bad start, or the rise, would take more than
-    half of the height. Bands widen it by at most half on either side: that of two runs is 25 times
-    as wide as their difference.
+    Where the fall or rise from a bad start would take more than half of the height, the first tenth
+    of the curves may leave the range. Bands widen it on either side by half of its height at most,
+    since the band of two runs is 25 times as wide as their difference.
 
     Args:
-        curves: What is to be compared.
-        bands: Around them.
+        curves: The curves to compare.
+        bands: The bands around them.
     """
     x, y = _joined([one.x for one in curves]), _joined([one.y for one in curves])
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
@@ -147,7 +150,7 @@ def window(curves: Sequence[Curve], bands: Sequence[Band] = ()) -> tuple[float, 
         return None
     after = x.min() + EARLY * np.ptp(x)
     late = y[x >= after]
-    # Not where rows are so few that the line to the next one would go as well.
+    # With few rows, the line from the first to the next would leave the range too, so none does.
     near = x[x >= after].min() <= after + EARLY * np.ptp(x)
     cut = bool(near and np.ptp(y) > WORTH * np.ptp(late) > 0)
     low, high = (float(end) for end in (np.min(late if cut else y), np.max(late if cut else y)))

@@ -8,16 +8,17 @@ from bilevel_cli.report.compare import configurations
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.compare.measure import course
+from bilevel_cli.report.costs import axes as axes_of_costs
 from bilevel_cli.report.show import palette
 from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import (
-    AXES,
-    POINTWISE,
     Band,
     Curve,
+    axis_of,
     band,
     curve,
     end,
+    has_mean,
     in_mean,
     spread,
     window,
@@ -27,14 +28,15 @@ from bilevel_cli.vocabulary import ENDED_BADLY
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 3.3, 2.2  # inches: a column of most templates, and the plot without its legend
+WIDTH = 3.3  # inches: a column of most templates
+HEIGHT = 2.2  # inches of the plot without its legend
 ROW = 0.17  # inches of a row of the legend
-LETTERS = 52  # of 8 pt that fit beside each other
-KEY = 7  # letters that the line and the gaps of an entry are wide
-POINTS = 400
+LETTERS = 52  # how many letters of 8 pt fit into a row of the legend
+KEY = 7  # how many letters the line and the gaps of an entry of the legend are wide
+POINTS = 400  # the most points of a curve
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# No TeX, no dates and no names from a random salt; letters stay letters.
+# The same bytes every time: no dates, no names from a random salt. No TeX: letters stay letters.
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",  # ships with matplotlib
@@ -64,13 +66,13 @@ METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def save(report: Report, path: Path) -> None:
-    """Writes the figure: the metric against the budget that is compared, a band for each mean.
+    """Draws the metric against the cost at which runs are compared, with a band for each mean.
 
     A run that broke ends in a cross. The legend stands above the plot, and covers nothing.
 
     Args:
-        report: What it shows.
-        path: Of the file, whose suffix is its format.
+        report: The comparison.
+        path: The file; its suffix is the format.
 
     Raises:
         UsageError: matplotlib is missing, the format is none of `SUFFIXES`, there is no metric, or
@@ -88,7 +90,7 @@ def save(report: Report, path: Path) -> None:
         raise UsageError(
             "--figure needs matplotlib, got a Python without it. pip install 'bilevel-cli[report]'"
         ) from error
-    with style.context(STYLE, after_reset=True):  # whatever a matplotlibrc of this machine says
+    with style.context(STYLE, after_reset=True):  # a matplotlibrc of this machine changes nothing
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         _draw(figure.add_subplot(), report)
         columns = _columns([configurations.name(one) for one in report.configurations])
@@ -112,7 +114,7 @@ def save(report: Report, path: Path) -> None:
 
 
 def _draw(axes: "Axes", report: Report) -> None:
-    cost = report.budget.column if report.budget.column in AXES else "step"
+    cost = axis_of(report.budget)
     counted = in_mean(report)
     drawn = [
         _draw_series(axes, number, one, report.metric, cost, counted)
@@ -121,7 +123,7 @@ def _draw(axes: "Axes", report: Report) -> None:
     shown = window(
         [c for one in drawn for c in one.curves], [b for one in drawn for b in one.bands]
     )
-    axes.set_xlabel(AXES[cost])
+    axes.set_xlabel(axes_of_costs()[cost])
     axes.set_ylabel(words(report.metric))
     axes.margins(x=0.02)
     axes.locator_params(nbins=6)
@@ -135,7 +137,13 @@ def _draw(axes: "Axes", report: Report) -> None:
 
 
 class Drawn(NamedTuple):
-    """What was drawn of a series: what the plot must show, and where runs broke."""
+    """What was drawn of a configuration.
+
+    Attributes:
+        curves: The curves that the plot must show.
+        bands: The bands around them.
+        crosses: Where runs broke.
+    """
 
     curves: list[Curve]
     bands: list[Band]
@@ -152,14 +160,15 @@ def _draw_series(
 ) -> Drawn:
     dash = palette.style(number).dash
     looks: dict[str, Any] = {"color": palette.colour(number), "ls": (0, dash) if dash else "solid"}
-    axes.plot([], [], label=_shortened(configurations.name(configuration)), **looks)  # in any case
+    # The legend has every configuration, also one without a curve.
+    axes.plot([], [], label=_shortened(configurations.name(configuration)), **looks)
     curves = {run.name: curve(course(run, metric), cost) for run in configuration.runs}
     whole = [one for name, one in curves.items() if name in counted]
-    mean = None if cost in POINTWISE else band(whole, POINTS)
+    mean = band(whole, POINTS) if has_mean(cost) else None
     if mean is not None:
         axes.plot(mean.x, mean.mean, **looks)
         axes.fill_between(mean.x, mean.low, mean.high, color=looks["color"], alpha=0.16, lw=0)
-    single = {"marker": "o", "ms": 2, "lw": 0} if cost in POINTWISE else {"lw": 0.7}
+    single = {"lw": 0.7} if has_mean(cost) else {"marker": "o", "ms": 2, "lw": 0}
     for name, one in curves.items():
         if mean is None or name not in counted:
             rows = spread(len(one.x), POINTS)
@@ -173,7 +182,7 @@ def _draw_series(
 
 
 def _columns(labels: list[str]) -> int:
-    """As many as fit beside each other; the rows of a legend need not."""
+    """How many columns a legend with these labels may have in the width of the figure."""
     longest = max((len(_shortened(label)) for label in labels), default=0)
     return max(1, min(len(labels), LETTERS // (longest + KEY)))
 

@@ -2,10 +2,10 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from bilevel_cli.report.compare.comparison import BEST, Report
 from bilevel_cli.report.compare.configurations import text
+from bilevel_cli.report.costs import columns
 from bilevel_cli.report.read.runs import plain
 from bilevel_cli.report.show import cells, terminal
 
@@ -76,8 +76,13 @@ def escaped(label: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in plain(label))
 
 
+def write_latex(report: Report, path: Path) -> None:
+    """Writes the LaTeX table; a letter that UTF-8 does not have becomes a question mark."""
+    path.write_text(latex(report), encoding="utf-8", errors="replace")
+
+
 def write_csv(report: Report, path: Path) -> None:
-    """Every number in full, and each option that tells configurations apart in a column."""
+    """Writes every number in full, and a column for each option that names configurations."""
     options = dict.fromkeys(name for one in report.configurations for name in one.differing)
     statuses = sorted({status for row in report.rows for status in row.counts})
     doubts = any(row.doubtful for row in report.rows)
@@ -87,18 +92,17 @@ def write_csv(report: Report, path: Path) -> None:
             ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
             + statuses
             + ["doubts"] * doubts
-            + [f"mean_{cost}" for cost in cells.COSTS]
+            + [f"mean_{cost}" for cost in columns()]
         )
         for row in report.rows:
             found, configuration = row.estimate, row.configuration
-            cost: list[Any] = [row.costs.get(name) for name in cells.COSTS]
             writer.writerow(
                 [configuration.label]
                 + [text(configuration.differing.get(name, "")) for name in options]
                 + [_full(value) for value in (found.value, found.low, found.high)]
                 + [found.n, row.mark, *(row.counts.get(status, 0) for status in statuses)]
                 + [row.doubtful] * doubts
-                + [_full(value) for value in cost]
+                + [_full(row.costs.get(name)) for name in columns()]
             )
 
 
@@ -107,7 +111,7 @@ def _row(row: list[str]) -> str:
 
 
 def _exponent(number: str) -> str:
-    """(1.2 +- 0.3)e-05 as LaTeX has it."""
+    """The power of ten of (1.2 +- 0.3)e-05 as LaTeX writes it."""
     mantissa, _, power = number.rpartition("e")
     return rf"{mantissa} \cdot 10^{{{int(power)}}}" if mantissa else number
 
