@@ -14,14 +14,21 @@ import yaml
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.settings import NOT_SETTINGS, flat
 from bilevel_cli.report.read import tables
-from bilevel_cli.vocabulary import HIGHER_IS_BETTER
-
-TABLES = ("train.csv", "eval.csv")
-COMPLETED, GOING, KILLED, MISSING = "completed", "running", "killed", "missing"
+from bilevel_cli.vocabulary import (
+    COMPLETED,
+    EVAL,
+    HIGHER_IS_BETTER,
+    KILLED,
+    LOCK,
+    MANIFEST,
+    MISSING,
+    RUNNING,
+    TRAIN,
+)
 
 
 class NoRuns(UsageError):
-    """No run is there, perhaps not yet."""
+    """No run is there. One may come, where a sweep has just begun."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +37,18 @@ class Run:
 
     Attributes:
         folder: Where it is.
-        name: Its folder below the root under which it was found, for people.
-        status: Of its manifest; "missing" without one; "killed" where a manifest says "running"
-            and no process holds the lock of the folder.
-        error: Why it ended, where it did not complete.
+        name: What people call it: the path of its folder below the one that was searched.
+        status: That of its manifest; MISSING without one. A run that did not complete is RUNNING
+            while a process holds the lock of its folder. It is KILLED where its manifest says
+            RUNNING and no process holds the lock.
+        error: Why it did not complete; None where it did or nobody knows.
         settings: The resolved configuration, by dotted names.
-        choices: The option chosen in each config group, of those known.
-        manifest: All of it; empty if missing.
-        train: train.csv, costs and all; no rows where there is none.
+        choices: The option that was chosen from each config group, as far as that is known.
+        manifest: The whole manifest; empty if missing.
+        train: train.csv; no rows without the file.
         evals: eval.csv, likewise.
         warnings: What was damaged, a line each.
-        higher_is_better: Patterns of the names of scores that are.
+        higher_is_better: Patterns of the names of scores of which more is better.
     """
 
     folder: Path
@@ -57,12 +65,12 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """What its random numbers were begun with; None where that is unknown."""
+        """The seed of its random numbers; None where that is unknown."""
         return self.settings.get("seed")
 
     @property
     def doubts(self) -> dict[str, str]:
-        """Why its numbers may not be what they seem, as it noted: a sentence for each kind."""
+        """Why its numbers may be wrong, as it noted itself: a sentence for each kind of doubt."""
         noted = self.manifest.get("doubts")
         return {
             plain(str(kind)): plain(doubt["sentence"])
@@ -72,15 +80,15 @@ class Run:
 
 
 def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
-    """The runs in some folders and all below them, each once.
+    """The runs in some folders and in all folders below them, each once.
 
     Args:
-        roots: The folders: of runs, of sweeps, or above them.
-        known: Tables that were read before, for those who read again and again.
+        roots: Folders of runs or of sweeps, or folders above them.
+        known: Tables that were read before; `watch` reads the same folders again and again.
 
     Raises:
-        UsageError: One of them is no folder.
-        NoRuns: One of them has no run in it.
+        UsageError: A root is no folder.
+        NoRuns: A root has no run in it.
     """
     known = {} if known is None else known
     found: dict[Path, tuple[Path, str]] = {}
@@ -93,7 +101,7 @@ def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
         if not folders:
             raise NoRuns(
                 f"A report needs a folder with runs in it, got {root}: neither it nor a folder "
-                "below it has a manifest.json, train.csv or eval.csv. Name a hydra.run.dir or "
+                f"below it has a {MANIFEST}, {TRAIN} or {EVAL}. Name a hydra.run.dir or "
                 "hydra.sweep.dir."
             )
         for folder in folders:
@@ -103,14 +111,14 @@ def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
 
 
 def _folders(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """`folder` and all below it but hidden ones; through links, but nowhere twice."""
+    """A folder and all folders below it but hidden ones. Links are followed, but nowhere twice."""
     try:
         place = folder.stat()
         if (place.st_dev, place.st_ino) in seen:
             return
         seen.add((place.st_dev, place.st_ino))
         inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    except OSError:  # it went, or is not ours to read
+    except OSError:  # it was deleted meanwhile, or may not be read
         return
     yield folder
     for name in sorted(inside):
@@ -119,14 +127,14 @@ def _folders(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    if any((folder / name).exists() for name in ("manifest.json", *TABLES)):
+    if any((folder / name).exists() for name in (MANIFEST, TRAIN, EVAL)):
         return True
-    # A run has its lock before anything else, and notes the rest once it is built.
-    return (folder / "lock").exists() and (folder / ".hydra").is_dir()
+    # A run takes its lock before anything else, and writes the other files once it is built.
+    return (folder / LOCK).exists() and (folder / ".hydra").is_dir()
 
 
 def plain(text: str) -> str:
-    """Without what would move the cursor of a terminal, end a row of a table, or be no Unicode."""
+    """Text without letters that move the cursor of a terminal, end a line, or are no Unicode."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
@@ -139,7 +147,7 @@ def _name(folder: Path, root: Path, several_roots: bool, several_runs: bool) -> 
 
 def _read(folder: Path, name: str, known: tables.Known) -> Run:
     warnings: list[str] = []
-    manifest = _manifest(folder / "manifest.json", warnings)
+    manifest = _manifest(folder / MANIFEST, warnings)
     settings = manifest.get("settings")
     if not isinstance(settings, dict):
         settings = _config(folder / ".hydra" / "config.yaml", warnings)
@@ -148,7 +156,7 @@ def _read(folder: Path, name: str, known: tables.Known) -> Run:
     except RecursionError:
         warnings.append(f"{folder}: its settings are nested too deeply; they count as unknown.")
         named = {}
-    train, evals = (tables.read(folder / table, known, warnings) for table in TABLES)
+    train, evals = (tables.read(folder / name, known, warnings) for name in (TRAIN, EVAL))
     error, patterns = manifest.get("error"), manifest.get("higher_is_better")
     return Run(
         folder,
@@ -180,14 +188,14 @@ def _manifest(path: Path, warnings: list[str]) -> dict[str, Any]:
 
 
 def _config(path: Path, warnings: list[str]) -> dict[str, Any]:
-    """The settings as Hydra noted them, for a run that has no manifest, or not yet."""
+    """The settings as Hydra noted them, for a run that has no manifest yet or lost it."""
     if not path.is_file():
         return {}
     from omegaconf import OmegaConf  # here: most runs have a manifest
 
     try:
         settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # of a YAML file, anything
+    except Exception as error:  # a YAML file can raise anything
         warnings.append(f"{path}: cannot be read ({type(error).__name__}); settings are unknown.")
         return {}
     found = settings if isinstance(settings, dict) else {}
@@ -198,14 +206,14 @@ def _status(manifest: dict[str, Any], folder: Path) -> str:
     status = manifest.get("status", MISSING)
     if status == COMPLETED:
         return COMPLETED
-    held = _held(folder / "lock")
-    if held:  # before the manifest says so, too: it is being built, perhaps to continue another
-        return GOING
-    return KILLED if status == GOING and held is False else status
+    held = _held(folder / LOCK)
+    if held:  # whatever the manifest says: a run that is being built has none, or that of before
+        return RUNNING
+    return KILLED if status == RUNNING and held is False else status
 
 
 def _choices(folder: Path) -> dict[str, str]:
-    """From Hydra's own notes, which replicas share: they lie in the folder above."""
+    """The choices that Hydra noted. Replicas share the notes in the folder above them."""
     for hydra in (folder / ".hydra", folder.parent / ".hydra"):
         path = hydra / "hydra.yaml"
         if path.is_file():
@@ -215,7 +223,7 @@ def _choices(folder: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             choices = _Loader(file).get_single_data()["hydra"]["runtime"]["choices"].items()
-    except Exception:  # of a YAML file, anything; the classes in the manifest say nearly the same
+    except Exception:  # a YAML file can raise anything; classes in the manifest say nearly the same
         return {}
     return {
         str(group): str(option)
@@ -224,7 +232,7 @@ def _choices(folder: Path) -> dict[str, str]:
     }
 
 
-# Safe, and ten times as fast where PyYAML was built with C.
+# Both are safe; the one in C is ten times as fast, but PyYAML may have been built without it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -1,4 +1,4 @@
-"""A report of runs that are still going, again and again."""
+"""Reports on runs that are still going, again and again until all have ended."""
 
 import shutil
 import sys
@@ -9,9 +9,11 @@ from pathlib import Path
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.read import runs, tables
 from bilevel_cli.report.read.runs import Run
+from bilevel_cli.vocabulary import RUNNING
 
-# Between two jobs of a sweep none is going, for the moment that Hydra takes to compose the next.
-QUIET = 2  # looks in a row that find none going, before all is over
+# How many looks in a row must find no run going before all is over. One is not enough: while Hydra
+# composes the next job of a sweep, none is going.
+QUIET = 2
 
 
 def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: float) -> None:
@@ -21,8 +23,8 @@ def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: floa
 
     Args:
         folders: Where the runs are, or will be.
-        show: The text for some runs.
-        every: Seconds from one look to the next.
+        show: Makes the text to print of some runs.
+        every: Seconds between two looks.
     """
     known: tables.Known = {}
     printed, quiet = "", 0
@@ -33,7 +35,7 @@ def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: floa
         if text != printed:
             _print(text)
             printed = text
-        going = not found or any(run.status == runs.GOING for run in found)
+        going = not found or any(run.status == RUNNING for run in found)
         quiet = 0 if going else quiet + 1
 
 
@@ -47,8 +49,8 @@ def _look(
     try:
         return found, show(found)
     except UsageError as error:
-        if any(run.status == runs.GOING for run in found):
-            return found, f"Not yet: {error}"  # such as a score before the first evaluation
+        if any(run.status == RUNNING for run in found):
+            return found, f"Not yet: {error}"  # as of a score before the first evaluation
         raise
 
 
@@ -59,5 +61,5 @@ def _print(text: str) -> None:
     lines, height = text.splitlines(), shutil.get_terminal_size().lines
     if len(lines) >= height:
         lines = [*lines[: height - 2], f"... {len(lines) - height + 2} more lines"]
-    # Over what is there, instead of clearing the screen first: it does not flicker.
+    # Written over the last text: a screen that is cleared first flickers.
     print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J", end="", flush=True)
