@@ -1,1 +1,1 @@
-"""Which runs are compared, at what cost, and what may be said of them."""
+"""From `Run`s to a `Report`: what is compared, at what cost, and what may be said of it."""

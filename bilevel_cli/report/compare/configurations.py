@@ -1,4 +1,4 @@
-"""Configurations: runs that differ by their seed alone, and what tells them from others."""
+"""Runs that differ by their seed alone are a configuration, named by what tells it from others."""
 
 import json
 from collections import Counter
@@ -11,8 +11,9 @@ from bilevel_cli.report.read.runs import Run, plain
 from bilevel_cli.vocabulary import ENDED_BADLY
 
 TARGET = "_target_"
-FIRST = ("method", "task", "data")  # the groups that say most, when several would tell apart
-BUNDLE = "experiment"  # a group that chooses from the others
+# Where several groups would tell configurations apart, these name them rather than others.
+FIRST = ("method", "task", "data")
+BUNDLE = "experiment"  # a group whose options choose from the other groups: it comes last
 
 # Settings by themselves: others are computed from suggestions, and from a seed all that varies.
 NOT_OPTIONS = ("seed", "suggest")
@@ -20,13 +21,13 @@ NOT_OPTIONS = ("seed", "suggest")
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """A row of the table, a series of a plot.
+    """Runs that differ by their seed alone: a row of the table, a series of a plot.
 
     Attributes:
-        label: Of what differs, such as "iaptt, lr 0.1".
-        differing: Option and value, of those that tell the configurations apart; without those
-            that this one has not.
-        runs: Its runs; of repeated ones the last.
+        label: Its name, such as "iaptt, lr 0.1".
+        differing: The options that tell configurations apart, with their values; without those
+            that this configuration does not have.
+        runs: Its runs. Of a run that was run again, the last.
     """
 
     label: str
@@ -35,19 +36,19 @@ class Configuration:
 
 
 def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> list[Configuration]:
-    """Runs that differ by their seed alone, together.
+    """The configurations of some runs.
 
-    Options that tell the configurations apart are added one by one, choices before settings, as
-    long as each tells apart some that were alike: an option that moves in lockstep with those
-    before it is not shown.
+    Their labels consist of few options. Options are tried one by one, choices from groups before
+    settings, and one is taken where it tells apart configurations that had one label until then.
+    So an option that always changes together with those before it is not shown.
 
     Args:
         runs: The runs.
-        group_by: Options that alone distinguish configurations: of a group, such as `method`, or
-            a setting, such as `optimizer.lr` or `lr`.
+        group_by: Options that alone distinguish configurations: groups, such as `method`, or
+            settings, such as `optimizer.lr` or `lr`.
 
     Raises:
-        UsageError: No run has one of them.
+        UsageError: No run has an option that `group_by` names, or several have that name.
     """
     runs = _last(runs)
     if group_by is None:
@@ -73,18 +74,19 @@ def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> li
 
 
 def differences(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
-    """Every option that differs between configurations, with the value in each; "-" for none."""
+    """Every option that differs between configurations, with its values; "-" where it has none."""
     firsts = [configuration.runs[0] for configuration in configurations]
     found: dict[str, list[Any]] = {}
     for name, value in _options(firsts).items():
-        said = name.endswith(TARGET) and _group(name) in found  # by the name of the option
+        # A class says nothing new where the choice of its group is there.
+        said = name.endswith(TARGET) and _group(name) in found
         if len(_grouped(firsts, [value])) > 1 and not said:
             found[name] = ["-" if (one := value(run)) is ABSENT else one for run in firsts]
     return found
 
 
 class _Absent:
-    """The value of an option that a run has not."""
+    """The value of an option that a run does not have."""
 
 
 ABSENT = _Absent()
@@ -92,7 +94,7 @@ _Value = Callable[[Run], Any]
 
 
 def _last(runs: list[Run]) -> list[Run]:
-    """Without those that were repeated, with the same settings and seed, by a later run.
+    """The runs without those that were run again later, with the same settings and seed.
 
     The last one counts, however it ended: to take the best would be to choose by the outcome.
     """
@@ -124,17 +126,20 @@ def _grouped(runs: Iterable[Run], values: Iterable[_Value]) -> list[list[Run]]:
 
 
 def _options(runs: Sequence[Run]) -> dict[str, _Value]:
-    """All options of some runs, those that say most first."""
+    """All options of some runs, in the order in which they are tried for labels."""
     settings = dict.fromkeys(name for run in runs for name in run.settings if _is_option(name))
-    # Classes before numbers: one option may stand for two of them.
+    # Classes before numbers: a class may come with several numbers, and says more.
     ranked = sorted(settings, key=lambda name: not name.endswith(TARGET))
     groups = {group: _choice(group) for group in sorted(_groups(runs), key=_rank)}
-    # A group from which nothing was chosen is a setting too: null.
+    # A group from which a run chose nothing is among its settings, as null: not a second option.
     return groups | {name: _setting(name) for name in ranked if name not in groups}
 
 
 def _groups(runs: Sequence[Run]) -> list[str]:
-    """The config groups from which runs chose, or would have to have chosen their classes."""
+    """The config groups from which the runs chose.
+
+    Choices may be unknown: each class in the settings was chosen from a group too.
+    """
     found = dict.fromkeys(group for run in runs for group in run.choices)
     for name in dict.fromkeys(name for run in runs for name in run.settings):
         if name.endswith(f".{TARGET}") and _is_option(name):
@@ -143,7 +148,7 @@ def _groups(runs: Sequence[Run]) -> list[str]:
 
 
 def _group(target: str) -> str:
-    """The config group whose options set a `_target_`."""
+    """The config group whose options set this `_target_`: start for start._target_."""
     return target.removesuffix(f".{TARGET}").replace(".", "/")
 
 
@@ -167,7 +172,7 @@ def _setting(name: str) -> _Value:
 
 
 def _needed(options: dict[str, _Value], firsts: list[Run]) -> dict[str, _Value]:
-    """Those of `options` that tell runs apart which those before them do not."""
+    """The options that tell apart runs which the options taken before them do not."""
     needed: dict[str, _Value] = {}
     apart = 1
     for name, value in options.items():
@@ -180,7 +185,7 @@ def _needed(options: dict[str, _Value], firsts: list[Run]) -> dict[str, _Value]:
 
 
 def _named(name: str, runs: Sequence[Run]) -> _Value:
-    """An option by its whole name, or by the end of it where that is clear."""
+    """An option by its whole name, or by the end of its name where only one has that end."""
     options = _options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
@@ -198,7 +203,7 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def _short(names: Iterable[str]) -> dict[str, str]:
-    """The shortest ends of dotted names that tell them apart: lr for optimizer.lr."""
+    """For each dotted name, the shortest end that no other has: lr for optimizer.lr."""
     names = list(names)
     short = {}
     for name in names:
@@ -219,14 +224,14 @@ def _label(values: dict[str, Any], short: dict[str, str], chosen: Sequence[str],
 
 
 def text(value: Any) -> str:
-    """A value as a command line has it."""
+    """A value as one types it on a command line."""
     if isinstance(value, str):
         return value
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, default=str)
 
 
 def _labels(labels: list[str]) -> list[str]:
-    """With numbers for those that are alike after all."""
+    """The labels, with numbers behind those that are equal."""
     counts, seen = Counter(labels), Counter[str]()
     unique = []
     for label in labels:
@@ -236,7 +241,7 @@ def _labels(labels: list[str]) -> list[str]:
 
 
 def name(configuration: Configuration) -> str:
-    """Its label, which says so where it has nothing to show because all of its runs broke."""
+    """The label of a configuration; "(failed)" follows where all its runs broke before any row."""
     runs = configuration.runs
     nothing = not any(len(run.train) or len(run.evals) for run in runs)
     failed = nothing and all(run.status in ENDED_BADLY for run in runs)

@@ -1,4 +1,4 @@
-"""What else differs between configurations than their settings."""
+"""What differs between configurations besides their settings, such as data or hardware."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ def unfair(configurations: Sequence[Configuration]) -> list[str]:
 
 
 def _data(configurations: Sequence[Configuration]) -> list[str]:
-    """Compared seed by seed, as each seed has its own split."""
+    """Says whether the data differ, seed by seed: each seed has its own split."""
     seen: dict[str, dict[str, str]] = {}
     for configuration in configurations:
         for run in configuration.runs:

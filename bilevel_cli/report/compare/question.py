@@ -14,7 +14,7 @@ from bilevel_cli.report.read.runs import Run
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be compared, and where.
+    """What is to be compared, and at what budget.
 
     Args:
         metric: A column of eval.csv or train.csv; None for the first score.

@@ -1,1 +1,1 @@
-"""The interactive page."""
+"""A `Report` as a page to look into: curves, tables, failures, pictures."""

@@ -9,17 +9,17 @@ from bilevel_cli.vocabulary import ENDED_BADLY
 
 
 def escape(value: object) -> str:
-    """Text that is nothing but text in HTML, in attributes as well."""
+    """A value as text in HTML, which neither tags nor ends of attributes in it can leave."""
     return html.escape(str(value), quote=True)
 
 
 def breakable(name: str) -> str:
-    """The name of a run as HTML, which may go to the next line after a comma."""
+    """The name of a run as HTML. A line may break after its commas."""
     return escape(name).replace(",", ",<wbr>")
 
 
 def swatch(number: int) -> str:
-    """A piece of the line of a series."""
+    """A short piece of the line of a series, for legends."""
     colour, dash = style(number)
     strokes = " ".join(f"{length * 2.5:g}" for length in dash)
     dashes = f' stroke-dasharray="{strokes}"' if dash else ""
@@ -40,7 +40,7 @@ def card(name: str, title: str, content: str) -> str:
 
 
 def short_names(runs: Sequence[Run]) -> dict[str, str]:
-    """What tells the names of runs apart, of "method=cg,seed=0,task=reweight" the first two."""
+    """The names of runs without the parts between commas that all of them have."""
     parts = {run.name: run.name.split(",") for run in runs}
     common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
     return {

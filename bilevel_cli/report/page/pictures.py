@@ -1,7 +1,8 @@
-"""What runs left behind besides tables, as pictures for the page: one function a kind of file.
+"""Pictures for the page of what runs left besides tables: one function for each kind of file.
 
-A kind is known by the file and its columns, not by the task that wrote it. To show another, write a
-function from a folder to HTML, or None where it has nothing to show, and add it to `KINDS`.
+A file is known by its name and its columns, whichever task wrote it. To show another kind, write a
+function from the folder of a run to HTML, or to None where there is nothing to show, and add it to
+`KINDS`.
 """
 
 import base64
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from bilevel_cli.report.compare.configurations import Configuration
 
-MOST_BYTES = 4_000_000  # of all pictures together: the page is to stay one that a browser opens
-BINS = 40
-WIDTH, HEIGHT, LEFT, FOOT = 320, 150, 8, 34  # of a plot, in its own units
+MOST_BYTES = 4_000_000  # of all pictures together, so that a browser still opens the page
+BINS = 40  # of a histogram
+WIDTH, HEIGHT, LEFT, FOOT = 320, 150, 8, 34  # of a plot and its margins, in units of its view box
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -26,8 +27,8 @@ class Picture(NamedTuple):
     """A picture of one run.
 
     Attributes:
-        series: Number of the configuration.
-        run: Its name.
+        series: The number of its configuration.
+        run: The name of the run.
         html: The picture and its caption.
     """
 
@@ -37,7 +38,11 @@ class Picture(NamedTuple):
 
 
 def found(configurations: Sequence[Configuration]) -> tuple[list[Picture], int]:
-    """The pictures of each configuration's first run that left any, and how many did not fit."""
+    """The pictures of the first run of each configuration that left any.
+
+    Returns:
+        The pictures, and how many more did not fit into `MOST_BYTES`.
+    """
     pictures, left_out, size = [], 0, 0
     for number, configuration in enumerate(configurations):
         for run in configuration.runs:
@@ -54,7 +59,7 @@ def found(configurations: Sequence[Configuration]) -> tuple[list[Picture], int]:
 
 
 def distilled(folder: Path) -> str | None:
-    """distilled.png, as it is."""
+    """The picture distilled.png as it is."""
     path = folder / "distilled.png"
     if not path.is_file():
         return None
@@ -69,7 +74,7 @@ def distilled(folder: Path) -> str | None:
 
 
 def weights(folder: Path) -> str | None:
-    """weights.csv: how the weights of examples are spread, flagged ones apart."""
+    """A histogram of the weights of examples in weights.csv, flagged examples apart."""
     table = _table(folder / "weights.csv")
     if table is None or "weight" not in table:
         return None
@@ -85,7 +90,7 @@ def weights(folder: Path) -> str | None:
 
 
 def penalties(folder: Path) -> str | None:
-    """hyperparameters.csv with log_l2 and weight: what each feature's penalty left of it."""
+    """From hyperparameters.csv with log_l2 and weight: each feature's weight, by its penalty."""
     table = _table(folder / "hyperparameters.csv")
     if table is None or not {"log_l2", "weight"} <= {*table.columns}:
         return None
@@ -97,7 +102,7 @@ def penalties(folder: Path) -> str | None:
 
 
 def best_row(folder: Path) -> str | None:
-    """hyperparameters.csv with a column best: the row it marks."""
+    """From hyperparameters.csv with a column best: the row that it marks."""
     table = _table(folder / "hyperparameters.csv")
     if table is None or "best" not in table or not (table["best"] == 1).any():
         return None
@@ -135,7 +140,7 @@ def _histogram(title: str, groups: dict[str, NDArray[np.float64]]) -> str:
     every = np.concatenate(list(groups.values()))
     every = every[np.isfinite(every)]
     low, high = float(every.min()), float(every.max())
-    if low >= 0 and high <= 1:  # most are shares: the same axis for all of them
+    if low >= 0 and high <= 1:  # shares, as most weights are, have the same axis in all pictures
         low, high = 0.0, 1.0
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     counts = {name: np.histogram(values, edges)[0] for name, values in groups.items()}

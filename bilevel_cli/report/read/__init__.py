@@ -1,1 +1,1 @@
-"""Folders of runs, whole or damaged, as data."""
+"""Folders of runs, whole or damaged, as `Run`s."""

@@ -33,7 +33,7 @@ class NoRuns(UsageError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run, as its folder tells of it.
+    """A run as the files in its folder describe it.
 
     Attributes:
         folder: Where it is.
@@ -207,7 +207,7 @@ def _status(manifest: dict[str, Any], folder: Path) -> str:
     if status == COMPLETED:
         return COMPLETED
     held = _held(folder / LOCK)
-    if held:  # whatever the manifest says: a run that is being built has none, or that of before
+    if held:  # whatever the manifest says: while a run is built, it is none or an old one
         return RUNNING
     return KILLED if status == RUNNING and held is False else status
 

@@ -1,1 +1,1 @@
-"""Tables and pictures, for a terminal and for papers."""
+"""A `Report` as text for terminals and papers, and as curves."""

@@ -18,7 +18,7 @@ Numbers = NDArray[np.float64]
 
 # For `window`, and for rangeOf in page/assets/page.js, which has the same numbers.
 EARLY = 0.1  # the part of the axis, from its beginning, in which curves may leave the plot
-WORTH = 2  # they leave it where all of them would be more than this many times as high as the rest
+WORTH = 2  # they do where the whole is more than this many times as high as what comes after
 
 
 class Curve(NamedTuple):
@@ -150,7 +150,7 @@ def window(curves: Sequence[Curve], bands: Sequence[Band] = ()) -> tuple[float, 
         return None
     after = x.min() + EARLY * np.ptp(x)
     late = y[x >= after]
-    # With few rows, the line from the first to the next would leave the range too, so none does.
+    # With few rows nothing is cut: the line from the first row to the next would leave the plot.
     near = x[x >= after].min() <= after + EARLY * np.ptp(x)
     cut = bool(near and np.ptp(y) > WORTH * np.ptp(late) > 0)
     low, high = (float(end) for end in (np.min(late if cut else y), np.max(late if cut else y)))

@@ -131,7 +131,7 @@ def _draw(axes: "Axes", report: Report) -> None:
         axes.set_ylim(*shown)
     for number, one in enumerate(drawn):
         colour = palette.colour(number)
-        for x, y in one.crosses:  # at the edge of the plot through which the run left it
+        for x, y in one.crosses:  # of a run that left the plot, at the edge where it did
             y = min(max(y, shown[0]), shown[1]) if shown else y
             axes.plot(x, y, "X", color=colour, markersize=6, markeredgecolor="white", clip_on=False)
 

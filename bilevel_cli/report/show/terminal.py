@@ -1,4 +1,4 @@
-"""A comparison as plain text, as wide as the terminal."""
+"""A comparison as plain text that fits the width of the terminal."""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.show import cells
 
-SHORTEST = 16  # letters of a label, below which each configuration gets lines of its own
+SHORTEST = 16  # letters to which labels may be cut to make a table fit
 
 
 def text(report: Report, width: int) -> str:
-    """The sentences, then the table; where it is too wide, a few lines for each configuration.
+    """The sentences, then the table; a table that is too wide becomes a few lines for each row.
 
     Args:
         report: The comparison.
-        width: Of the terminal.
+        width: The width of the terminal in letters.
     """
     said = [line for one in report.statements for line in textwrap.wrap(one, width)]
     table = _table(report, width) or _stacked(report, width)
@@ -40,7 +40,7 @@ def _table(report: Report, width: int) -> list[str] | None:
 
 
 def columns(report: Report) -> list[tuple[str, ...]]:
-    """The head of the table and its rows, without columns that would be empty."""
+    """The head of the table and its rows as cells, without columns that would be empty."""
     lines = cells.lines(report)
     table = [
         ("configuration", report.metric or "score", "", "n", "others", "doubts", *_costs(lines)),
@@ -54,7 +54,7 @@ def columns(report: Report) -> list[tuple[str, ...]]:
 
 
 def shortened(label: str, width: int) -> str:
-    """Its beginning and its end, where names that are alike differ."""
+    """The beginning and the end of a label, which is where labels that are alike differ."""
     if len(label) <= width:
         return label
     end = (width - 3) // 2
