@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,10 @@ from bilevel_cli.report.costs import budgets
 
 if TYPE_CHECKING:
     from bilevel_cli.report.compare.comparison import Report
-    from bilevel_cli.report.compare.question import Question
     from bilevel_cli.report.read.runs import Run
 
-WIDTH = 120  # of what is printed elsewhere than in a terminal
+WIDTH = 120  # letters in a line where no terminal has a width
+FILES = ("csv", "latex", "html", "figure")  # options that name a file to write
 
 DESCRIPTION = """\
 Compares runs at one budget: means and 95 % intervals over seeds, ties, failures, costs.
@@ -37,29 +36,29 @@ Exit codes: 0 done, or --watch was left by Ctrl-C; 2 a wrong option, value or fo
 
 
 def main() -> None:
-    """Runs the command. Exit codes as in its description."""
-    arguments = _parser().parse_args()
+    """Runs the command. Its description has the exit codes."""
+    arguments = parser().parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names of runs may be in any script
     try:
-        _compare(arguments)
+        _report(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # who reads has seen enough: nothing is left to say, at exit either
+    except BrokenPipeError:  # the reader has seen enough: flushing at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UsageError, OSError) as error:
         print(f"bilevel-report: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
         prog="bilevel-report",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = found.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, a sweep, or above them")
     add("--metric", metavar="NAME", help="a column of eval.csv or train.csv; default: first score")
     add(
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--validation", metavar="NAME", help="the column by which --select best selects")
     add("--iqm", action="store_true", help="interquartile means, with bootstrap intervals")
     add("--by", metavar="OPTION,...", help="options that alone distinguish configurations")
-    direction = parser.add_mutually_exclusive_group()
+    direction = found.add_mutually_exclusive_group()
     direction.add_argument("--higher", action="store_true", help="the metric is better higher")
     direction.add_argument("--lower", action="store_true", help="the metric is better lower")
     add("--markdown", action="store_true", help="print the table in Markdown")
@@ -84,68 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--watch", action="store_true", help="again and again, until no run is going")
     add("--every", type=float, default=5.0, metavar="SECONDS", help="of --watch; default: 5")
     add("--version", action="version", version=f"bilevel-report {__version__}")
-    return parser
+    return found
 
 
-def _compare(arguments: argparse.Namespace) -> None:
-    writers = _writers(arguments)
-    question = _question(arguments)
+def _report(arguments: argparse.Namespace) -> None:
+    files = _files(arguments)
+    _check(arguments)
 
-    from bilevel_cli.report.compare import compare
-    from bilevel_cli.report.read import runs
-    from bilevel_cli.report.read.runs import plain
-    from bilevel_cli.report.show import watch
-
-    said: set[str] = set()
-    report: Report | None = None
-
-    def show(found: "list[Run]") -> str:
-        nonlocal report
-        report = compare.compare(found, question)
-        redrawn = arguments.watch and sys.stdout.isatty()
-        if redrawn:  # where lines of stderr would not stay
-            return _text(report, arguments.markdown, report.warnings)
-        for warning in dict.fromkeys(report.warnings):
-            if warning not in said:
-                print(f"bilevel-report: warning: {plain(warning)}", file=sys.stderr)
-                said.add(warning)
-        return _text(report, arguments.markdown)
-
-    if arguments.watch:
-        with contextlib.suppress(KeyboardInterrupt):
-            watch.watch(arguments.folders, show, arguments.every)
-    else:
-        print(show(runs.read(arguments.folders)))
-    if report is not None:
-        for path, write in writers.items():
-            write(report, path)
-            print(f"Wrote {path}", file=sys.stderr)
-
-
-def _text(report: "Report", markdown: bool, warnings: Sequence[str] = ()) -> str:
-    from bilevel_cli.report.read.runs import plain
-    from bilevel_cli.report.show import papers, terminal
-
-    width, _ = shutil.get_terminal_size((WIDTH, 24))
-    text = papers.markdown(report) if markdown else terminal.text(report, width)
-    return "\n".join([text, *([""] if warnings else []), *map(plain, warnings)])
-
-
-def _question(arguments: argparse.Namespace) -> "Question":
-    """What the command line asks, as far as it can be known without the runs."""
-    if (arguments.select == "best") != (arguments.validation is not None):
-        raise UsageError(
-            "--select best needs --validation NAME, and that needs --select best: a column of "
-            f"validation data, got --select {arguments.select} and "
-            f"{'no ' if arguments.validation is None else ''}--validation. "
-            "Such as --select best --validation outer_loss."
-        )
-    if not 0.1 <= arguments.every < 1e6:
-        raise UsageError(f"--every needs seconds from 0.1 on, got {arguments.every:g}.")
-
-    from bilevel_cli.report.compare.question import (
-        Question,  # here: --help does not wait for pandas
-    )
+    # Here and not above: these import pandas, for which --help does not wait.
+    from bilevel_cli.report.compare.compare import compare
+    from bilevel_cli.report.compare.question import Question
+    from bilevel_cli.report.outputs import WRITERS
+    from bilevel_cli.report.read.runs import plain, read
+    from bilevel_cli.report.show import papers, terminal, watch
 
     question = Question(
         metric=arguments.metric,
@@ -155,52 +105,60 @@ def _question(arguments: argparse.Namespace) -> "Question":
         group_by=arguments.by.split(",") if arguments.by else None,
         higher=True if arguments.higher else False if arguments.lower else None,
     )
-    return question
+    redrawn = arguments.watch and sys.stdout.isatty()
+    warned: set[str] = set()
+    report: Report | None = None
+
+    def show(runs: "list[Run]") -> str:
+        nonlocal report
+        report = compare(runs, question)
+        width, _ = shutil.get_terminal_size((WIDTH, 24))
+        text = papers.markdown(report) if arguments.markdown else terminal.text(report, width)
+        if redrawn:  # lines of stderr would be drawn over: warnings are part of the text
+            return "\n".join(
+                [text, *([""] if report.warnings else []), *map(plain, report.warnings)]
+            )
+        for warning in dict.fromkeys(report.warnings):
+            if warning not in warned:
+                print(f"bilevel-report: warning: {plain(warning)}", file=sys.stderr)
+                warned.add(warning)
+        return text
+
+    if arguments.watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            watch.watch(arguments.folders, show, arguments.every)
+    else:
+        print(show(read(arguments.folders)))
+    if report is not None:
+        for path, option in files.items():
+            WRITERS[option](report, path)
+            print(f"Wrote {path}", file=sys.stderr)
 
 
-def _writers(arguments: argparse.Namespace) -> "dict[Path, Callable[[Report, Path], None]]":
-    """What is to be written besides the table, by file."""
-    found: dict[Path, Callable[[Report, Path], None]] = {}
-    for option, write in WRITERS.items():
+def _files(arguments: argparse.Namespace) -> dict[Path, str]:
+    """The files to write, each with its option."""
+    found: dict[Path, str] = {}
+    for option in FILES:
         path = getattr(arguments, option)
         if path is None:
             continue
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise UsageError(f"--{option} needs a file in a folder that is there, got {path}.")
-        found[path] = write
+        found[path] = option
     return found
 
 
-def _write_csv(report: "Report", path: Path) -> None:
-    from bilevel_cli.report.show import papers
-
-    papers.write_csv(report, path)
-
-
-def _write_latex(report: "Report", path: Path) -> None:
-    from bilevel_cli.report.show import papers
-
-    path.write_text(papers.latex(report), encoding="utf-8", errors="replace")
-
-
-def _write_html(report: "Report", path: Path) -> None:
-    from bilevel_cli.report.page import page  # here, as below: it needs an extra
-
-    page.write(path, report)
-
-
-def _write_figure(report: "Report", path: Path) -> None:
-    from bilevel_cli.report.show import figures
-
-    figures.save(report, path)
-
-
-WRITERS = {
-    "csv": _write_csv,
-    "latex": _write_latex,
-    "html": _write_html,
-    "figure": _write_figure,
-}
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses options that do not go together."""
+    if (arguments.select == "best") != (arguments.validation is not None):
+        raise UsageError(
+            "--select best needs --validation NAME, and that needs --select best: a column of "
+            f"validation data, got --select {arguments.select} and "
+            f"{'no ' if arguments.validation is None else ''}--validation. "
+            "Such as --select best --validation outer_loss."
+        )
+    if not 0.1 <= arguments.every < 1e6:
+        raise UsageError(f"--every needs seconds from 0.1 on, got {arguments.every:g}.")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     three_methods(folder / "runs")
     evil = "<b>a</b></script><img src=x onerror=alert(1)>"
     leave(folder / "runs", evil, 7, [0.1, 0.2, 0.3, 0.35, 0.4])
-    page.write(folder / "page.html", reported(folder / "runs"))
+    page.write(reported(folder / "runs"), folder / "page.html")
     return folder / "page.html"
 
 

@@ -196,7 +196,7 @@ def test_text_and_lines_have_the_contrast_of_wcag_aa() -> None:
 
 def test_the_page_fetches_nothing_and_refuses_to(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    page.write(path, three_methods(tmp_path / "runs"))
+    page.write(three_methods(tmp_path / "runs"), path)
     found = Tags(path.read_text(encoding="utf-8"))
     assert sum(len(script) for script in found.scripts) > 1e6  # plotly.js is inside
     for tag, attributes in found.tags:
@@ -334,9 +334,8 @@ def test_without_the_extra_there_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, write: Any, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    arguments = (tmp_path / name, three_methods(tmp_path / "runs"))
     with pytest.raises(UsageError, match=re.escape("pip install 'bilevel-cli[report]'")):
-        write(*(arguments if write is page.write else arguments[::-1]))
+        write(three_methods(tmp_path / "runs"), tmp_path / name)
 
 
 # ----------------------------------------------------------------------------- pictures

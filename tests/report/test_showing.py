@@ -16,6 +16,8 @@ import pytest
 from commands import bilevel_run
 from pages import bilevel_report, by_label, measured, method_at, reported, run_at
 
+from bilevel_cli.commands import report as command
+from bilevel_cli.report import outputs
 from bilevel_cli.report.compare.comparison import Estimate
 from bilevel_cli.report.read import runs
 from bilevel_cli.report.show import cells, papers, terminal, watch
@@ -140,6 +142,10 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     with os.fdopen(writing, "w") as pipe:
         found = subprocess.run(line, stdout=pipe, stderr=subprocess.PIPE, text=True, check=True)
     assert found.stderr == ""
+
+
+def test_every_file_that_can_be_asked_for_has_a_writer() -> None:
+    assert tuple(outputs.WRITERS) == command.FILES
 
 
 # Watching
@@ -281,7 +287,7 @@ def test_a_report_takes_the_memory_of_its_rows_and_no_torch(
 def test_help_does_not_wait_for_pandas() -> None:
     code = (
         "import sys\nfrom bilevel_cli.commands import report\n"
-        "try: report._parser().parse_args(['--help'])\nexcept SystemExit: pass\n"
+        "try: report.parser().parse_args(['--help'])\nexcept SystemExit: pass\n"
         "assert not {'pandas', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -20,12 +20,12 @@ ASSETS = Path(__file__).parent / "assets"
 TABLES = {"eval": "Scores", "train": "Training"}  # what the list of metrics calls the two tables
 
 
-def write(path: Path, report: Report) -> None:
+def write(report: Report, path: Path) -> None:
     """Writes the page.
 
     Args:
-        path: The file.
         report: The comparison.
+        path: The file.
 
     Raises:
         UsageError: plotly is missing, or the file cannot be written.
