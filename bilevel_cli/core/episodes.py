@@ -10,7 +10,7 @@ from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.problem import StepData, episodes_of
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.threads import on_cores
@@ -146,7 +146,7 @@ def first(data: StepData) -> StepData:
 
 
 def _has_episodes(loop: InnerLoop) -> bool:
-    return getattr(loop.problem, "episodes", None) is not None
+    return episodes_of(loop.problem) is not None
 
 
 def _threaded(fn: Callable[..., Tree], data: StepData, *rest: Tree) -> Tree:

@@ -1,5 +1,6 @@
 """What a bilevel problem is, and the data that one outer step consumes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -112,3 +113,24 @@ def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch
 def follows_loss(problem: Problem) -> bool:
     """Whether an inner solver follows the gradient of the inner loss."""
     return not hasattr(problem, "inner_direction")
+
+
+def episodes_of(problem: Problem) -> int | None:
+    """The number of inner problems that share the outer parameters; None for a single one.
+
+    A number, even 1, means that data, inner parameters and memories have a leading dimension.
+    """
+    found: int | None = getattr(problem, "episodes", None)  # a problem may be no task
+    return found
+
+
+def blocks_of(problem: Problem) -> tuple[int, int]:
+    """The numbers of blocks of inner and of outer examples; 1 and 1 where there are no blocks."""
+    found: tuple[int, int] | None = getattr(problem, "blocks", None)
+    return found or (1, 1)
+
+
+def projected(problem: Problem, outer: Params) -> Params:
+    """The nearest admissible outer parameters; `outer` itself where the problem bounds nothing."""
+    project: Callable[[Params], Params] | None = getattr(problem, "project_outer", None)
+    return outer if project is None else project(outer)

@@ -11,7 +11,7 @@ from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.problem import StepData, projected
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts import perturbations
@@ -77,10 +77,8 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
     def estimate(
         self, loop: InnerLoop, outer: Params, data: StepData, carry: RandomSearchCarry
     ) -> Estimate:
-        project = getattr(loop.problem, "project_outer", lambda outer: outer)
-
         def final_loss(candidate: Params) -> tuple[Tensor, Params, SolverState]:
-            candidate = project(candidate)
+            candidate = projected(loop.problem, candidate)
             state = loop.run(loop.begin(candidate, data, carry["inner"]), candidate, data)
             loss = loop.problem.outer_loss(state["inner"], candidate, data.outer)
             return loss, candidate, state
@@ -127,9 +125,7 @@ def distance_to_best(trial: Trial) -> Params:
         candidate = outer
         if number:
             drawn = {name: value[number - 1] for name, value in data.noise.items()}
-            candidate = trees.axpy(1.0, drawn, outer)
-            if hasattr(loop.problem, "project_outer"):
-                candidate = loop.problem.project_outer(candidate)
+            candidate = projected(loop.problem, trees.axpy(1.0, drawn, outer))
         state = loop.run(loop.begin(candidate, data, trial.carry["inner"]), candidate, data)
         loss = float(loop.problem.outer_loss(state["inner"], candidate, data.outer))
         if loss < least:

@@ -12,7 +12,7 @@ from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, StepData, blocks_of
 from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.solver import SolverState
@@ -75,7 +75,7 @@ class Saba(Hypergradient[SabaCarry]):
     def begin(
         self, loop: InnerLoop, outer: Params, data: StepData, state: SolverState
     ) -> SabaCarry:
-        inner_blocks, outer_blocks = getattr(loop.problem, "blocks", None) or (1, 1)
+        inner_blocks, outer_blocks = blocks_of(loop.problem)
         return _begun(
             outer,
             state,

@@ -9,7 +9,7 @@ from torch import Tensor
 from bilevel_cli.core import episodes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Hypergradient
-from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.problem import StepData, episodes_of, follows_loss
 from bilevel_cli.core.trees import Params
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.runs.doubts import INNER_LOSS
@@ -73,7 +73,7 @@ class Descent:
             losses = [loop.problem.inner_loss(z, outer, batch) for z in states]
             return torch.stack(losses).reshape(2)
 
-        count = getattr(loop.problem, "episodes", None)
+        count = episodes_of(loop.problem)
         # Full batches repeat over inner steps without a copy.
         axis = 0 if count is None else 1
         repeats = all(batch.stride(axis) == 0 for batch in data.inner.values())

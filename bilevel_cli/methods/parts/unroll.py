@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.problem import StepData, episodes_of
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.machine import memory
@@ -239,7 +239,7 @@ class Steps:
 
     @property
     def _budget(self) -> int:
-        return memory.budget(getattr(self.loop.problem, "episodes", None) or 1)
+        return memory.budget(episodes_of(self.loop.problem) or 1)
 
     def _learn(self, size: int) -> None:
         if self._key not in _measured:
