@@ -10,14 +10,18 @@ from bilevel_cli.core.random import Stream
 def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tensor:
     """Draws `count` numbers below `size`, each once before any comes again.
 
-    A `Stream` goes on with the epoch of that name where the last call stopped; a plain generator
-    begins a new one at each call, so that its seed alone decides what is drawn.
+    A `Stream` goes on with its epoch of that name where the last call stopped, and remembers where
+    this one stops. A plain generator begins a new epoch at each call, so that its seed alone
+    decides what is drawn.
 
     Args:
-        name: Of the sequence of epochs.
-        size: Length of an epoch.
-        count: How many to draw.
+        name: Of the sequence of epochs; only a `Stream` uses it.
+        size: Length of an epoch, the same at every call with this name.
+        count: How many to draw, >= 1; they may be several epochs.
         generator: On the device of the result.
+
+    Returns:
+        int64, of shape [count].
     """
     left = generator.order(name) if isinstance(generator, Stream) else None
     pieces = [] if left is None else [left]
@@ -34,12 +38,20 @@ def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tens
 class Blocks:
     """Examples in blocks of `batch_size`, the unit of minibatches and of memories of gradients.
 
-    The last block is filled up with examples of weight zero. Weights are such that the mean over
-    blocks of `mean(losses, block)` is the mean over examples, whatever the sizes.
+    The last block is filled up with copies of the last example, of weight zero. The weights are
+    such that the mean over blocks of `mean(losses, block)` is the mean over examples, whatever the
+    sizes. Nothing changes after construction.
 
     Args:
-        examples: Tensors of shape [n, ...], in random order.
-        batch_size: Examples of a block; None for one block with all of them, without weights.
+        examples: Tensors of shape [n, ...], n >= 1, on one device, in random order.
+        batch_size: Examples of a block, from 1 to n (`check_batch_size`); None for one block with
+            all examples, which are not copied and have no weights.
+
+    Attributes:
+        count: The number of blocks.
+        tensors: All blocks: the examples as tensors of shape [count, batch_size, ...]; `weight`, of
+            shape [count, batch_size], unless `batch_size` is None; and `block`, the number of each
+            block, int64, of shape [count].
     """
 
     def __init__(self, examples: Batch, batch_size: int | None) -> None:
@@ -61,12 +73,14 @@ class Blocks:
         self.tensors["block"] = torch.arange(self.count, device=some.device)
 
     def draw(self, name: str, count: int, generator: torch.Generator) -> Batch:
-        """`count` blocks, as tensors of shape [count, batch_size, ...] and their numbers, `block`.
+        """Draws `count` blocks, with the names of `tensors`, as tensors of shape [count, ...].
+
+        A single block is repeated without a copy and without a random number.
 
         Args:
             name: Of the epochs, such as "inner".
-            count: How many.
-            generator: On the device of the examples; a `Stream` to continue its epochs.
+            count: How many, >= 1.
+            generator: On the device of the examples; a `Stream` continues its epochs.
         """
         if self.count == 1:  # without a copy
             return {n: value.expand(count, *value.shape[1:]) for n, value in self.tensors.items()}
@@ -74,12 +88,17 @@ class Blocks:
         return {n: value.index_select(0, numbers) for n, value in self.tensors.items()}
 
     def one(self, name: str, generator: torch.Generator) -> Batch:
-        """One block, without the leading dimension."""
+        """Draws one block, without the leading dimension. Args: as `draw`."""
         return {n: value[0] for n, value in self.draw(name, 1, generator).items()}
 
 
 def mean(losses: Tensor, batch: Batch) -> Tensor:
-    """The mean of losses of shape [batch_size] over the examples of a block. 0-dim."""
+    """The mean over the examples of a block, 0-dim: weighted where the block has weights.
+
+    Args:
+        losses: One for each example, of shape [batch_size].
+        batch: The block.
+    """
     return (batch["weight"] * losses).sum() if "weight" in batch else losses.mean()
 
 

@@ -1,4 +1,9 @@
-"""What a bilevel problem is, and the data that one outer step consumes."""
+"""What a bilevel problem is, and the data that one outer step consumes.
+
+In this package z is called `inner` and lambda `outer`. Both are flat dicts of floating tensors
+(`Params`), of any shapes, which stay the same for a whole run. All tensors that meet in one call
+are on one device, and no function writes into a tensor that it is given.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,24 +14,26 @@ from torch import Tensor
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor]  # what a loss sees, by name: whatever tensors the problem likes
 
 
 class StepData(NamedTuple):
-    """Every random quantity of one outer step, already on the device.
+    """Every random quantity of one outer step, already on the device of the problem.
 
-    With this drawn, an outer step is a deterministic function: that is what lets it be mapped
-    over episodes, replayed, or evaluated by two methods on the same inputs.
+    Once this is drawn, an outer step is a deterministic function. So it can be mapped over
+    episodes, replayed, or evaluated by two methods on the same inputs. With E episodes, every
+    tensor but those of `noise` has one more leading dimension, E.
 
     Attributes:
-        init: Fresh inner parameters. Empty where the problem learns its own.
-        inner: Minibatches of the inner loss, with a leading dimension K: one per inner step. At
-            least one entry, since K is read from it.
-        outer: The batch of the outer loss.
-        noise: Random numbers that the method asked for. Shared by all episodes.
-        extra: Minibatches of the inner loss besides those of the inner steps, with a leading
-            dimension: one for each product or gradient that a stochastic method takes on a
-            sample of its own. Empty where the method asked for none.
+        init: Fresh inner parameters, of the shapes of z. Empty where the problem learns its own.
+        inner: The minibatches of K inner steps, tensors of shape [K, ...]. It has at least one
+            entry, since K is read from it.
+        outer: The batch of the outer loss, tensors of shape [...].
+        noise: The random numbers that the method asked for (`Hypergradient.draw`). All episodes
+            share them.
+        extra: More minibatches of the inner loss, tensors of shape [M, ...] with the names of
+            `inner`: one for each product or gradient that a stochastic method takes on a sample of
+            its own (`Hypergradient.extra_batches`). Empty where the method asked for none.
     """
 
     init: Params
@@ -37,23 +44,25 @@ class StepData(NamedTuple):
 
     @property
     def num_steps(self) -> int:
+        """K, where `inner` has no dimension of episodes."""
         return next(iter(self.inner.values())).shape[0]
 
     def inner_at(self, step: int) -> Batch:
+        """The minibatch of one inner step, tensors of shape [...]; -1 is the last step."""
         return {name: value[step] for name, value in self.inner.items()}
 
     def extra_at(self, number: int) -> Batch:
-        """An extra minibatch; the last inner one where none were drawn."""
+        """An extra minibatch, tensors of shape [...]; the last inner one where there is none."""
         if not self.extra:
             return self.inner_at(-1)
         return {name: value[number] for name, value in self.extra.items()}
 
     def split(self, num_steps: int, axis: int = 0) -> "StepData":
-        """The same data with all inner minibatches but the first `num_steps` as extra ones.
+        """The same data, in which inner minibatches after the first `num_steps` are extra ones.
 
         Args:
-            num_steps: Inner steps.
-            axis: The dimension of minibatches: 1 behind one of episodes.
+            num_steps: Inner steps, from 1 to K.
+            axis: The dimension of minibatches: 0, or 1 behind a dimension of episodes.
         """
         inner = {n: value.narrow(axis, 0, num_steps) for n, value in self.inner.items()}
         rest = {
@@ -67,27 +76,49 @@ class StepData(NamedTuple):
 class Problem(Protocol):
     """min over lambda of F(z*(lambda), lambda), where z*(lambda) minimises f(., lambda).
 
-    A problem whose inner solver is to follow what is the gradient of no loss has a method
-    `inner_direction(inner, outer, batch)` besides, with the arguments of `inner_loss` and the
-    shapes of z. Methods that differentiate the inner steps serve it, and others refuse.
+    All three functions are pure: the same arguments give the same result, bit for bit. They are
+    differentiated, several times, and mapped over episodes. So they ask no tensor for its value,
+    draw no random numbers, and return new tensors that autograd can follow to `inner` and `outer`.
+
+    Where the solver should follow a direction that is the gradient of no loss, the problem has one
+    more function, `inner_direction(inner, outer, batch)`, with the arguments of `inner_loss`. It
+    returns the direction with the keys and shapes of z. Methods that differentiate the inner steps
+    serve such a problem; others refuse it.
     """
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
-        """The inner parameters at which a fresh inner solve begins."""
+        """The inner parameters at which a fresh inner solve begins; they may depend on `outer`.
+
+        Args:
+            outer: The outer parameters: the problem's own, and others that it ignores.
+            data: The data of one inner problem, without a dimension of episodes.
+        """
         ...
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        """f(z, lambda), a scalar."""
+        """f(z, lambda) on a minibatch, 0-dim.
+
+        Args:
+            inner: z, with the keys and shapes that `init_inner` returns.
+            outer: lambda: the problem's own parameters, and others that it ignores.
+            batch: One entry of `StepData.inner`, tensors of shape [...].
+        """
         ...
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        """F(z, lambda), a scalar."""
+        """F(z, lambda) on the outer batch, 0-dim.
+
+        Args:
+            inner: As in `inner_loss`.
+            outer: As in `inner_loss`.
+            batch: `StepData.outer`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ProblemWrapper:
-    """A problem that is another one but for the inner loss, which a subclass gives.
+    """A problem with the start and the outer loss of another one; a subclass adds the inner loss.
 
     Args:
         base: The other problem.
@@ -103,7 +134,17 @@ class ProblemWrapper:
 
 
 def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch) -> Params:
-    """What an inner solver follows: d_z f, unless the problem has an `inner_direction`."""
+    """What an inner solver follows: d_z f, unless the problem has an `inner_direction`.
+
+    Args:
+        problem: The problem.
+        inner: z.
+        outer: lambda.
+        batch: A minibatch of the inner loss.
+
+    Returns:
+        A direction with the keys and shapes of z.
+    """
     if not follows_loss(problem):
         found: Params = problem.inner_direction(inner, outer, batch)  # type: ignore[attr-defined]
         return found

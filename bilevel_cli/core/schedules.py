@@ -1,4 +1,4 @@
-"""Step sizes that fall as a run goes on."""
+"""Numbers that change as a run goes on: step sizes that fall, multipliers that rise."""
 
 import math
 from dataclasses import dataclass
@@ -14,8 +14,11 @@ class PowerLaw:
     """initial / (k + 1)^exponent at step k = 0, 1, ...: the schedules of stochastic approximation.
 
     Args:
-        initial: The value at k = 0, > 0.
-        exponent: 0 for a constant; the theory of SGD asks for one in (1/2, 1].
+        initial: The value at k = 0, > 0 and finite.
+        exponent: >= 0 and finite; 0 for a constant. The theory of SGD asks for one in (1/2, 1].
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     initial: float
@@ -28,18 +31,21 @@ class PowerLaw:
             raise ValueError(f"PowerLaw needs exponent >= 0, got exponent={self.exponent}.")
 
     def __call__(self, step: Scalar) -> Scalar:
-        """The value at step `step`, a number or a 0-dim tensor."""
+        """The value at a step: a number for a number, a 0-dim tensor for one on any device."""
         return self.initial / (step + 1) ** self.exponent
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """From `initial` to `final` along a line, over the first `steps` outer steps; then constant.
+    """A line from `initial` to `final` over the first `steps` outer steps; then `final`.
 
     Args:
-        initial: At the first outer step, > 0.
-        final: At the last of the ramp, >= initial.
-        steps: Outer steps of the ramp. 0 begins at `final`.
+        initial: The value at the first outer step, > 0.
+        final: The value from outer step `steps` on, >= initial and finite.
+        steps: Outer steps of the ramp, >= 0; 0 for `final` from the beginning.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     initial: float
@@ -56,5 +62,6 @@ class Ramp:
             raise ValueError(f"A ramp of multipliers needs steps >= 0, got steps={self.steps}.")
 
     def __call__(self, step: Tensor) -> Tensor:
+        """The value at outer step `step`, counted from 0: 0-dim floating tensors, on one device."""
         way = (step / self.steps).clamp(max=1.0) if self.steps else torch.ones_like(step)
         return self.initial + (self.final - self.initial) * way

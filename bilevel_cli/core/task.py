@@ -1,4 +1,4 @@
-"""The interface of tasks: problems with data and a score."""
+"""The interface of tasks: bilevel problems that draw their own data and score what was learned."""
 
 import abc
 from pathlib import Path
@@ -15,23 +15,28 @@ from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 class Task(Problem, abc.ABC):
     """A bilevel problem with data and a score: the only thing a task author writes.
 
-    The constructor's arguments are the entries of the task's yaml, and any of these, which are
-    passed where it names them: `device` (torch.device), `data` (what conf/data builds), `model`
-    (what conf/model builds), `generator` (on the CPU, for splits and label noise: the same for
-    all methods of one seed).
+    The constructor takes the entries of the task's yaml. It is also given those of the following
+    that it names: `device` (torch.device), `data` (what conf/data builds), `model` (what conf/model
+    builds), and `generator` (on the CPU, for splits and label noise: the same for all methods of
+    one seed). A setting that cannot serve is a ValueError there, before any work.
+
+    Once built, a task never changes. It keeps its tensors on `device`, and returns new tensors or
+    views of its own, which nobody writes into.
 
     Attributes:
-        episodes: Number of independent inner problems that one outer step shares, and the leading
-            dimension of all that `sample` returns but noise; or None for one inner problem.
-        needs: The kind of data that the task is posed on, a class of `bilevel_cli.data.base` or
-            several of which any will do; or None for a task that brings its own.
-        blocks: Numbers of blocks (`bilevel_cli.core.blocks`) of inner and of outer examples, where
-            minibatches are blocks and say so by `block`; or None.
+        episodes: The number of independent inner problems under one set of outer parameters, which
+            is the leading dimension of all that `sample` returns; None for one inner problem, and
+            no such dimension.
+        needs: The kind of data that the task is posed on: a class of `bilevel_cli.data.base`, or
+            several, any of which will do. None for a task that brings its own data.
+        blocks: The numbers of blocks (`bilevel_cli.core.blocks`) of inner and of outer examples,
+            where every minibatch is a block and has its number, `block`; else None.
         statement: What a reader of the scores must know of the data, in one line.
         checksum: Of the data that were delivered; None for a task that brings its own.
-        constants: What derivatives of the task take for constants of z although it depends on z
-            (`bilevel_cli.core.constants`), in words, for the claims of methods.
-        higher_is_better: Patterns of the names of scores that are; the others are better lower.
+        constants: In words, what the derivatives of the task take for a constant of z although it
+            depends on z (`bilevel_cli.core.constants`). Claims of methods repeat it.
+        higher_is_better: Patterns of the names of scores that are better higher; all other scores
+            are better lower.
     """
 
     episodes: int | None = None
@@ -44,7 +49,7 @@ class Task(Problem, abc.ABC):
 
     @abc.abstractmethod
     def init_outer(self, generator: torch.Generator) -> Params:
-        """The outer parameters before the first step.
+        """The outer parameters before the first step, floating, on the device of the task.
 
         Args:
             generator: On the CPU, so that one seed gives one start on every device.
@@ -52,22 +57,33 @@ class Task(Problem, abc.ABC):
 
     @abc.abstractmethod
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        """Draws the data of one outer step with `num_steps` inner steps.
+        """Draws the data of one outer step, without a wait for the device.
 
         Args:
-            num_steps: The leading dimension K of `inner`.
-            generator: On the task's device.
+            num_steps: K >= 1, the leading dimension of `inner`, behind that of episodes.
+            generator: On the device of the task. All random numbers come from it.
+
+        Returns:
+            Tensors on the device of the task; `noise` and `extra` are left empty.
         """
 
     def project_outer(self, outer: Params) -> Params:
-        """The nearest admissible outer parameters; all are, unless a task says otherwise."""
+        """The nearest admissible outer parameters, with the same keys, shapes and device.
+
+        All parameters are admissible unless a task says otherwise. Projecting twice is projecting
+        once. It is called after each outer step, and within methods that try parameters.
+
+        Args:
+            outer: All outer parameters of the run, those of the start and the solver among them.
+        """
         return outer
 
     @abc.abstractmethod
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         """The scores, as 0-dim tensors: the columns of eval.csv, the most telling one first.
 
-        The same at every call: random numbers come from a generator begun anew.
+        The same arguments give the same scores: random numbers come from a generator begun anew.
+        The keys and their order are the same at every call. The task may wait for the device.
 
         Args:
             loop: The inner loop of the run.
@@ -76,9 +92,20 @@ class Task(Problem, abc.ABC):
         """
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
-        """Writes what was learned in a form people can use; returns the files.
+        """Writes what was learned in a form people can use.
 
         By default `outer.pt`, the outer parameters by name, for torch.load(weights_only=True).
+
+        Args:
+            directory: An existing folder.
+            outer: The outer parameters.
+            inner: As in `evaluate`.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            OSError: The folder cannot be written to.
         """
         del inner
         path = directory / "outer.pt"
