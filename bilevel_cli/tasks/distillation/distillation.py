@@ -15,9 +15,11 @@ from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
 from bilevel_cli.nn.building import build
+from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective
+from bilevel_cli.tasks.distillation.real import RealExamples, grouped
 from bilevel_cli.tasks.distillation.retraining import Retraining
 from bilevel_cli.tasks.distillation.selection import Selection
 from bilevel_cli.tasks.distillation.siamese import Siamese
@@ -87,87 +89,22 @@ class Distillation(Task):
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
-        sizes = {"per_class": per_class, "count": count, "real_per_class": real_per_class}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"Distillation needs {name} >= 1, got {name}={size}.")
-        if (per_class is None) == (count is None):
-            raise ValueError(
-                "Distillation needs either per_class or count, got "
-                f"per_class={per_class}, count={count}. Set one of them to null."
-            )
-        if count is not None and not learn_labels:
-            raise ValueError(
-                f"Distillation needs labels that are learned for images of no class, got "
-                f"count={count}, learn_labels=false. Set task.learn_labels=true."
-            )
-        if count is not None and objective.needs_classes:
-            raise ValueError(
-                f"{type(objective).__name__} compares learned and real images class by class, got "
-                f"count={count} images of no class. Use task.per_class, or "
-                "task/objective=validation."
-            )
-        if not 0 <= l2 < math.inf:
-            raise ValueError(f"Distillation needs a finite l2 >= 0, got l2={l2}.")
-        if objective.needs_target and not networks.targets:
-            raise ValueError(
-                f"{type(objective).__name__} needs networks that know what they should become, "
-                f"got {type(networks).__name__}. Use task/networks=experts."
-            )
+        _check_settings(per_class, count, real_per_class, learn_labels)
+        _check_losses(count, l2, objective, networks)
         train, _, test = data.splits(generator)
-        if not train.x.is_floating_point():
-            raise ValueError(
-                "Distillation learns inputs, got whole numbers, which have no derivative. Use "
-                "task=hpo or task=reweight for tokens."
-            )
-        if siamese is not None and train.x.ndim != 4:
-            raise ValueError(
-                f"Siamese needs images, got examples of shape {list(train.x.shape[1:])}. "
-                "Leave out task/siamese."
-            )
-        if not len(test.y):
-            raise ValueError("Distillation needs test examples, got none. Set data.test.")
-        # Classes that do not occur among the training examples are left out.
-        present, group, counts = torch.unique(train.y, return_inverse=True, return_counts=True)
-        if per_class is not None and counts.min() < per_class:
-            raise ValueError(
-                f"Distillation needs per_class <= {int(counts.min())}, the training examples of "
-                f"the rarest class, got per_class={per_class}. Raise data.train."
-            )
-        dims = [dim for dim in range(train.x.ndim) if dim != 1]  # features, of rows of a table
-        std, self.mean = torch.std_mean(train.x, dims, correction=0, keepdim=True)
-        self.std = torch.where(std > 0, std, 1)
-        self.train, self.test = (self._normalised(part, device) for part in (train, test))
-        self.mean, self.std = self.mean.to(self.train.x), self.std.to(self.train.x)
-        # The rows of one class after those of another, and where each class begins.
-        self.rows, self.counts = group.argsort(stable=True).to(device), counts.to(device)
-        self.first = self.counts.cumsum(0) - self.counts
-        self.group = group.to(device)
+        _check_examples(train, test, siamese)
+        self.real = RealExamples(train, test, data.num_classes, device)
+        self.train, self.test = self.real.train, self.real.test
+        self.groups = grouped(self.real, per_class, count)
+        self.labels = self.groups.labels
+        check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
         self.real_per_class, self.batch_size = real_per_class, batch_size
         self.learn_labels, self.l2 = learn_labels, l2
         self.objective, self.networks, self.siamese = objective, networks, siamese
         self.selection, self.retraining = selection, retraining
-        eye = torch.eye(data.num_classes, device=device)[present.to(device)]
-        # Learned images are kept group after group: a class each, or one of no class.
-        each = per_class or count
-        assert each is not None
-        self.each, self.groups = each, 1 if per_class is None else len(eye)
-        if per_class is None:
-            self.group = torch.zeros_like(self.group)
-            self.labels = eye.mean(0).expand(each, -1).clone()
-        else:
-            self.labels = eye.repeat_interleave(each, 0)
-        self.real_labels = eye[:, None].expand(-1, real_per_class, -1)
-        check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
-        names = [name for name, _ in self.model.named_parameters()]
-        self.adapted = [n for n in names if adapt == "all" or n.startswith(adapt + ".")]
-        if not self.adapted:
-            raise ValueError(
-                f"Distillation needs adapt=all or the prefix of some parameters of the model, got "
-                f"adapt={adapt}. The model has {', '.join(names)}."
-            )
+        self.adapted = _adapted(self.model, adapt)
         self.bank = networks.bank(self.model, {"x": self.train.x, "y": self.train.y}, generator)
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.statement = (
@@ -180,7 +117,9 @@ class Distillation(Task):
             images = draws.normal(*shape, generator=generator).to(self.train.x)
         else:
             images = self.train.x[
-                self.selection.select(self.train.x, self.group, self.each, generator)
+                self.selection.select(
+                    self.train.x, self.groups.of_real, self.groups.each, generator
+                )
             ]
         return {"images": images} | ({"labels": self.labels} if self.learn_labels else {})
 
@@ -193,11 +132,8 @@ class Distillation(Task):
         if self.batch_size is not None:
             keys = draws.uniform(num_steps, learned, generator=generator)
             index = keys.topk(self.batch_size).indices
-        shape = len(self.counts), self.real_per_class
-        place = draws.uniform(*shape, generator=generator) * self.counts[:, None]
-        real = self.rows[place.long() + self.first[:, None]]
+        outer = self.real.draw(self.real_per_class, generator)
         begin, become = self.networks.pick(self.bank, generator)
-        outer = {"x": self.train.x[real], "y": self.real_labels}
         if become:
             outer |= trees.prefixed("origin.", begin) | trees.prefixed("target.", become)
         inner = {"index": index}
@@ -219,7 +155,7 @@ class Distillation(Task):
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         images, labels = self._learned(outer)
-        groups, real = (self.groups, self.each), batch["x"]
+        groups, real = (self.groups.number, self.groups.each), batch["x"]
         learned = {
             "x": self._augmented(images, batch).reshape(*groups, *images.shape[1:]),
             "y": labels.reshape(*groups, -1),
@@ -249,13 +185,13 @@ class Distillation(Task):
         normalised before training; and all else that was learned, such as `log_lr`.
         """
         images, labels = self._learned(outer)
-        images = images * self.std + self.mean
+        images = self.real.in_units_of_the_data(images)
         more = {n: v for n, v in outer.items() if n not in ("images", "labels")}
         path, picture = directory / "distilled.npz", directory / "distilled.png"
-        save_npz(path, images, labels, mean=self.mean, std=self.std, **more)
+        save_npz(path, images, labels, mean=self.real.mean, std=self.real.std, **more)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             return [path]
-        save_grid(picture, images, self.each)
+        save_grid(picture, images, self.groups.each)
         return [path, picture]
 
     def _learned(self, outer: Params) -> tuple[Tensor, Tensor]:
@@ -274,9 +210,67 @@ class Distillation(Task):
             return x
         return self.siamese(x, trees.under(NUMBERS, batch))
 
-    def _normalised(self, part: Labelled, device: torch.device) -> Labelled:
-        x = ((part.x - self.mean) / self.std).to(device, torch.get_default_dtype())
-        return Labelled(x, part.y.to(device), part.index.to(device))
+
+def _check_settings(
+    per_class: int | None, count: int | None, real_per_class: int, learn_labels: bool
+) -> None:
+    sizes = {"per_class": per_class, "count": count, "real_per_class": real_per_class}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"Distillation needs {name} >= 1, got {name}={size}.")
+    if (per_class is None) == (count is None):
+        raise ValueError(
+            "Distillation needs either per_class or count, got "
+            f"per_class={per_class}, count={count}. Set one of them to null."
+        )
+    if count is not None and not learn_labels:
+        raise ValueError(
+            f"Distillation needs labels that are learned for images of no class, got "
+            f"count={count}, learn_labels=false. Set task.learn_labels=true."
+        )
+
+
+def _check_losses(count: int | None, l2: float, objective: Objective, networks: Networks) -> None:
+    if count is not None and objective.needs_classes:
+        raise ValueError(
+            f"{type(objective).__name__} compares learned and real images class by class, got "
+            f"count={count} images of no class. Use task.per_class, or "
+            "task/objective=validation."
+        )
+    if not 0 <= l2 < math.inf:
+        raise ValueError(f"Distillation needs a finite l2 >= 0, got l2={l2}.")
+    if objective.needs_target and not networks.targets:
+        raise ValueError(
+            f"{type(objective).__name__} needs networks that know what they should become, "
+            f"got {type(networks).__name__}. Use task/networks=experts."
+        )
+
+
+def _check_examples(train: Labelled, test: Labelled, siamese: Siamese | None) -> None:
+    if not train.x.is_floating_point():
+        raise ValueError(
+            "Distillation learns inputs, got whole numbers, which have no derivative. Use "
+            "task=hpo or task=reweight for tokens."
+        )
+    if siamese is not None and train.x.ndim != 4:
+        raise ValueError(
+            f"Siamese needs images, got examples of shape {list(train.x.shape[1:])}. "
+            "Leave out task/siamese."
+        )
+    if not len(test.y):
+        raise ValueError("Distillation needs test examples, got none. Set data.test.")
+
+
+def _adapted(model: Functional, adapt: str) -> list[str]:
+    """The names of the parameters that are trained."""
+    names = [name for name, _ in model.named_parameters()]
+    found = [n for n in names if adapt == "all" or n.startswith(adapt + ".")]
+    if not found:
+        raise ValueError(
+            f"Distillation needs adapt=all or the prefix of some parameters of the model, got "
+            f"adapt={adapt}. The model has {', '.join(names)}."
+        )
+    return found
 
 
 def onto_simplex(rows: Tensor) -> Tensor:
