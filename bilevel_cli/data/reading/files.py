@@ -122,10 +122,8 @@ def content(path: Path, who: str, max_megabytes: float, way_out: str = RAISE) ->
             raw.seek(0)
             stream: io.BufferedIOBase = raw
             if start[:2] == b"\x1f\x8b":
-                stream, size = (
-                    gzip.GzipFile(fileobj=raw),
-                    1032 * size,
-                )  # the most that deflate packs
+                stream = gzip.GzipFile(fileobj=raw)
+                size *= 1032  # the most that deflate packs
             elif start[:3] + start[4:] == b"BZh1AY&SY":
                 stream, size = bz2.BZ2File(raw), limit
             # One byte more, to see that there is more: a bomb is not unpacked.
@@ -192,6 +190,7 @@ def store_array(cached: Path, array: NDArray[Any]) -> None:
     """Writes a whole file or none; a folder that cannot be written to only costs the time."""
     with suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)
+        # A folder for each writer: several runs may decode the same images at once.
         with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
             part = Path(scratch, "part.npy")
             np.save(part, array, allow_pickle=False)

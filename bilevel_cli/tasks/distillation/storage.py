@@ -1,6 +1,5 @@
 """Distilled sets as files: arrays for programs, a picture for people."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from bilevel_cli.data.reading.npz import read_npz
+from bilevel_cli.records.atomic import replaced
 
 MAX_MEGABYTES = 4000  # fifty images of 64x64 for each of a thousand classes take 2 500
 SIDE, GAP = 56, 2  # pixels: the least side of an image in a picture, and between two of them
@@ -19,7 +19,10 @@ SIDE, GAP = 56, 2  # pixels: the least side of an image in a picture, and betwee
 def save_npz(path: Path, images: Tensor, labels: Tensor, **more: Any) -> None:
     """Writes images [n, ...], labels [n, classes], and more arrays, numbers or words by name.
 
-    Readable by numpy.load without pickle. A reader sees the whole file or none.
+    numpy.load reads it without pickle. A reader sees the whole file or none.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     entries = {"images": images, "labels": labels, **more}
     arrays: dict[str, Any] = {
@@ -28,10 +31,8 @@ def save_npz(path: Path, images: Tensor, labels: Tensor, **more: Any) -> None:
     }
     for name, array in arrays.items():
         assert not array.dtype.hasobject, f"{name} would need pickle"
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replaced(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(partial, path)
 
 
 class Distilled(NamedTuple):
