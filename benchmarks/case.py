@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import Batch, StepData
@@ -22,7 +23,7 @@ from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.normalization import BatchNorm2d
 from bilevel_cli.nn.pooling import AvgPool2x2, MaxPool2x2
-from bilevel_cli.runs import entry
+from bilevel_cli.runs.build import build
 
 Implementation = Callable[[], Params]  # returns the hypergradient
 Forward = Callable[[Tensor], Tensor]
@@ -139,7 +140,7 @@ def assemble(
         config = compose("config", overrides=list(overrides))
     OmegaConf.update(config, "data", source, merge=False, force_add=True)
     with tempfile.TemporaryDirectory() as folder:
-        run = entry.build(config, entry.resolved(config), Path(folder), {})
+        run = build(config, resolved(config), Path(folder), {})
     task, loop, solver = run.task, run.loop, config.solver
     random = generator(0, "benchmark", run.device)
     with torch.no_grad():

@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks import results
 from bilevel_cli.config.options import CONF
-from bilevel_cli.runs import entry
+from bilevel_cli.config.resolved import resolved
+from bilevel_cli.runs.build import build
 
 DIGITS = ("task=reweight", "data=digits")
 NEVER = 1_000_000
@@ -59,7 +60,7 @@ def _steps(count: int, log_every: int, device: str) -> float:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*DIGITS, *settings, *never, f"device={device}"])
     with tempfile.TemporaryDirectory() as folder:
-        run = entry.build(config, entry.resolved(config), Path(folder), {})
+        run = build(config, resolved(config), Path(folder), {})
         since = time.perf_counter()
         run.run()
         return (time.perf_counter() - since) / count

@@ -23,7 +23,8 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from bilevel_cli.config.options import CONF
-from bilevel_cli.runs import entry
+from bilevel_cli.config.resolved import resolved
+from bilevel_cli.runs.build import build
 
 PAGE = Path(__file__).parents[1] / "docs" / "reweight.md"
 BEGIN, END = "<!-- label_errors -->\n", "<!-- end of label_errors -->\n"
@@ -40,7 +41,7 @@ def ours(data: str, seed: int) -> tuple[object, float]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*chosen, "device=cpu"])
     with tempfile.TemporaryDirectory() as folder:
-        run = entry.build(config, entry.resolved(config), Path(folder), {})
+        run = build(config, resolved(config), Path(folder), {})
         return run.task, run.run()["average_precision"]
 
 

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.errors import Failed
 from bilevel_cli.runs import entry
@@ -71,7 +72,7 @@ def complete(command: Sequence[str], folder: Path) -> bool:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(command))
     found = Results(folder.parent).manifest(folder.name)
-    if found and found["settings"] != entry.resolved(config):
+    if found and found["settings"] != resolved(config):
         shutil.rmtree(folder)
     elif found.get("status") in ("completed", "diverged"):
         return False

@@ -11,7 +11,7 @@ import torch
 
 from bilevel_cli.data import digits
 from bilevel_cli.data.reading import files
-from bilevel_cli.runs import entry
+from bilevel_cli.runs import build
 from bilevel_cli.runs.runner import Runner
 
 
@@ -36,15 +36,15 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture
 def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Runner], None]], None]:
     """Has something done to each runner that is built."""
-    built = entry.build
+    built = build.build
 
     def change(how: Callable[[Runner], None]) -> None:
-        def build(*given: Any) -> Runner:
+        def changed(*given: Any) -> Runner:
             runner = built(*given)
             how(runner)
             return runner
 
-        monkeypatch.setattr(entry, "build", build)
+        monkeypatch.setattr(build, "build", changed)
 
     return change
 

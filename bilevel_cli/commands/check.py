@@ -123,11 +123,11 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 
 def _checked(config: DictConfig) -> "Finding":
     from bilevel_cli.check import verdict
-    from bilevel_cli.runs import entry  # here: --help does not wait for torch
+    from bilevel_cli.config.objects import parts  # here: --help does not wait for torch
 
     chosen = dict(config.hydra.runtime.choices)
     try:
-        _, _, task, loop, method = entry.parts(config, chosen)
+        _, _, task, loop, method = parts(config, chosen)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return verdict.check(method, loop, task, config.inner_steps, config.seed)

@@ -159,7 +159,7 @@ def _option(group: str, name: str) -> DictConfig:
 
 
 def _built(key: str, node: DictConfig) -> Any:
-    from bilevel_cli.runs.entry import make
+    from bilevel_cli.config.objects import make
 
     return make(OmegaConf.create({key: node}), key)
 

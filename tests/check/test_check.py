@@ -18,6 +18,7 @@ from torch import Tensor
 from bilevel_cli.check.verdict import Finding
 from bilevel_cli.check.verdict import check as hold
 from bilevel_cli.commands import check
+from bilevel_cli.config.objects import parts
 from bilevel_cli.core import references
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.loop import InnerLoop
@@ -25,7 +26,6 @@ from bilevel_cli.core.method import CannotServe, Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.tasks.examples import quadratic
@@ -87,7 +87,7 @@ class Hopeless(Noisy):
 @pytest.mark.parametrize("method", options("method"))
 def test_every_method_is_what_it_claims_to_be(task: str, method: str) -> None:
     config = composed(f"task={task}", f"method={method}", "device=cpu", "device.dtype=float64")
-    _, _, built, loop, estimator = entry.parts(config, {})
+    _, _, built, loop, estimator = parts(config, {})
     found = hold(estimator, loop, built, config.inner_steps, config.seed)
     # Refused: Reptile and its like need a learned start, which these tasks have not.
     assert found.verdict == "ok" or (found.verdict == "refused" and "method=" in found.reason)

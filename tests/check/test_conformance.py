@@ -10,6 +10,7 @@ import standins
 import torch
 from configs import composed, options, small
 from hydra.utils import instantiate
+from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.check.conformance import check_method, check_solver, check_task
@@ -22,7 +23,6 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum, MomentumState
@@ -46,8 +46,7 @@ def test_solvers_conform(option: str) -> None:
 
 def runner(directory: Path, *overrides: str) -> Runner:
     config = composed(*overrides, "device=cpu", "device.dtype=float64", "outer_steps=2")
-    settings = entry.resolved(config)
-    return entry.build(config, settings, directory, {})
+    return runner_in(config, directory)
 
 
 @pytest.mark.parametrize("option", options("task"))

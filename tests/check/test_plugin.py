@@ -10,10 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from plugins import FILES
+from runners import runner_in
 
 from bilevel_cli.check.conformance import check_method, check_task
 from bilevel_cli.config.options import CONF
-from bilevel_cli.runs import entry
 
 
 @pytest.fixture
@@ -35,8 +35,7 @@ def test_a_strangers_method_and_task_conform(folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [search, "task=follow", "method=sign", "device=cpu"])
     check_method(instantiate(config.method))
-    settings = entry.resolved(config)
-    check_task(entry.build(config, settings, folder, {}).task)
+    check_task(runner_in(config, folder).task)
 
 
 def test_a_strangers_method_and_task_run_and_resume(folder: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from claims import held_to_its_claim
 from configs import composed
 from problems import Quadratic, Several, estimate
+from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.core import autodiff
@@ -23,7 +24,6 @@ from bilevel_cli.linear_solvers.cg import ConjugateGradient
 from bilevel_cli.linear_solvers.exact import Exact
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.methods.implicit import Implicit
-from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 
@@ -301,7 +301,7 @@ def test_mapped_inner_problems_report_the_share_in_which_it_stopped() -> None:
 
 def test_a_follower_with_many_best_responses_no_longer_ends_the_run(tmp_path: Path) -> None:
     config = composed("task=bda_toy", "method=cg", "device=cpu", "outer_steps=100")
-    run = entry.build(config, entry.resolved(config), tmp_path, {})
+    run = runner_in(config, tmp_path)
     run.run()
     table = pd.read_csv(run.train.path)
     assert table.notna().all(axis=None)

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import torch
 from configs import configured, options, small
+from runners import runner_in
 
 from bilevel_cli.core import draws
 from bilevel_cli.core.trees import leaves
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runs import entry
 
 
 def beginning(directory: Path, dtype: str, *overrides: str) -> Any:
     """What the first outer step of a run is given: outer parameters, data and memory."""
     config = configured("device=cpu", f"device.dtype={dtype}", "outer_steps=1", *overrides)
-    run = entry.build(config, entry.resolved(config), directory, {})
+    run = runner_in(config, directory)
     outer, data, carry = next(run._advance())
     return outer, tuple(data), carry
 

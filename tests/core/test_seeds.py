@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from configs import composed, options
+from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 
 TASKS = {
@@ -31,7 +31,7 @@ def build(folder: Path, task: str, method: str, seed: int) -> Runner | None:
         *(f"outer_steps={STEPS}", "inner_steps=2", "log_every=1", "eval_every=3"),
     )
     try:
-        return entry.build(config, entry.resolved(config), folder, {})
+        return runner_in(config, folder)
     except UsageError:
         return None
 

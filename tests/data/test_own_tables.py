@@ -15,6 +15,7 @@ import torch
 from configs import composed
 from data_files import Mine, bounded, built, message
 from problems import seeded
+from runners import runner_in
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from bilevel_cli.data.base import Source
 from bilevel_cli.data.table import OwnTable, RegressionTable, Table
-from bilevel_cli.runs import entry
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
@@ -355,7 +355,7 @@ def test_weights_are_written_under_the_row_numbers_of_the_user(tmp_path: Path) -
         *("task=reweight", "data=table", f"data.path={path}", "data.target=churn"),
         *("data.row_id=case", "outer_steps=1", "inner_steps=1", "device=cpu"),
     )
-    runner = entry.build(config, entry.resolved(config), tmp_path, {})
+    runner = runner_in(config, tmp_path)
     runner.run()
     (weights,) = (path for path in runner.result() if path.name == "weights.csv")
     numbers = pd.read_csv(weights)["index"]

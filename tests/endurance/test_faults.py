@@ -32,7 +32,7 @@ from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records.lock import locked
-from bilevel_cli.runs import checkpoint, entry, origin, replicas
+from bilevel_cli.runs import build, checkpoint, entry, origin, replicas
 from bilevel_cli.runs.runner import CHECKPOINT, RESTORES, Runner
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=12"]
@@ -120,14 +120,14 @@ def test_a_signal_stops_a_run_after_its_step_and_it_continues_bit_for_bit(
 ) -> None:
     go(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        built = entry.build
+        built = build.build
 
-        def build(*given: Any) -> Runner:
+        def spoiled(*given: Any) -> Runner:
             runner = built(*given)
             at_step(runner, 5, send(signum))
             return runner
 
-        patch.setattr(entry, "build", build)
+        patch.setattr(build, "build", spoiled)
         with pytest.raises(Interrupted) as stopped:
             go(tmp_path / "stopped")
     assert stopped.value.code == code
@@ -150,11 +150,11 @@ def test_a_second_signal_stops_a_run_at_once(tmp_path: Path, changed: Change) ->
 def test_a_signal_before_the_first_step_ends_the_command_with_its_code(
     signum: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(*given: Any) -> Runner:
+    def stopped(*given: Any) -> Runner:
         os.kill(os.getpid(), signum)
         raise AssertionError("it was to stop")
 
-    monkeypatch.setattr(entry, "build", build)
+    monkeypatch.setattr(build, "build", stopped)
     assert command(monkeypatch, *COMMAND, f"hydra.run.dir={tmp_path}") == code
     assert not (tmp_path / CHECKPOINT).exists()
 
@@ -523,14 +523,14 @@ def test_a_run_that_stopped_where_it_diverged_can_be_restored_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        built = entry.build
+        built = build.build
 
-        def build(*given: Any) -> Runner:
+        def spoiled(*given: Any) -> Runner:
             runner = built(*given)
             poison(runner, "loss", math.nan, step=5)
             return runner
 
-        patch.setattr(entry, "build", build)
+        patch.setattr(build, "build", spoiled)
         with pytest.raises(Failed, match="Diverged"):
             go(tmp_path)
     go(tmp_path, "on_divergence=restore")
@@ -637,14 +637,14 @@ def test_data_that_do_not_fit_into_memory_are_no_wrong_setting(
 LIMITED = """
 import resource, sys
 from bilevel_cli.commands import run
-from bilevel_cli.runs import entry
-def build(*given):
+from bilevel_cli.runs import build
+def limited(*given):
     runner = real(*given)
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     size = 1024 * int(status["VmSize"].split()[0]) + 20_000_000
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     return runner
-real, entry.build = entry.build, build
+real, build.build = build.build, limited
 run.main()
 """
 
@@ -821,7 +821,7 @@ def test_a_checkpoint_of_another_device_is_refused(
     begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = origin.origin
-    monkeypatch.setattr(entry, "origin", lambda *given: {**versions(*given), "device": "cuda"})
+    monkeypatch.setattr(build, "origin", lambda *given: {**versions(*given), "device": "cuda"})
     with pytest.raises(UsageError, match="device=cpu there and cuda here"):
         go(begun, *DIGITS, "resume=force")
 

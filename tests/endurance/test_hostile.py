@@ -436,4 +436,4 @@ def test_objects_are_built_where_their_arguments_were_checked() -> None:
     builders = ("instantiate", "get_object", "get_class", "get_method", "call", "locate")
     where = {file for file, function, _ in calls() if function in builders}
     # options reads yaml files alone, and finds classes there without building them.
-    assert where <= {"runs/entry.py", "config/arguments.py", "config/options.py"}
+    assert where <= {"config/objects.py", "config/arguments.py", "config/options.py"}

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from configs import composed
 from numpy.typing import NDArray
-
-from bilevel_cli.runs import entry
+from runners import runner_in
 
 STEPS, ROWS = 50_000, 500
 
@@ -24,7 +23,7 @@ def soaked(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The steps of a run's rows, and what was measured at each of them."""
     config = composed(*TINY, f"method={method}")
-    runner = entry.build(config, entry.resolved(config), tmp_path, {})
+    runner = runner_in(config, tmp_path)
     seen: list[tuple[int, float]] = []
     append = runner.train.append
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from commands import LIBRARIES
 from configs import composed
+from runners import runner_in
 
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 
 PROGRAM = """
 import json, sys, time
 sys.argv = ["bilevel-run", *sys.argv[1:]]
 from bilevel_cli.commands import run
-from bilevel_cli.runs import entry
+from bilevel_cli.runs import build
 seen = {}
-def build(*args):
+def observed(*args):
     runner = real(*args)
     append = runner.train.append
     def first(row):
@@ -28,7 +28,7 @@ def build(*args):
         append(row)
     runner.train.append = first
     return runner
-real, entry.build = entry.build, build
+real, build.build = build.build, observed
 run.main()
 print(json.dumps(seen))
 """
@@ -51,4 +51,4 @@ def started(directory: Path, *overrides: str) -> dict[str, Any]:
 
 def build(directory: Path, *overrides: str) -> Runner:
     config = composed("device=cpu", "task=quadratic", "inner_steps=10", *overrides)
-    return entry.build(config, entry.resolved(config), directory, {})
+    return runner_in(config, directory)

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from configs import composed, configured, options
 from omegaconf import OmegaConf
+from runners import runner_in
 from sklearn.datasets import load_digits
 
+from bilevel_cli.config.objects import parts
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runs import entry
 
 STEP, ELSEWHERE = 0.01234, 0.4321
 # How a step size is set, by solver.
@@ -87,7 +88,7 @@ def test_ten_times_larger_inputs_need_the_step_of_the_solver_alone(tmp_path: Pat
 
     def row(name: str, *overrides: str) -> "pd.Series[float]":
         config = configured(*shared, *overrides)
-        runner = entry.build(config, entry.resolved(config), tmp_path / name, {})
+        runner = runner_in(config, tmp_path / name)
         runner.run()
         return pd.read_csv(runner.train.path).drop(columns=["seconds", "peak_memory_mb"]).iloc[0]
 
@@ -103,4 +104,4 @@ def test_ten_times_larger_inputs_need_the_step_of_the_solver_alone(tmp_path: Pat
 def test_a_number_for_a_step_size_that_falls_names_the_settings_behind_it() -> None:
     config = composed("task=quadratic", "method=soba", "solver.lr=0.01")
     with pytest.raises(UsageError, match=r"got 0.01. Set solver.lr.initial, solver.lr.exponent\."):
-        entry.parts(config, {})
+        parts(config, {})

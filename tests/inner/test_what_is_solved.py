@@ -9,11 +9,11 @@ import torch
 from configs import configured, options
 from torch import Tensor
 
+from bilevel_cli.config.objects import make, parts
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import sample
 from bilevel_cli.core.requirements import a_minimiser, no_constraint
 from bilevel_cli.core.trees import Params
-from bilevel_cli.runs import entry
 
 DECAY, BOUND = 0.5, 0.2
 SMALL = ("task=quadratic", "task.inner_dim=5", "task.outer_dim=3", "task.noise=0", "device=cpu")
@@ -62,7 +62,7 @@ def of_the_family() -> list[str]:
     """The methods that differentiate the losses at what they take for a minimiser."""
     found = []
     for name in options("method"):
-        method = entry.make(configured(*SMALL, f"method={name}"), "method")
+        method = make(configured(*SMALL, f"method={name}"), "method")
         if a_minimiser in method.requires:
             found.append(name)
     return found
@@ -99,7 +99,7 @@ def limit(*overrides: str, repeats: int) -> tuple[Tensor, Any, Params]:
     Of a method that remembers nothing, one estimate after as many inner steps.
     """
     config = configured(*SMALL, *MANY, *overrides)
-    _, _, task, loop, method = entry.parts(config, {})
+    _, _, task, loop, method = parts(config, {})
     outer = {"lam": torch.tensor([0.7, -0.4, 0.9], dtype=torch.float64)}
     generator, steps = torch.Generator().manual_seed(0), config.inner_steps
     if not method.remembers:
@@ -138,7 +138,7 @@ def test_a_biased_method_tends_to_the_hypergradient_of_what_its_solver_minimises
         return limit(*settings, repeats=30)
 
     config = configured(*SMALL, *MANY, *SOLVERS[solver], f"method={method}")
-    _, _, _, loop, chosen = entry.parts(config, {})
+    _, _, _, loop, chosen = parts(config, {})
     if loop.solver.within is not None and no_constraint in chosen.requires:
         with pytest.raises(ValueError, match="without constraints, got Box"):
             at(0.01)
@@ -161,7 +161,7 @@ def test_a_solver_that_minimises_nothing_is_refused_by_name(method: str, solver:
 @pytest.mark.parametrize("method", sorted(set(of_the_family()) - {"imaml"}))
 def test_what_a_method_cannot_differentiate_is_refused_by_name(method: str, learning: str) -> None:
     config = configured(*SMALL, f"method={method}", learning)
-    _, _, task, loop, chosen = entry.parts(config, {})
+    _, _, task, loop, chosen = parts(config, {})
     outer = task.init_outer(torch.Generator())
     data = task.sample(1, torch.Generator())
     outer |= loop.outer_init(data, outer)
@@ -174,8 +174,8 @@ def test_decay_of_the_solver_equals_the_same_penalty_written_into_the_task() -> 
     # The ridge task has one outer parameter, the logarithm of its own penalty.
     shared = ("task=ridge", "device=cpu", "device.dtype=float64", "method=cg", "inner_steps=50")
     config = configured(*shared, "solver=weight_decay", f"solver.weight_decay={DECAY}")
-    _, _, task, loop, method = entry.parts(config, {})
-    plain = entry.parts(configured(*shared, "solver=gd"), {}).loop
+    _, _, task, loop, method = parts(config, {})
+    plain = parts(configured(*shared, "solver=gd"), {}).loop
 
     class Penalised(type(task)):  # type: ignore[misc]
         def inner_loss(self, inner: Params, outer: Params, batch: Any) -> Tensor:
@@ -197,7 +197,7 @@ def test_a_window_that_does_not_reach_a_learned_start_is_refused() -> None:
     shared = (*SMALL, "method=truncated", "start=learned", "method.window=3")
     for steps, refused in ((4, True), (3, False)):
         config = configured(*shared, f"inner_steps={steps}")
-        _, _, task, loop, method = entry.parts(config, {})
+        _, _, task, loop, method = parts(config, {})
         outer, data = task.init_outer(torch.Generator()), task.sample(steps, torch.Generator())
         outer |= loop.outer_init(data, outer)
         expected = pytest.raises(ValueError, match="window=3 needs a start that is not learned")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from configs import composed, options
 from omegaconf import OmegaConf
+from runners import runner_in
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.loggers.base import Logger, Loggers, Row
-from bilevel_cli.runs import entry
+from bilevel_cli.runs import entry, lifetime
 from bilevel_cli.runs.runner import Runner
 
 QUICK = ["device=cpu", "task=quadratic", "log_every=1", "eval_every=5", "save_every=4"]
@@ -41,7 +42,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, **loggers: Logger) -> None:
-    monkeypatch.setattr(entry, "Loggers", lambda made: Loggers({**made, **loggers}))
+    monkeypatch.setattr(lifetime, "Loggers", lambda made: Loggers({**made, **loggers}))
 
 
 def test_a_logger_gets_each_row_as_it_is_written(
@@ -146,5 +147,5 @@ def test_weights_and_biases_knows_a_continued_run_again(
 
 def test_a_runner_by_itself_tells_nobody(tmp_path: Path) -> None:
     config = composed(*QUICK, "outer_steps=1")
-    runner: Runner = entry.build(config, entry.resolved(config), tmp_path, {})
+    runner: Runner = runner_in(config, tmp_path)
     runner.run()

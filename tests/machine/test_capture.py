@@ -9,6 +9,7 @@ import pytest
 import torch
 from configs import composed, small
 from problems import Quadratic
+from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
@@ -25,7 +26,6 @@ from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.warm import Warm
@@ -172,7 +172,7 @@ def runner(directory: Path, task: str, method: str, *more: str) -> Runner:
     directory.mkdir()
     chosen = [f"task={task}", f"method={method}", "inner_steps=3", "outer_steps=4", "log_every=1"]
     config = composed("device=cpu", *chosen, *small(task), *more)
-    return entry.build(config, entry.resolved(config), directory, {})
+    return runner_in(config, directory)
 
 
 def rows(directory: Path) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import torch
 from configs import composed, options, small
 from hydra.utils import instantiate
 from problems import Quadratic
+from runners import runner_in
 from torch.utils._pytree import tree_map
 
 from bilevel_cli.core.loop import InnerLoop
@@ -31,7 +32,6 @@ from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.implicit import Implicit
 from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
@@ -305,7 +305,7 @@ def outer_steps(task: str, place: str, directory: Path) -> Iterator[Callable[[],
         folder = directory / method
         folder.mkdir()
         try:
-            runner = entry.build(config, entry.resolved(config), folder, {})
+            runner = runner_in(config, folder)
         except UsageError:  # cg does not serve a learned start, nor steps along no gradient
             assert method == "cg"
             continue
@@ -361,7 +361,7 @@ def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
         config = composed(
             *choice, f"device={place}", f"optimizer={optimizer}", f"optimizer.fused={fused}"
         )
-        runner = entry.build(config, entry.resolved(config), folder, {})
+        runner = runner_in(config, folder)
         runner.run()
         found.append(runner.outer)
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from configs import composed
 from problems import Plane, Quadratic, estimate
+from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
@@ -29,7 +30,6 @@ from bilevel_cli.methods.pes import Pes
 from bilevel_cli.methods.pzobo import Pzobo
 from bilevel_cli.methods.random_search import RandomSearch
 from bilevel_cli.methods.reverse import Reverse
-from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
@@ -337,7 +337,7 @@ def run(directory: Path, *overrides: str) -> Any:
         "log_every=1",
         "task.outer_dim=2",
     )
-    runner = entry.build(config, entry.resolved(config), directory, {})
+    runner = runner_in(config, directory)
     runner.run()
     return runner
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from configs import composed, options
+from runners import runner_in
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.descent import COLUMNS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -34,7 +34,7 @@ def trajectory(method: str, directory: Path) -> pd.DataFrame:
     for task in TASKS:
         config = composed(*RUN, *task, f"method={method}", *solver)
         try:
-            run = entry.build(config, entry.resolved(config), directory, {})
+            run = runner_in(config, directory)
         except UsageError:
             continue
         run.run()

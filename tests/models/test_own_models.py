@@ -16,6 +16,7 @@ from commands import bilevel_run
 from configs import composed, options
 from hydra.utils import instantiate
 from problems import seeded
+from runners import runner_in
 from torch import Tensor, nn
 
 from bilevel_cli.core import autodiff
@@ -25,7 +26,6 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.nn import attention, blame, differentiability, purity, randomness
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
-from bilevel_cli.runs import entry
 
 CPU = torch.device("cpu")
 DIGITS = (1, 8, 8)
@@ -329,7 +329,7 @@ def runner_of(name: str, *overrides: str) -> Any:
     small = ("task=hpo", "data.train=12", "data.validation=12", "inner_steps=2", "device=cpu")
     config = composed(*small, *overrides)
     config.model = {"_target_": f"own_models.{name}", "_partial_": True}
-    return entry.build(config, entry.resolved(config), Path("nowhere"), {})
+    return runner_in(config, Path("nowhere"))
 
 
 ATTENTIVE = (own.Transformer, own.EvalTransformer, own.Multihead, own.ScaledProduct)
@@ -492,7 +492,7 @@ def test_a_class_that_cannot_be_built_is_named_with_file_and_line(
     config = composed("task=hpo", "data.train=12", "data.validation=12", "device=cpu")
     config.model = node
     with pytest.raises(UsageError, match=message):
-        entry.build(config, entry.resolved(config), tmp_path, {})
+        runner_in(config, tmp_path)
 
 
 def test_whole_numbers_of_an_npz_file_reach_a_model_as_tokens(tmp_path: Path) -> None:
@@ -508,7 +508,7 @@ def test_whole_numbers_of_an_npz_file_reach_a_model_as_tokens(tmp_path: Path) ->
         instantiate(node).splits(seeded(0))
     config = composed("task=distill", "data=npz", f"data.path={tmp_path / 'my.npz'}", "device=cpu")
     with pytest.raises(UsageError, match="Distillation learns inputs, got whole numbers"):
-        entry.build(config, entry.resolved(config), tmp_path, {})
+        runner_in(config, tmp_path)
 
 
 def test_a_model_that_fails_later_is_told_with_file_and_line(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from configs import composed
+from runners import runner_in
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.nn import affine as module
 from bilevel_cli.nn.affine import affine
 from bilevel_cli.nn.functional import Functional, functional
-from bilevel_cli.runs import entry
 
 UNIT = 2.0**-24  # the largest relative error of one rounding to float32
 SHAPES = [(600, 784, 10), (300, 2000, 5), (600, 784, 3), (20, 784, 600), (2, 600, 784)]
@@ -494,7 +494,7 @@ def hypergradient(images: Path, kernels: str, *overrides: str) -> Tensor:
     data = ["data=npz", f"data.path={images}", "data.train=600", "data.validation=350"]
     step = ["task=reweight", "inner_steps=10", "solver.lr=0.05", *overrides]
     config = composed("device=cpu", f"device.linear={kernels}", *data, *step)
-    run = entry.build(config, entry.resolved(config), images.parent, {})
+    run = runner_in(config, images.parent)
     grad = run.estimate(*next(run._advance())).grad
     return torch.cat([value.flatten() for value in grad.values()])
 

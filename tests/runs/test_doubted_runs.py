@@ -14,6 +14,7 @@ from commands import exit_code
 from configs import configured
 from configs import options as names
 from omegaconf import OmegaConf
+from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.commands import report as command
@@ -122,7 +123,7 @@ def test_a_row_has_the_inner_loss_where_its_loop_began_and_where_it_ended(tmp_pa
 def test_a_row_of_episodes_has_their_means(tmp_path: Path) -> None:
     sizes = ["task.episodes=3", "task.eval_episodes=2", "model=linear", "outer_steps=1"]
     config = configured(*QUICK[:2], "task=sinusoid", *sizes, "log_every=1")
-    run = entry.build(config, entry.resolved(config), tmp_path, {})
+    run = runner_in(config, tmp_path)
     step = run._advance()
     outer, data, carry = next(step)
     estimate = run.estimate(outer, data, carry)

@@ -17,10 +17,12 @@ from commands import bilevel_run
 from configs import configured
 from ranking import Command
 
+from bilevel_cli.config.objects import parts
+from bilevel_cli.config.resolved import resolved
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.processes import Processes
-from bilevel_cli.runs import checkpoint, entry
+from bilevel_cli.runs import build, checkpoint
 from bilevel_cli.runs.runner import CHECKPOINT
 
 # Three episodes, so that two processes have unlike shares.
@@ -222,13 +224,13 @@ def test_a_task_without_an_episode_for_each_process_is_refused(
 ) -> None:
     config = configured(*overrides, "device=cpu", "model=linear")
     with pytest.raises(UsageError, match=message):
-        entry.build(config, entry.resolved(config), tmp_path, {}, Processes(0, 2))
+        build.build(config, resolved(config), tmp_path, {}, Processes(0, 2))
 
 
 @pytest.mark.usefixtures("two_processes")
 def test_processes_share_the_memory_budget_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_budget", None)
-    entry.parts(configured("task=quadratic", "device=cpu", "device.memory_budget=8 MB"), {})
+    parts(configured("task=quadratic", "device=cpu", "device.memory_budget=8 MB"), {})
     assert memory.budget() == 4_000_000
 
 
@@ -236,7 +238,7 @@ def test_processes_share_the_memory_budget_of_a_machine(monkeypatch: pytest.Monk
 def test_processes_take_a_gpu_each() -> None:
     config = configured("task=quadratic", "device=cuda", "device.name=cuda:1")
     with pytest.raises(ValueError, match="Several processes need a GPU each"):
-        entry.parts(config, {})
+        parts(config, {})
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from configs import configured
+from runners import runner_in
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.methods.parts import unroll
-from bilevel_cli.runs import entry, replicas
+from bilevel_cli.runs import build, entry, replicas
 from bilevel_cli.runs import runner as outer
 from bilevel_cli.runs.replicas import Replicas, unmappable
 from bilevel_cli.runs.runner import Runner
@@ -37,10 +38,10 @@ def go(directory: Path, *overrides: str) -> float | None:
     return entry.run(configured(*QUICK, *overrides), directory, {})
 
 
-def build(directory: Path, seed: int, *overrides: str) -> Runner:
+def replica(directory: Path, seed: int, *overrides: str) -> Runner:
     config = configured(*QUICK, f"seed={seed}", *overrides)
     directory.mkdir(parents=True, exist_ok=True)
-    return entry.build(config, entry.resolved(config), directory, {})
+    return runner_in(config, directory)
 
 
 def tables(directory: Path) -> list[pd.DataFrame]:
@@ -193,7 +194,7 @@ def inputs_of(runner: Runner) -> Any:
 
 
 def reason(tmp_path: Path, how: Callable[[Runner], None], *overrides: str) -> str | None:
-    runners = [build(tmp_path / str(seed), seed, *DIGITS, *overrides) for seed in range(2)]
+    runners = [replica(tmp_path / str(seed), seed, *DIGITS, *overrides) for seed in range(2)]
     for runner in runners:
         how(runner)
     return unmappable(runners, [inputs_of(runner) for runner in runners])
@@ -303,7 +304,7 @@ def test_mapped_replicas_keep_to_the_memory_budget(
         sizes.append(chunk_size)
         return vmap(fn, *given, chunk_size=chunk_size, **more)
 
-    first = build(tmp_path / "first", 0, *overrides)
+    first = replica(tmp_path / "first", 0, *overrides)
     outer, data, _ = next(first._advance())
     budget = int(share * 4 * unroll.graph_bytes(first.loop, outer, data))
     monkeypatch.setattr(autodiff, "vmap", watched)
@@ -391,15 +392,15 @@ def test_interrupted_replicas_all_continue(
     go(tmp_path / "whole", *DIGITS, "replicas=3")
     assert steps_mapped == ([3] * 6 if large else [])
     with pytest.MonkeyPatch.context() as undo:
-        built = entry.build
+        built = build.build
 
-        def build(*given: Any) -> Runner:
+        def interrupted(*given: Any) -> Runner:
             runner = built(*given)
             if seed_of(runner) == 1:
                 before_sampling(runner, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
             return runner
 
-        undo.setattr(entry, "build", build)
+        undo.setattr(build, "build", interrupted)
         with pytest.raises(Interrupted) as stopped:
             go(tmp_path / "parts", *DIGITS, "replicas=3")
     assert stopped.value.signum == signal.SIGTERM

@@ -10,8 +10,10 @@ import pytest
 import torch
 from configs import composed
 from omegaconf import OmegaConf
+from runners import runner_in
 from torch import Tensor
 
+from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.runs import entry
@@ -24,8 +26,7 @@ TIMINGS = ["seconds", "peak_memory_mb"]
 def build(directory: Path, *overrides: str) -> Runner:
     directory.mkdir(exist_ok=True)
     config = composed(*QUICK, *overrides)
-    settings = entry.resolved(config)
-    return entry.build(config, settings, directory, {})
+    return runner_in(config, directory)
 
 
 def table(directory: Path, name: str) -> pd.DataFrame:
@@ -306,10 +307,10 @@ def test_the_objective_is_the_last_value_of_an_eval_column(tmp_path: Path) -> No
 
 def test_a_resolved_configuration_is_plain(tmp_path: Path) -> None:
     config = composed(*QUICK)
-    assert entry.resolved(config)["outer_steps"] == 20
+    assert resolved(config)["outer_steps"] == 20
     OmegaConf.update(config, "solver.lr", "${nowhere}")
     with pytest.raises(UsageError, match=r"solver.lr: Interpolation key 'nowhere' not found"):
-        entry.resolved(config)
+        resolved(config)
 
 
 def compiled_and_eager_agree(method: str, folder: Path) -> None:

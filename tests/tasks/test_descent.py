@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from configs import SHARED_DATA, composed
+from runners import runner_in
 
 from bilevel_cli.config.options import pairs
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 
 READ = {"mnist", "fashion_mnist", "cifar10", "ijcnn1", "omniglot"}
@@ -48,7 +48,7 @@ def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
             chosen += PART
     config = composed("device=cpu", "method=none", "outer_steps=1", "retrain=null", *chosen)
     try:
-        run = entry.build(config, entry.resolved(config), tmp_path, {})
+        run = runner_in(config, tmp_path)
     except UsageError as error:  # of a default that does not fit; it says what does
         pytest.skip(str(error))
     row = first_row(run)

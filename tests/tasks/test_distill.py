@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from configs import composed, options, small
+from runners import runner_in
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
@@ -18,7 +19,6 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import ConvNet, Linear, Mlp
 from bilevel_cli.nn.functional import Functional, functional
-from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.tasks.distillation.distillation import Distillation, onto_simplex
 from bilevel_cli.tasks.distillation.objectives.distribution_matching import DistributionMatching
@@ -44,7 +44,7 @@ FAST = [part for part in small("distill") if not part.startswith("task.networks"
 def build(directory: Path, *overrides: str, networks: str = "fresh") -> Runner:
     words = ["task=distill", "device=cpu", "device.dtype=float64", *FAST, *TINY[networks]]
     config = composed(*words, *overrides)
-    return entry.build(config, entry.resolved(config), directory, {})
+    return runner_in(config, directory)
 
 
 def task_of(runner: Runner) -> Distillation:

@@ -22,13 +22,13 @@ from torch.nn.functional import cross_entropy
 
 from bilevel_cli import models
 from bilevel_cli.commands import distilled
+from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.data.digits import Digits
 from bilevel_cli.nn import building
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.manifest import Manifest
-from bilevel_cli.runs import entry
 from bilevel_cli.tasks.distillation import ranking
 from bilevel_cli.tasks.distillation.contest import BASELINES, Contest, compare, prepared, rank
 from bilevel_cli.tasks.distillation.retraining import Augmentation, Retraining, hard
@@ -386,7 +386,7 @@ def test_a_picture_shows_each_class_in_a_row(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     overrides = ["data.train=200", "data.validation=1", "data.test=100", "device=cpu", "seed=3"]
-    settings = entry.resolved(composed("task=reweight", *overrides))
+    settings = resolved(composed("task=reweight", *overrides))
     Manifest(tmp_path, settings, {}).end("completed")
     train, _, _ = instantiate(settings["data"]).splits(seeded())
     rows = Herding().select(train.x, train.y, 1, seeded())

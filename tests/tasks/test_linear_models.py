@@ -10,7 +10,7 @@ from configs import composed
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from problems import central_difference, mean_over_blocks, seeded, simulated
-from runners import built
+from runners import built, runner_in
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
@@ -18,7 +18,6 @@ from bilevel_cli.core.claim import Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
-from bilevel_cli.runs import entry
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 
@@ -179,7 +178,7 @@ def test_data_of_another_kind_are_refused_with_those_that_fit(
 ) -> None:
     config = composed(f"task={task}", f"data={data}")
     with pytest.raises(UsageError, match=message):
-        entry.build(config, entry.resolved(config), tmp_path, {"task": task, "data": data})
+        runner_in(config, tmp_path, {"task": task, "data": data})
 
 
 # Ridge regression is well-conditioned where its outer loss is least. Logistic regression is not,

@@ -1,0 +1,153 @@
+"""From a configuration to the objects that it describes."""
+
+import hashlib
+import inspect
+import types
+from typing import Any, NamedTuple
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel_cli.config.arguments import check_arguments, fits, target
+from bilevel_cli.config.options import options_of_kind
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.random import generator
+from bilevel_cli.core.task import Task
+from bilevel_cli.data.base import Source
+from bilevel_cli.data.checksum import digested
+from bilevel_cli.errors import UsageError, out_of_memory
+from bilevel_cli.machine.device import Device
+from bilevel_cli.nn import blame
+from bilevel_cli.nn.functional import Functional
+
+
+class Parts(NamedTuple):
+    """What an experiment is a product of."""
+
+    device: Device
+    where: torch.device
+    task: Task
+    loop: InnerLoop
+    method: Hypergradient[Any]
+
+
+def parts(config: DictConfig, options: dict[str, str]) -> Parts:
+    """Builds the device, the task, the inner loop and the method.
+
+    Raises:
+        UsageError: A setting is wrong.
+        ValueError: Likewise.
+    """
+    device: Device = make(config, "device")
+    where = device.prepare()
+    _check_pair(config, options)
+    sources: list[Source] = []
+
+    digest = hashlib.sha256()
+
+    def data() -> Any:
+        sources.append(digested(make(config, "data"), digest.update))
+        return sources[-1]
+
+    offered = {
+        "device": where,
+        "data": data,
+        "model": lambda: _model(config),
+        "generator": lambda: generator(whole(config, "seed"), "data"),
+    }
+    task = make(config, "task", offered)
+    read = [getattr(source, "statement", "") for source in sources]
+    task.statement = " ".join(filter(None, [*read, task.statement]))
+    task.checksum = digest.hexdigest()[:16] if sources else None
+    loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
+    method: Hypergradient[Any] = make(config, "method")
+    _check_twice(task, method)
+    return Parts(device, where, task, loop, method)
+
+
+def _check_pair(config: DictConfig, options: dict[str, str]) -> None:
+    """Checks that the data are of the kind that the task is posed on, before they are read."""
+    if not OmegaConf.select(config, "task._target_"):
+        raise UsageError("A run needs task=..., got null. See bilevel-run task=?")
+    task = target(config.task, "task")
+    needs = getattr(task, "needs", None)
+    name, chosen = options.get("task", task.__name__), options.get("data", "the data given")
+    if needs is None:
+        if config.get("data") is not None:
+            raise UsageError(f"task={name} brings its own data, got data={chosen}. Leave it out.")
+        return
+    found = target(config.data, "data") if config.get("data") else None
+    if not (inspect.isclass(found) and issubclass(found, needs)):
+        fitting = ", ".join(f"data={option}" for option in options_of_kind("data", needs))
+        raise UsageError(f"task={name} needs other data than data={chosen}. Use {fitting}.")
+
+
+def _model(config: DictConfig) -> Any:
+    """The constructor of models: a class with some of its arguments given."""
+    node = config.get("model")
+    plain = isinstance(node, DictConfig) and not node.get("_partial_")
+    if plain and inspect.isclass(target(node, "model")):
+        raise UsageError(
+            f"model needs _partial_: true in its yaml, since each start calls the constructor of "
+            f"{node._target_}. Add that line."
+        )
+    return make(config, "model")
+
+
+def _check_twice(task: Task, method: Hypergradient[Any]) -> None:
+    """Checks that the models of a task have the second derivatives that a method takes."""
+    models = [value for value in vars(task).values() if isinstance(value, Functional)]
+    reason = next((model.not_twice for model in models if model.not_twice), "")
+    if reason and _takes_products(method):
+        raise UsageError(
+            f"{type(method).__name__} needs second derivatives, got a model without: {reason}. "
+            "Replace that operation, or use a method without products, such as method=f2sa or "
+            "method=darts."
+        )
+
+
+def _takes_products(method: Hypergradient[Any]) -> bool:
+    one = {"x": torch.zeros(1)}
+    try:
+        return float(method.cost(1, one, one, {}).hvps) > 0
+    except KeyError:  # of a metric, which only an estimate has
+        return True
+
+
+def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -> Any:
+    """The object that the node at `key` configures, its arguments checked against annotations.
+
+    Args:
+        config: The whole configuration.
+        key: Of the node.
+        offered: Objects, or functions that make them, for the arguments of these names.
+    """
+    node = OmegaConf.select(config, key)
+    if node is None:
+        raise UsageError(f"A run needs {key}=..., got null. See bilevel-run {key}=?")
+    parameters = check_arguments(node, key, set(offered or {}))
+    extra = {
+        name: value() if isinstance(value, types.FunctionType) else value
+        for name, value in (offered or {}).items()
+        if name in parameters
+    }
+    try:
+        return instantiate(node, **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if cause is None:
+            raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
+        if out_of_memory(cause):
+            raise cause from None
+        if isinstance(cause, ValueError) and not blame.place(cause):
+            raise UsageError(str(cause)) from cause
+        raise UsageError(f"{key}: {blame.explained(cause)}") from cause
+
+
+def whole(config: DictConfig, name: str, hint: Any = int) -> int:
+    if not fits(config[name], hint):
+        raise UsageError(f"{name} needs a whole number, got {config[name]!r}.")
+    return config[name]

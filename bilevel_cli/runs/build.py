@@ -1,0 +1,53 @@
+"""A runner, of a configuration."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bilevel_cli.config.objects import make, parts, whole
+from bilevel_cli.errors import UsageError
+from bilevel_cli.machine.ranks import ALONE, Ranks
+from bilevel_cli.runs.origin import origin
+from bilevel_cli.runs.runner import Runner, Schedule
+
+
+def build(
+    config: DictConfig,
+    settings: dict[str, Any],
+    directory: Path,
+    options: dict[str, str],
+    ranks: Ranks = ALONE,
+) -> Runner:
+    """Builds all objects of a run, and checks that they fit together.
+
+    Raises:
+        UsageError: They do not.
+    """
+    try:
+        device, where, task, loop, method = parts(config, options)
+        metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
+        steps = Schedule.__annotations__.items()
+        schedule = Schedule(**{name: whole(config, name, hint) for name, hint in steps})
+        optimizer = make(config, "optimizer")
+        return Runner(
+            task,
+            loop,
+            method,
+            optimizer,
+            make(config, "scheduler"),
+            schedule,
+            directory,
+            config.seed,
+            where,
+            metrics,
+            device.episodes_chunk,
+            settings,
+            device.capture,
+            config.on_divergence,
+            config.resume,
+            origin(where, task.checksum),
+            ranks,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,74 @@
+"""The words for how a run ended that could not do what was asked."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel_cli.config.resolved import resolved
+from bilevel_cli.core import trees
+from bilevel_cli.core.host import is_host
+from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError
+from bilevel_cli.machine.memory import peak_memory_mb
+from bilevel_cli.runs.runner import Runner
+
+# What the memory of a run grows with, besides its parameters.
+SIZES = (
+    "task.batch_size",
+    "task.outer_batch_size",
+    "task.episodes",
+    "task.folds",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "inner_steps",
+)
+
+
+def unwritable(error: OSError, directory: Path) -> UsageError | Unwritten:
+    if error.errno in NO_SPACE:
+        return unwritten(error, directory)
+    return UsageError(
+        f"A run needs a folder that it can write, got {directory}: {error.strerror}. "
+        "Set hydra.run.dir."
+    )
+
+
+def unwritten(error: OSError, directory: Path) -> Unwritten:
+    way_out = "Free some" if error.errno in NO_SPACE else "Once it can"
+    return Unwritten(
+        f"A run needs to write its files in {directory}, got: {error.strerror}. {way_out}, and "
+        f"it continues with hydra.run.dir={directory}."
+    )
+
+
+def too_large(
+    error: BaseException, runner: Runner | None, config: DictConfig, replicas: int
+) -> str:
+    """What did not fit into memory, and the settings that need less."""
+    settings = resolved(config)
+    device, method = (settings.get(name) or {} for name in ("device", "method"))
+    found = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+    needed = f"Out of memory, asked for {found[1]}" if found else "Out of memory"
+    ways = [f"replicas < {replicas}"] if replicas > 1 else []
+    if method.get("segment", 1) != 1:
+        ways.append("method.segment=1")
+    if device.get("memory_budget"):
+        ways.append(f"another device.memory_budget than {device['memory_budget']}")
+    if device.get("dtype") == "float64":
+        ways.append("device.dtype=float32")
+    if runner is not None:
+        needed += (
+            f" after {peak_memory_mb(runner.device):.0f} MB on {runner.device}, by "
+            f"{runner.schedule.inner_steps} inner steps on {_size(runner.carry)} numbers and "
+            f"{_size(runner.outer)} outer parameters"
+        )
+        if runner.task.episodes and not is_host(runner.device):
+            ways.append("device.episodes_chunk=1")
+    sizes = [name for name in SIZES if OmegaConf.select(config, name) is not None]
+    return f"{needed}. Less is needed with {', '.join([*ways, *sizes])}."
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.numel() for leaf in trees.leaves(tree))

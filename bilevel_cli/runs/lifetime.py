@@ -1,0 +1,167 @@
+"""One run in its folder, from its first note to its last."""
+
+import contextlib
+import logging
+import traceback
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel_cli.config.objects import make
+from bilevel_cli.config.resolved import resolved
+from bilevel_cli.errors import UNWRITABLE, Failed, UsageError, out_of_memory, refusal
+from bilevel_cli.loggers.base import Loggers
+from bilevel_cli.machine.ranks import Ranks
+from bilevel_cli.nn import blame
+from bilevel_cli.records.manifest import Doubt, Manifest
+from bilevel_cli.runs import build, checkpoint
+from bilevel_cli.runs.failures import too_large, unwritten
+from bilevel_cli.runs.origin import hardware, process
+from bilevel_cli.runs.runner import CHECKPOINT, Diverged, Row, Runner
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One run: its folder, its manifest, and how it ended.
+
+    Args:
+        config: The composed configuration.
+        directory: Of the run.
+        replicas: How many runs there are.
+        ranks: The processes that share it.
+
+    Attributes:
+        runner: None until it is built.
+        outcome: The last scores, or what the run raised; None until it ends.
+    """
+
+    def __init__(self, config: DictConfig, directory: Path, replicas: int, ranks: Ranks) -> None:
+        self.config, self.directory, self.replicas = config, directory, replicas
+        self.ranks = ranks
+        self.settings = resolved(config)
+        self.manifest = Manifest(directory, self.settings, process())
+        self.runner: Runner | None = None
+        self.begun = False
+        self.outcome: Row | BaseException | None = None
+        self.files: list[Path] = []
+
+    def note_config(self) -> None:
+        """Notes the configuration where Hydra does for a run by itself."""
+        try:
+            (self.directory / ".hydra").mkdir(exist_ok=True)
+            OmegaConf.save(self.config, self.directory / ".hydra" / "config.yaml")
+        except OSError as error:
+            self.outcome = error
+
+    def build(self, options: dict[str, str]) -> None:
+        if self.outcome is not None:
+            return
+        try:
+            names = self.config.get("loggers") or {}
+            loggers = {name: make(self.config, f"loggers.{name}") for name in names}
+            self.runner = build.build(
+                self.config, self.settings, self.directory, options, self.ranks
+            )
+            self.runner.loggers = Loggers(loggers)
+        except Exception as error:
+            self.outcome = error
+
+    def begin(self) -> None:
+        """Notes the beginning of a run that was built."""
+        runner = self.runner
+        if runner is None:
+            return
+        try:
+            task = runner.task
+            self.manifest.begin(
+                hardware(runner.device),
+                task.statement,
+                task.checksum,
+                runner.step,
+                task.higher_is_better,
+                runner.doubts.found,
+            )
+        except OSError as error:
+            self.outcome = error
+            return
+        if runner.step:
+            log.info("Continuing after step %d in %s", runner.step, self.directory)
+        runner.doubts.told = self._note_doubts
+        runner.loggers.begin(self.directory, self.settings, runner.step)
+        self.begun = True
+
+    def conclude(self, outcome: Row | BaseException) -> None:
+        """Writes what was learned, where the outer steps led to scores."""
+        if isinstance(outcome, dict):
+            assert self.runner is not None
+            try:
+                written = self.runner.result()
+            except Exception as error:
+                outcome = error
+            else:
+                self.files = [self.runner.train.path, self.runner.evals.path, *written]
+        self.outcome = outcome
+
+    def end(self) -> Failed | None:
+        """Notes the end. Returns the failure, if it was one."""
+        match self.outcome:
+            case None:  # refused with another one
+                return None
+            case dict():
+                self._note("completed")
+                return None
+            case UsageError() as error:
+                # Refused, perhaps since the directory holds another run: its manifest is not ours.
+                if self.begun or not checkpoint.exists(self.directory / CHECKPOINT):
+                    self._note("failed", str(error))
+                return None
+            case KeyboardInterrupt() as error:
+                self._note("interrupted", str(error) or "stopped at once")
+                return None
+            case Diverged() as error:
+                self._note("diverged", str(error))
+                return Failed(f"Diverged. {error}")
+            case error:
+                return self._fail(error)
+
+    def _fail(self, error: BaseException) -> Failed:
+        if refused := refusal(error, UNWRITABLE):
+            failure: Failed = unwritten(refused, self.directory)
+            self._note("failed", str(failure))
+            return failure
+        with contextlib.suppress(OSError):
+            lines = traceback.format_exception(error)
+            (self.directory / "traceback.txt").write_text("".join(lines))
+        if out_of_memory(error):
+            reason = too_large(error, self.runner, self.config, self.replicas)
+            self._note("oom", reason)
+            return Failed(reason)
+        words = " ".join(str(error).split()) or "no message"
+        at = f" ({where})" if (where := blame.place(error)) else ""
+        reason = f"{type(error).__name__}: {words}{at}"
+        self._note("failed", reason)
+        return Failed(
+            f"{type(error).__name__}: {words[:300]}{at} The traceback is in {self.directory}."
+        )
+
+    def _note_doubts(self, doubts: dict[str, Doubt]) -> None:
+        try:
+            self.manifest.doubt(doubts)
+        except OSError as refused:  # its end is noted too, and says what the disk allows
+            log.warning("manifest.json does not have the doubts: %s", refused.strerror)
+
+    def _note(self, status: str, error: str | None = None) -> None:
+        counts = {}
+        if self.runner is not None:
+            counts = {"diverged_at": self.runner.diverged_at, "restores": self.runner.restores}
+            self.runner.loggers.end(status)
+        try:
+            self.manifest.end(status, error, **counts)
+        except OSError as refused:
+            log.warning("manifest.json still has the last status: %s", refused.strerror)
+
+    @property
+    def scores(self) -> Row:
+        assert isinstance(self.outcome, dict)
+        return self.outcome
