@@ -6,6 +6,7 @@ from typing import Any
 
 from bilevel_cli.loggers.base import Logger, Row, require
 from bilevel_cli.records.settings import flat
+from bilevel_cli.vocabulary import COMPLETED, INTERRUPTED
 
 FOLDER = "bilevel.directory"  # the tag by which a continued run is found
 LONGEST = 6000  # characters of a parameter's value
@@ -50,6 +51,6 @@ class MLflow(Logger):
         )
 
     def end(self, status: str) -> None:
-        ended = {"completed": "FINISHED", "interrupted": "KILLED"}.get(status, "FAILED")
+        ended = {COMPLETED: "FINISHED", INTERRUPTED: "KILLED"}.get(status, "FAILED")
         self._client.set_tag(self._run, "status", status)
         self._client.set_terminated(self._run, ended)

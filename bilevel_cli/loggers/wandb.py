@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_cli.loggers.base import Logger, Row, require
+from bilevel_cli.vocabulary import COMPLETED
 
 
 class WandB(Logger):
@@ -42,4 +43,4 @@ class WandB(Logger):
 
     def end(self, status: str) -> None:
         self._run.summary["status"] = status
-        self._run.finish(exit_code=0 if status == "completed" else 1)
+        self._run.finish(exit_code=0 if status == COMPLETED else 1)

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
+
+from bilevel_cli.records.atomic import replaced
+from bilevel_cli.vocabulary import MANIFEST, RUNNING
 
 
 class Doubt(TypedDict):
@@ -30,9 +32,9 @@ class Manifest:
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], process: dict[str, Any]) -> None:
-        self._path = directory / "manifest.json"
+        self._path = directory / MANIFEST
         self._entries: dict[str, Any] = {
-            "status": "running",
+            "status": RUNNING,
             "error": None,
             "doubts": {},
             "started": _now(),
@@ -86,7 +88,7 @@ class Manifest:
         """Notes the end.
 
         Args:
-            status: completed, failed, diverged, oom or interrupted.
+            status: COMPLETED, FAILED, DIVERGED, OOM or INTERRUPTED of `vocabulary`.
             error: One line, where there was one.
             more: Other things to note.
         """
@@ -94,14 +96,8 @@ class Manifest:
         self._write()
 
     def _write(self) -> None:
-        partial = self._path.with_suffix(".partial")
-        try:
+        with replaced(self._path) as partial:
             partial.write_text(json.dumps(self._entries, indent=2) + "\n")
-            partial.replace(self._path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
 
 
 def _now() -> str:

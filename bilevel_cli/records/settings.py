@@ -1,9 +1,19 @@
-"""Settings by their dotted names; imports nothing, so that a report starts at once."""
+"""Settings by their dotted names, and which entries of a configuration are none."""
 
 from typing import Any
 
-# Where a run goes, what a sweeper reads of it, which runs are beside it: they change no number.
+# The parts of a configuration that change no number of a run: where it writes, what a sweeper
+# reads of it, which runs are beside it. A run notes the other parts as its settings.
 NOT_SETTINGS = ("hydra", "loggers", "objective", "replicas", "resume")
+
+# A job of a sweep is not run again if it was completed with the same settings. To the job, an
+# objective and a number of replicas are settings too: with another objective it returns another
+# number, and with more replicas it has more to run.
+NOT_OF_A_JOB = tuple(name for name in NOT_SETTINGS if name not in ("objective", "replicas"))
+
+# A report compares runs by their options. These settings are none: runs that differ by their seed
+# alone are repetitions, and a suggestion shows in the settings that are computed from it.
+NOT_OPTIONS = ("seed", "suggest")
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

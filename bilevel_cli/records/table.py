@@ -77,9 +77,7 @@ class Table:
 
     def last(self) -> dict[str, float]:
         """The last row."""
-        with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {column: float(value) for column, value in rows[-1].items()}
+        return last(self.path)
 
 
 class Unkept(Table):
@@ -102,6 +100,13 @@ class Unkept(Table):
 
     def last(self) -> dict[str, float]:
         return {}
+
+
+def last(path: Path) -> dict[str, float]:
+    """The last row of a table, by columns; empty where it has no rows."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {column: float(value) for column, value in rows[-1].items()} if rows else {}
 
 
 def _digest(path: Path, size: int) -> int:

@@ -14,7 +14,7 @@ from bilevel_cli.config.resolved import plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
-from bilevel_cli.records.lock import locked
+from bilevel_cli.records.lock import hold
 from bilevel_cli.runs import build
 from bilevel_cli.runs.failures import unwritable
 from bilevel_cli.runs.lifetime import Run
@@ -104,7 +104,7 @@ def _folder(directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(directory))
+            stack.enter_context(hold(directory))
         except OSError as error:
             raise unwritable(error, directory) from error
         yield

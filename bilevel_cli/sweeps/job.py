@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from bilevel_cli.errors import Failed
 from bilevel_cli.sweeps import outcome
-from bilevel_cli.sweeps.outcome import COMPLETED, Outcome
+from bilevel_cli.sweeps.outcome import Outcome
+from bilevel_cli.vocabulary import COMPLETED, MISSING, WAITING
 
 _LONGEST = 200  # file systems take 255 bytes
 
@@ -41,22 +42,26 @@ class Job:
     folder: Path
     name: str
 
-    def remains(self) -> bool:
-        """Whether it is to be launched; it then waits. Not one that is completed or running."""
+    def reserve(self) -> bool:
+        """Notes that the job waits to be launched, unless it is completed or running.
+
+        Returns:
+            Whether the job is to be launched.
+        """
         with outcome.noting(self.folder) as note:
             if note is None:
                 return False
             settings, before = outcome.digest(self.config), note.read()
             if before and (before.status, before.settings) == (COMPLETED, settings):
                 return False
-            note.write(Outcome("waiting", settings))
+            note.write(Outcome(WAITING, settings))
             return True
 
     def outcome(self) -> Outcome:
         found = outcome.read(self.folder)
-        if found is None or found.status == "waiting":
+        if found is None or found.status == WAITING:
             reason = "It did not begin. The same command runs it."
-            return Outcome("missing", "", reason, Failed.code)
+            return Outcome(MISSING, "", reason, Failed.code)
         return found
 
     def returned(self) -> JobReturn:

@@ -15,12 +15,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bilevel_cli.machine import signals
+from bilevel_cli.records import lock
 from bilevel_cli.sweeps import outcome, worker
 from bilevel_cli.sweeps.job import Job, slug
-from bilevel_cli.sweeps.submitit import _submitted, wait_for_submitted
+from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
+from bilevel_cli.vocabulary import JOB, MISSING
 
 log = logging.getLogger(__name__)
-
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 
@@ -51,14 +52,14 @@ class Remaining(Launcher):
             for number, overrides in enumerate(job_overrides)
         ]
         self.known += batch
-        remaining = [job for job in batch if job.remains()]
+        remaining = [job for job in batch if job.reserve()]
         if len(remaining) < len(batch):
             done = len(batch) - len(remaining)
             log.info("%d of %d jobs are completed, or still running.", done, len(batch))
         with signals.passed_on() as requests:
             self._launch(remaining, initial_job_idx, requests)
             for job in batch:
-                outcome.wait(job.folder)
+                lock.wait(job.folder / JOB)
         if requests:
             raise signals.Interrupted(requests[0])
         return [job.returned() for job in batch]
@@ -66,13 +67,13 @@ class Remaining(Launcher):
     def _launch(self, remaining: list[Job], first: int, requests: list[int]) -> None:
         """Launches jobs, and again those that did not begin since the death of one stopped all."""
         while remaining and not requests:
-            earlier = _submitted(self.launcher)
+            earlier = submitted(self.launcher)
             try:
                 self.launcher.launch([job.overrides for job in remaining], first)
                 return
             except Exception as error:
                 waited = wait_for_submitted(self.launcher, earlier)
-                left = [job for job in remaining if job.outcome().status == "missing"]
+                left = [job for job in remaining if job.outcome().status == MISSING]
                 if len(left) == len(remaining):  # the launcher cannot launch
                     raise
                 log.warning("%s", str(error).strip().partition("\n")[0])

@@ -1,8 +1,6 @@
 """job.json: how a job of a sweep ended, whichever process ran it."""
 
 import contextlib
-import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -15,11 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bilevel_cli.errors import Failed
-
-FILE = "job.json"
-
-
-COMPLETED = "completed"
+from bilevel_cli.records import lock, table
+from bilevel_cli.records.settings import NOT_OF_A_JOB
+from bilevel_cli.vocabulary import EVAL, JOB, KILLED, RUNNING
 
 
 @dataclass(frozen=True)
@@ -27,13 +23,13 @@ class Outcome:
     """What is noted of a job.
 
     Args:
-        status: "waiting" until it begins, and "running" then; "completed", "refused" for wrong
-            settings, "interrupted", or, of the manifest of its run, "failed", "diverged" or "oom".
+        status: Waiting until the job begins, then running, and then how it ended: completed,
+            refused, interrupted, failed, diverged or oom.
         settings: SHA-256 of its settings.
         error: One message, where there was an error.
         code: The exit code of a single run that ends so.
         score: The name and last value of the objective, or of the first score of eval.csv.
-        returned: What a sweeper such as Optuna got.
+        returned: What a sweeper such as Optuna was told.
     """
 
     status: str
@@ -67,46 +63,37 @@ class Note:
 
 @contextlib.contextmanager
 def noting(folder: Path) -> Iterator[Note | None]:
-    """The note of the job in a folder, locked; None where another process runs the job.
-
-    The kernel lets go of the lock however a process ends: so a job that is noted to run and holds
-    no lock was killed.
-    """
+    """The note of the job in a folder, locked; None where another process runs the job."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / JOB, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield Note(descriptor) if _locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) else None
+        yield None if lock.take(descriptor) is False else Note(descriptor)
     finally:
         os.close(descriptor)
 
 
 def read(folder: Path) -> Outcome | None:
-    """How the job in a folder ended: as noted, or "killed"; None if it never began."""
+    """How the job in a folder stands: as noted, or killed; None if nothing is noted of it."""
     try:
-        descriptor = os.open(folder / FILE, os.O_RDONLY)
+        descriptor = os.open(folder / JOB, os.O_RDONLY)
     except OSError:
         return None
     try:
-        free = _locked(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Shared until the note is read: no job begins in between, which would seem to be killed.
+        free = lock.take(descriptor, shared=True) is not False
         outcome = _parsed(os.pread(descriptor, 1 << 20, 0))
     finally:
         os.close(descriptor)
-    if outcome and outcome.status == "running" and free:
+    if outcome and outcome.status == RUNNING and free:
         reason = "Its process was killed, perhaps for want of memory. The same command continues it"
-        return replace(outcome, status="killed", error=f"{reason}.", code=Failed.code)
+        return replace(outcome, status=KILLED, error=f"{reason}.", code=Failed.code)
     return outcome
 
 
-def wait(folder: Path) -> None:
-    """Waits until no process runs the job in a folder."""
-    with contextlib.suppress(OSError), (folder / FILE).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-
-
 def digest(config: DictConfig) -> str:
-    """SHA-256 of the settings of a job."""
-    kept = [str(key) for key in config if key not in ("hydra", "loggers", "resume")]
-    with contextlib.suppress(OmegaConfBaseException):  # one that the job itself is refused for
+    """SHA-256 of the settings of a job; empty where they are wrong, as the job itself will say."""
+    kept = [str(key) for key in config if key not in NOT_OF_A_JOB]
+    with contextlib.suppress(OmegaConfBaseException):
         settings = OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=False)
         assert isinstance(settings, dict)
         settings = {key: _plain(config[key]) for key in settings}
@@ -115,18 +102,22 @@ def digest(config: DictConfig) -> str:
 
 
 def last_score(folder: Path, objective: str | None) -> tuple[str, float] | None:
-    """The last value of a column of eval.csv, the first score by default; of replicas, the mean."""
-    paths = [folder / "eval.csv"]
+    """A column's name and its last value in eval.csv, the mean of those of replicas.
+
+    Args:
+        folder: Of the job.
+        objective: The column; None for the first score.
+
+    Returns:
+        None where no run of the job has such a column.
+    """
+    paths = [folder / EVAL]
     if not paths[0].exists():
-        paths = sorted(folder.glob("seed=*/eval.csv"))
-    tables = []
-    for path in paths:
-        with path.open(newline="") as file:
-            tables.append(list(csv.DictReader(file)))
-    ends = [rows[-1] for rows in tables if rows]
+        paths = sorted(folder.glob(f"seed=*/{EVAL}"))
+    ends = [row for path in paths if (row := table.last(path))]
     names = [name for end in ends[:1] for name in end if name not in ("step", "seconds")]
     name = objective or next(iter(names), None)
-    return (name, fmean(float(end[name]) for end in ends)) if name in names else None
+    return (name, fmean(end[name] for end in ends)) if name in names else None
 
 
 def shown(score: tuple[str, float] | None) -> str:
@@ -140,16 +131,6 @@ def _parsed(text: bytes) -> Outcome | None:
         return Outcome(**entries, score=(score[0], score[1]) if score else None)
     except (ValueError, TypeError, KeyError, AttributeError):  # empty, or not ours
         return None
-
-
-def _locked(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems have no locks
-        return True
-    return True
 
 
 def _plain(value: object) -> object:

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 
 
-def _submitted(launcher: Launcher) -> set[str]:
+def submitted(launcher: Launcher) -> set[str]:
     """The numbers of the jobs that a launcher of submitit has given to its queue."""
     folder = getattr(launcher, "params", {}).get("submitit_folder")
     if folder is None:
@@ -20,7 +20,7 @@ def wait_for_submitted(launcher: Launcher, earlier: set[str]) -> bool:
     Returns:
         Whether there were any.
     """
-    numbers = _submitted(launcher) - earlier
+    numbers = submitted(launcher) - earlier
     if not numbers:
         return False
     from submitit import AutoExecutor

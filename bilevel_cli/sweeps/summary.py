@@ -6,7 +6,7 @@ from collections import Counter
 
 from bilevel_cli.errors import Failed, Unwritten
 from bilevel_cli.sweeps.job import Job
-from bilevel_cli.sweeps.outcome import COMPLETED
+from bilevel_cli.vocabulary import COMPLETED
 
 
 def table(known: list[Job]) -> str:

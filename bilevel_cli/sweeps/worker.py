@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine import signals
-from bilevel_cli.sweeps.outcome import COMPLETED, Outcome, digest, last_score, noting, shown
+from bilevel_cli.sweeps.outcome import Outcome, digest, last_score, noting, shown
+from bilevel_cli.vocabulary import COMPLETED, FAILED, INTERRUPTED, REFUSED, RUNNING
 
 launching = False  # whether this process is the one that was asked for the sweep
 
@@ -41,21 +42,21 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
         before = note.read()
         if before and (before.status, before.settings) == (COMPLETED, settings):
             return before.returned
-        note.write(Outcome("running", settings))
+        note.write(Outcome(RUNNING, settings))
         handlers = {signum: signal.getsignal(signum) for signum in signals.SIGNALS}
         try:
             with signals.stops_at_once(), _quiet(asked is not None):
                 returned = run()
         except KeyboardInterrupt as stop:
             reason = f"By {stop or 'SIGINT'}. The same command continues it."
-            note.write(Outcome("interrupted", settings, reason, Failed.code))
+            note.write(Outcome(INTERRUPTED, settings, reason, Failed.code))
             if launching:
                 raise
             signum = getattr(stop, "signum", signal.SIGINT)
             if asked is not None:
                 asked.append(signum)  # no job after this one
                 return None
-            note.write(Outcome("interrupted", settings, _handed_on(signum, handlers), Failed.code))
+            note.write(Outcome(INTERRUPTED, settings, _handed_on(signum, handlers), Failed.code))
             sys.exit(getattr(stop, "code", 128 + signum))
         except Exception as error:
             outcome = _failure(error, folder, settings)
@@ -87,10 +88,10 @@ def _handed_on(signum: int, handlers: Mapping[signal.Signals, object]) -> str:
 
 def _failure(error: Exception, folder: Path, settings: str) -> Outcome:
     if isinstance(error, UsageError):
-        return Outcome("refused", settings, str(error), error.code)
+        return Outcome(REFUSED, settings, str(error), error.code)
     if not isinstance(error, Failed):
         reason = f"{type(error).__name__}: {error}"
-        return Outcome("failed", settings, reason, Failed.code)
+        return Outcome(FAILED, settings, reason, Failed.code)
     statuses = set()
     for path in [folder / "manifest.json", *folder.glob("seed=*/manifest.json")]:
         with contextlib.suppress(OSError, ValueError):

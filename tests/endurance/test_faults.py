@@ -31,7 +31,7 @@ from bilevel_cli.data import digits
 from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
-from bilevel_cli.records.lock import locked
+from bilevel_cli.records.lock import hold
 from bilevel_cli.runs import build, checkpoint, entry, origin, replicas
 from bilevel_cli.runs.runner import CHECKPOINT, RESTORES, Runner
 
@@ -700,7 +700,7 @@ def test_replicas_on_threads_share_the_memory_budget(
 
 def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     go(tmp_path)
-    with locked(tmp_path):
+    with hold(tmp_path):
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(UsageError, match=f"in which process {os.getpid()} on .* is running"):
             go(tmp_path, "outer_steps=20")
@@ -710,7 +710,7 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path: Path)
 
 def test_a_replica_whose_folder_is_taken_is_refused(tmp_path: Path) -> None:
     go(tmp_path / "seed=1", "seed=1")
-    with locked(tmp_path / "seed=1"), pytest.raises(UsageError, match="seed=1 for itself"):
+    with hold(tmp_path / "seed=1"), pytest.raises(UsageError, match="seed=1 for itself"):
         go(tmp_path, "replicas=2")
     go(tmp_path, "replicas=2")
 
@@ -718,8 +718,8 @@ def test_a_replica_whose_folder_is_taken_is_refused(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bilevel_cli.records.lock import locked
-with locked(Path(sys.argv[1])):
+from bilevel_cli.records.lock import hold
+with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel_cli.errors import UsageError, hint
+from bilevel_cli.records.settings import NOT_OPTIONS
 from bilevel_cli.report.read.runs import Run, plain
 from bilevel_cli.vocabulary import ENDED_BADLY
 
@@ -14,9 +15,6 @@ TARGET = "_target_"
 # Where several groups would tell configurations apart, these name them rather than others.
 FIRST = ("method", "task", "data")
 BUNDLE = "experiment"  # a group whose options choose from the other groups: it comes last
-
-# Settings by themselves: others are computed from suggestions, and from a seed all that varies.
-NOT_OPTIONS = ("seed", "suggest")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """What runs left behind, whole or damaged."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ import pandas as pd
 import yaml
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records import lock
 from bilevel_cli.records.settings import NOT_SETTINGS, flat
 from bilevel_cli.report.read import tables
 from bilevel_cli.vocabulary import (
@@ -206,7 +206,7 @@ def _status(manifest: dict[str, Any], folder: Path) -> str:
     status = manifest.get("status", MISSING)
     if status == COMPLETED:
         return COMPLETED
-    held = _held(folder / LOCK)
+    held = lock.held(folder / LOCK)
     if held:  # whatever the manifest says: while a run is built, it is none or an old one
         return RUNNING
     return KILLED if status == RUNNING and held is False else status
@@ -234,25 +234,3 @@ def _choices(folder: Path) -> dict[str, str]:
 
 # Both are safe; the one in C is ten times as fast, but PyYAML may have been built without it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _held(lock: Path) -> bool | None:
-    """Whether a run holds its lock, which is asked for, and let go, in microseconds.
-
-    None where that cannot be known: on some file systems, of some files of others.
-    """
-    try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
