@@ -15,9 +15,19 @@ class UsageError(Exception):
 
 
 class Failed(Exception):
-    """A run broke: one message for the user; the traceback is in the log file."""
+    """A run broke: one message for the user; the traceback is in a file of its folder.
+
+    Args:
+        message: For the user.
+        status: How the run ended, as its manifest says: failed, diverged or oom. Of several runs
+            that ended differently, the status that `runs.entry.run` chooses.
+    """
 
     code = 1
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Unwritten(Failed):

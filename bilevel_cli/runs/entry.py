@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -14,12 +13,11 @@ from bilevel_cli.config.resolved import plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
-from bilevel_cli.records.lock import hold
 from bilevel_cli.runs import build
-from bilevel_cli.runs.failures import unwritable
-from bilevel_cli.runs.lifetime import Run
+from bilevel_cli.runs.lifetime import Run, own_folder
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.runs.runner import Row
+from bilevel_cli.vocabulary import DIVERGED, FAILED, OOM
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
     replicas = _replicas(config, directory)
     with contextlib.ExitStack() as locks:
         for _, folder in replicas:
-            locks.enter_context(_folder(folder))
+            locks.enter_context(own_folder(folder))
         ranks = locks.enter_context(leading(lambda: [plain(config), str(directory), options]))
         runs = [Run(one, folder, len(replicas), ranks) for one, folder in replicas]
         if len(replicas) > 1 and (directory / ".hydra").is_dir():
@@ -88,26 +86,12 @@ def _run(runs: list[Run], objective: str | None, options: dict[str, str]) -> flo
     completed = [one for one in runs if one not in failures]
     _report(completed)
     if failures:
-        unwritten = any(isinstance(failure, Unwritten) for failure in failures.values())
         error = next(iter(failures)).outcome
         assert isinstance(error, Exception)
-        message = _summary({one: str(failure) for one, failure in failures.items()}, len(runs))
-        raise (Unwritten if unwritten else Failed)(message) from error
+        raise _failed(failures, len(runs)) from error
     if objective is None:
         return None
     return fmean(_objective(objective, one.scores) for one in completed)
-
-
-@contextlib.contextmanager
-def _folder(directory: Path) -> Iterator[None]:
-    """Makes the folder of a run, and keeps others out of it."""
-    with contextlib.ExitStack() as stack:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold(directory))
-        except OSError as error:
-            raise unwritable(error, directory) from error
-        yield
 
 
 def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path]]:
@@ -170,15 +154,19 @@ def _report(runs: list[Run]) -> None:
             log.info("Wrote %s", path)
 
 
-def _summary(failures: dict[Run, str], count: int) -> str:
-    """One message for the failures among `count` runs, those of one reason together."""
+def _failed(failures: dict[Run, Failed], count: int) -> Failed:
+    """One error for the failures among `count` runs, which names those of one reason together."""
     if count == 1:
         return next(iter(failures.values()))
     seeds: dict[str, list[str]] = {}
-    for one, reason in failures.items():
-        seeds.setdefault(reason, []).append(one.directory.name)
+    for one, failure in failures.items():
+        seeds.setdefault(str(failure), []).append(one.directory.name)
     reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in seeds.items())
-    return f"{len(failures)} of {count} replicas failed. {reasons}"
+    kind = Unwritten if any(isinstance(one, Unwritten) for one in failures.values()) else Failed
+    statuses = {failure.status for failure in failures.values()}
+    # Of several, the status that says most about what to change.
+    status = next((known for known in (OOM, DIVERGED) if known in statuses), FAILED)
+    return kind(f"{len(failures)} of {count} replicas failed. {reasons}", status)
 
 
 def _objective(name: str, scores: Row) -> float:

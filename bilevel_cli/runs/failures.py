@@ -1,4 +1,4 @@
-"""The words for how a run ended that could not do what was asked."""
+"""What a run says that could not write its files, or did not fit into memory."""
 
 import re
 from pathlib import Path
@@ -12,8 +12,9 @@ from bilevel_cli.core.host import is_host
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.runs.runner import Runner
+from bilevel_cli.vocabulary import FAILED
 
-# What the memory of a run grows with, besides its parameters.
+# Settings that make a run need more memory: an error about too little memory says to lower them.
 SIZES = (
     "task.batch_size",
     "task.outer_batch_size",
@@ -39,7 +40,8 @@ def unwritten(error: OSError, directory: Path) -> Unwritten:
     way_out = "Free some" if error.errno in NO_SPACE else "Once it can"
     return Unwritten(
         f"A run needs to write its files in {directory}, got: {error.strerror}. {way_out}, and "
-        f"it continues with hydra.run.dir={directory}."
+        f"it continues with hydra.run.dir={directory}.",
+        FAILED,
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,13 +14,32 @@ from bilevel_cli.errors import UNWRITABLE, Failed, UsageError, out_of_memory, re
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.nn import blame
+from bilevel_cli.records.lock import hold
 from bilevel_cli.records.manifest import Doubt, Manifest
 from bilevel_cli.runs import build, checkpoint
-from bilevel_cli.runs.failures import too_large, unwritten
+from bilevel_cli.runs.failures import too_large, unwritable, unwritten
 from bilevel_cli.runs.origin import hardware, process
-from bilevel_cli.runs.runner import CHECKPOINT, Diverged, Row, Runner
+from bilevel_cli.runs.runner import Diverged, Row, Runner
+from bilevel_cli.vocabulary import CHECKPOINT, COMPLETED, DIVERGED, FAILED, INTERRUPTED, OOM
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def own_folder(directory: Path) -> Iterator[None]:
+    """Makes the folder of a run, and keeps other runs out of it.
+
+    Raises:
+        UsageError: Another run is in the folder, or this user may not write there.
+        Unwritten: The disk is full.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(directory))
+        except OSError as error:
+            raise unwritable(error, directory) from error
+        yield
 
 
 class Run:
@@ -109,40 +129,41 @@ class Run:
             case None:  # refused with another one
                 return None
             case dict():
-                self._note("completed")
+                self._note(COMPLETED)
                 return None
             case UsageError() as error:
                 # Refused, perhaps since the directory holds another run: its manifest is not ours.
                 if self.begun or not checkpoint.exists(self.directory / CHECKPOINT):
-                    self._note("failed", str(error))
+                    self._note(FAILED, str(error))
                 return None
             case KeyboardInterrupt() as error:
-                self._note("interrupted", str(error) or "stopped at once")
+                self._note(INTERRUPTED, str(error) or "stopped at once")
                 return None
             case Diverged() as error:
-                self._note("diverged", str(error))
-                return Failed(f"Diverged. {error}")
+                self._note(DIVERGED, str(error))
+                return Failed(f"Diverged. {error}", DIVERGED)
             case error:
                 return self._fail(error)
 
     def _fail(self, error: BaseException) -> Failed:
         if refused := refusal(error, UNWRITABLE):
             failure: Failed = unwritten(refused, self.directory)
-            self._note("failed", str(failure))
+            self._note(FAILED, str(failure))
             return failure
         with contextlib.suppress(OSError):
             lines = traceback.format_exception(error)
             (self.directory / "traceback.txt").write_text("".join(lines))
         if out_of_memory(error):
             reason = too_large(error, self.runner, self.config, self.replicas)
-            self._note("oom", reason)
-            return Failed(reason)
+            self._note(OOM, reason)
+            return Failed(reason, OOM)
         words = " ".join(str(error).split()) or "no message"
         at = f" ({where})" if (where := blame.place(error)) else ""
         reason = f"{type(error).__name__}: {words}{at}"
-        self._note("failed", reason)
+        self._note(FAILED, reason)
         return Failed(
-            f"{type(error).__name__}: {words[:300]}{at} The traceback is in {self.directory}."
+            f"{type(error).__name__}: {words[:300]}{at} The traceback is in {self.directory}.",
+            FAILED,
         )
 
     def _note_doubts(self, doubts: dict[str, Doubt]) -> None:

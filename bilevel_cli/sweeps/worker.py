@@ -1,7 +1,6 @@
-"""job.json: how a job of a sweep ended, whichever process ran it."""
+"""A job of a sweep, in the process that runs it."""
 
 import contextlib
-import json
 import logging
 import signal
 import sys
@@ -59,13 +58,13 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
             note.write(Outcome(INTERRUPTED, settings, _handed_on(signum, handlers), Failed.code))
             sys.exit(getattr(stop, "code", 128 + signum))
         except Exception as error:
-            outcome = _failure(error, folder, settings)
+            outcome = _failure(error, settings)
             print(f"bilevel-run: {folder.name}: {outcome.error}", file=sys.stderr)
         else:
             score = last_score(folder, config.objective)
             outcome = Outcome(COMPLETED, settings, score=score, returned=returned)
             if not launching:
-                print(f"{folder.name}: completed, {shown(score)}", flush=True)
+                print(f"{folder.name}: {COMPLETED}, {shown(score)}", flush=True)
         note.write(outcome)
         return outcome.returned
 
@@ -86,18 +85,13 @@ def _handed_on(signum: int, handlers: Mapping[signal.Signals, object]) -> str:
     return f"By {signal.Signals(signum).name}. The same command continues it."
 
 
-def _failure(error: Exception, folder: Path, settings: str) -> Outcome:
+def _failure(error: Exception, settings: str) -> Outcome:
     if isinstance(error, UsageError):
         return Outcome(REFUSED, settings, str(error), error.code)
     if not isinstance(error, Failed):
         reason = f"{type(error).__name__}: {error}"
         return Outcome(FAILED, settings, reason, Failed.code)
-    statuses = set()
-    for path in [folder / "manifest.json", *folder.glob("seed=*/manifest.json")]:
-        with contextlib.suppress(OSError, ValueError):
-            statuses.add(json.loads(path.read_text())["status"])
-    status = next((known for known in ("oom", "diverged") if known in statuses), "failed")
-    return Outcome(status, settings, str(error), error.code)
+    return Outcome(error.status, settings, str(error), error.code)
 
 
 @contextlib.contextmanager

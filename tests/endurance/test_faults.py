@@ -302,7 +302,7 @@ def test_a_sweep_goes_on_without_a_job_that_cannot_write_and_ends_with_3(
 
     def run(config: DictConfig, *given: Any) -> float | None:
         if config.seed == 0:
-            raise Unwritten("no space")
+            raise Unwritten("no space", "failed")
         return real(config, *given)
 
     monkeypatch.setattr(entry, "run", run)
@@ -598,6 +598,7 @@ def test_a_step_that_does_not_fit_into_memory_names_sizes_and_ways_out(
         go(tmp_path, *choices, "method=reverse")
     found = described(tmp_path)
     assert (found["status"], found["error"]) == ("oom", str(failed.value))
+    assert failed.value.status == "oom"
     for words in ("asked for 9007199254740992 bytes", "5 inner steps on", "outer parameters"):
         assert words in found["error"]
     for way in ("method.segment=1", "memory_budget", "dtype=float32", "task.episodes"):

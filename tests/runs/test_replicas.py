@@ -327,8 +327,10 @@ def test_one_that_diverges_leaves_the_others_alone(
             before_sampling(runner, 3, nan)
 
     changed(spoil)
-    with pytest.raises(Failed, match=r"1 of 3 replicas failed. seed=1: Diverged. At step 4"):
+    said = r"1 of 3 replicas failed. seed=1: Diverged. At step 4"
+    with pytest.raises(Failed, match=said) as failure:
         go(tmp_path, *overrides, "replicas=3")
+    assert failure.value.status == "diverged"
     ends = [manifest(tmp_path / f"seed={seed}")["status"] for seed in range(3)]
     assert ends == ["completed", "diverged", "completed"]
     assert "At step 4" in manifest(tmp_path / "seed=1")["error"]
