@@ -122,8 +122,8 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 
 
 def _checked(config: DictConfig) -> "Finding":
-    from bilevel_cli.check import verdict
-    from bilevel_cli.config.objects import parts  # here: --help does not wait for torch
+    from bilevel_cli.check import verdict  # here, as the next: --help does not wait for torch
+    from bilevel_cli.config.objects import parts
 
     chosen = dict(config.hydra.runtime.choices)
     try:

@@ -18,6 +18,7 @@ from bilevel_cli.config.arguments import is_ours
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
+from bilevel_cli.vocabulary import MANIFEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,11 +72,12 @@ def main() -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
+    """The tables to print and to write, by the names of their files."""
     folder: Path = arguments.run
     if not os.access(folder, os.W_OK):
         raise UsageError(f"A comparison needs the folder of a run, writable, got {folder}.")
     check_command_line(arguments.overrides)
-    settings = _settings(folder / "manifest.json", arguments.overrides, arguments.trust)
+    settings = _settings(folder / MANIFEST, arguments.overrides, arguments.trust)
     retraining = _option("task/retraining", arguments.retraining)
     for name, value in {"networks": arguments.seeds, "steps": arguments.steps}.items():
         if value is not None:
@@ -85,8 +87,9 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
         for name in arguments.models.split(",")
     }
 
+    # Here, as in `_built`: --help does not wait for torch.
     from bilevel_cli.core.random import generator
-    from bilevel_cli.data.base import Examples  # here: --help does not wait for torch
+    from bilevel_cli.data.base import Examples
     from bilevel_cli.nn.building import build
     from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
     from bilevel_cli.tasks.distillation.storage import load_npz
@@ -159,6 +162,7 @@ def _option(group: str, name: str) -> DictConfig:
 
 
 def _built(key: str, node: DictConfig) -> Any:
+    """The object that a node configures; `key` is its name in messages."""
     from bilevel_cli.config.objects import make
 
     return make(OmegaConf.create({key: node}), key)

@@ -1,4 +1,4 @@
-"""One to three lines for an error of Hydra or OmegaConf."""
+"""Says in one to three lines what an error means, also one of Hydra or OmegaConf."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ from bilevel_cli.sweeps import plugins
 
 
 def explain(error: BaseException) -> str:
-    """One to three lines: what is wrong, and the nearest thing that would be right."""
+    """What is wrong, and the nearest thing that would be right: one to three lines."""
     if install := plugins.broken(error):
         return install
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -24,7 +24,7 @@ def check_command_line(arguments: Iterable[str]) -> None:
 
 
 def together(command: Callable[[], None]) -> Callable[[], None]:
-    """Has the first process run `command`, and the others take part in the run that it leads to."""
+    """Has the first process run `command`, and the others take part in the run that it begins."""
 
     @functools.wraps(command)
     def begin() -> None:
@@ -37,7 +37,7 @@ def together(command: Callable[[], None]) -> Callable[[], None]:
             if end.code or own.count == 1:  # torchrun ends the others
                 raise
         if own.count > 1:
-            from bilevel_cli.machine import processes  # here: torch takes seconds
+            from bilevel_cli.machine import processes  # here, as in `_follow`: torch takes seconds
 
             processes.dismiss()
 
@@ -45,7 +45,8 @@ def together(command: Callable[[], None]) -> Callable[[], None]:
 
 
 def _follow() -> int:
-    # Until it has joined, a follower waits where Python hears no signal: it ends by the system's.
+    """Takes part in the run of the first process. Returns the exit code."""
+    # Until it has joined, a follower waits where Python hears no signal: the system ends it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from bilevel_cli.runs import entry
 

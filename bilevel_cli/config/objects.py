@@ -1,4 +1,4 @@
-"""From a configuration to the objects that it describes."""
+"""Makes the objects that a configuration describes."""
 
 import hashlib
 import inspect
@@ -25,7 +25,7 @@ from bilevel_cli.nn.functional import Functional
 
 
 class Parts(NamedTuple):
-    """What an experiment is a product of."""
+    """The objects of which an experiment is a product, and the device where its data live."""
 
     device: Device
     where: torch.device
@@ -36,6 +36,10 @@ class Parts(NamedTuple):
 
 def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     """Builds the device, the task, the inner loop and the method.
+
+    Args:
+        config: The whole configuration.
+        options: The option chosen in each config group, for messages.
 
     Raises:
         UsageError: A setting is wrong.
@@ -86,7 +90,7 @@ def _check_pair(config: DictConfig, options: dict[str, str]) -> None:
 
 
 def _model(config: DictConfig) -> Any:
-    """The constructor of models: a class with some of its arguments given."""
+    """A class of models with some of its arguments given; each start calls it for a new model."""
     node = config.get("model")
     plain = isinstance(node, DictConfig) and not node.get("_partial_")
     if plain and inspect.isclass(target(node, "model")):
@@ -110,10 +114,11 @@ def _check_twice(task: Task, method: Hypergradient[Any]) -> None:
 
 
 def _takes_products(method: Hypergradient[Any]) -> bool:
+    """Whether a method says that it takes products with second derivatives."""
     one = {"x": torch.zeros(1)}
     try:
         return float(method.cost(1, one, one, {}).hvps) > 0
-    except KeyError:  # of a metric, which only an estimate has
+    except KeyError:  # its cost depends on a metric, which only an estimate has
         return True
 
 
@@ -122,8 +127,12 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
 
     Args:
         config: The whole configuration.
-        key: Of the node.
-        offered: Objects, or functions that make them, for the arguments of these names.
+        key: The dotted name of the node.
+        offered: By names of arguments, objects for them, or functions that make these objects. The
+            constructor gets those that it has an argument for; no other function is called.
+
+    Raises:
+        UsageError: A setting is wrong, or the constructor raised an error.
     """
     node = OmegaConf.select(config, key)
     if node is None:
@@ -147,7 +156,12 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
         raise UsageError(f"{key}: {blame.explained(cause)}") from cause
 
 
-def whole(config: DictConfig, name: str, hint: Any = int) -> int:
+def whole(config: DictConfig, name: str, hint: Any = int) -> Any:
+    """The setting of this name, a whole number; or None, where `hint` allows that.
+
+    Raises:
+        UsageError: It is something else.
+    """
     if not fits(config[name], hint):
         raise UsageError(f"{name} needs a whole number, got {config[name]!r}.")
     return config[name]

@@ -10,7 +10,7 @@ from bilevel_cli.records.settings import NOT_SETTINGS
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration with every interpolation filled in, as plain values.
+    """The settings of a run, with every interpolation filled in.
 
     Raises:
         UsageError: An interpolation leads nowhere, or a mandatory value is missing.
@@ -24,6 +24,12 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def plain(config: DictConfig) -> Any:
-    """`config` with its interpolations filled in: other processes know nothing of Hydra's own."""
-    resolved(config)  # which says where one leads nowhere
+    """All of `config` with its interpolations filled in, to be sent to another process.
+
+    There, Hydra is not running, and its own interpolations lead nowhere.
+
+    Raises:
+        UsageError: As in `resolved`.
+    """
+    resolved(config)
     return OmegaConf.to_container(config, resolve=True)

@@ -23,12 +23,12 @@ class Doubt(TypedDict):
 
 
 class Manifest:
-    """Written when a run begins and again when it ends.
+    """The file is written when a run begins, when its numbers are in doubt, and when it ends.
 
     Args:
-        directory: Of the run.
+        directory: The folder of the run.
         settings: The resolved configuration.
-        process: What the process that runs it is: command, versions, commit.
+        process: The command, versions and commit of the process that runs it.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], process: dict[str, Any]) -> None:
@@ -58,12 +58,12 @@ class Manifest:
         """Notes what is known once the run is built.
 
         Args:
-            hardware: Where it runs.
+            hardware: On what the run computes.
             data: What a reader of the scores must know of the data.
-            checksum: Of the data.
-            first_step: Outer steps already taken, by a run that this one continues.
-            higher_is_better: Patterns of the names of scores that are.
-            doubts: Of the run that this one continues.
+            checksum: That of the data.
+            first_step: The outer steps that were taken before, where this run continues another.
+            higher_is_better: Patterns of the names of scores that are better when they are higher.
+            doubts: Those that the continued run noted.
         """
         self._entries |= {
             "doubts": doubts,
@@ -79,7 +79,7 @@ class Manifest:
         """Notes why the numbers of the run may not be what they seem.
 
         Args:
-            doubts: All so far, by kind.
+            doubts: All doubts so far, by kind.
         """
         self._entries["doubts"] = doubts
         self._write()
@@ -89,7 +89,7 @@ class Manifest:
 
         Args:
             status: COMPLETED, FAILED, DIVERGED, OOM or INTERRUPTED of `vocabulary`.
-            error: One line, where there was one.
+            error: What went wrong, in one line.
             more: Other things to note.
         """
         self._entries |= {"status": status, "error": error, "ended": _now(), **more}

@@ -1,4 +1,4 @@
-"""A runner, of a configuration."""
+"""Makes the runner of a configuration."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The door of this room: runs what a configuration describes, and says how it ended."""
+"""The door of this room: runs what a configuration describes, and reports how it ended."""
 
 import contextlib
 import logging
@@ -29,20 +29,21 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
 
     Args:
         config: The composed configuration.
-        directory: Of the run. Of several replicas, each has a folder `seed=K` in it, which is that
-            of a single run with this seed. A run whose folder holds a checkpoint of the same
+        directory: The folder of the run. Each of several replicas has a folder `seed=K` in it, like
+            that of a single run with this seed. A run whose folder holds a checkpoint of the same
             configuration is continued.
         options: The option chosen in each config group, for messages.
 
     Returns:
-        The last value of the eval column that config.objective names, if it names one; of several
-        replicas, the mean.
+        The last value of the column of eval.csv that config.objective names, as a mean over
+        replicas; None if it names no column.
 
     Raises:
         UsageError: A setting is wrong, or another run is in the folder; nothing was run.
-        Failed: A run diverged or raised; its manifest says so too. Its replicas went on.
-        Unwritten: Of these, one that could not write its files.
-        Interrupted: By a signal; what was not complete can be continued.
+        Failed: A run diverged or raised an error, as its manifest says too. The other replicas were
+            carried to their end.
+        Unwritten: Likewise; a run could not write its files.
+        Interrupted: A signal stopped the runs; those that are not complete can be continued.
     """
     replicas = _replicas(config, directory)
     with contextlib.ExitStack() as locks:
@@ -57,7 +58,7 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
 
 
 def follow() -> None:
-    """Takes part in the run that the first process has begun; writes and says nothing.
+    """Takes part in the run that the first process has begun. Writes no file and prints nothing.
 
     Raises:
         Exception: The run failed, here or in another process.
@@ -77,6 +78,7 @@ def follow() -> None:
 
 
 def _run(runs: list[Run], objective: str | None, options: dict[str, str]) -> float | None:
+    """Runs the replicas. Returns the objective, if one is asked for; raises as `run` does."""
     _carry_out(runs, options)
     failures = {one: failure for one in runs if (failure := one.end())}
     for kind in (KeyboardInterrupt, UsageError):
@@ -95,7 +97,7 @@ def _run(runs: list[Run], objective: str | None, options: dict[str, str]) -> flo
 
 
 def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path]]:
-    """The configuration and the folder of each run."""
+    """The configuration and the folder of each replica."""
     count = whole(config, "replicas")
     if not 1 <= count <= MOST_REPLICAS:
         raise UsageError(
@@ -117,7 +119,7 @@ def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Pat
 
 
 def _carry_out(runs: list[Run], options: dict[str, str]) -> None:
-    """Builds the runs, and takes their outer steps; none where one of them is refused."""
+    """Builds the runs and takes their outer steps; takes none if one of the runs is refused."""
     try:
         for one in runs:
             one.build(options)

@@ -48,7 +48,14 @@ def unwritten(error: OSError, directory: Path) -> Unwritten:
 def too_large(
     error: BaseException, runner: Runner | None, config: DictConfig, replicas: int
 ) -> str:
-    """What did not fit into memory, and the settings that need less."""
+    """What did not fit into memory, and the settings that need less.
+
+    Args:
+        error: As torch or Python raised it.
+        runner: That of the run; None if it was not built yet.
+        config: The composed configuration.
+        replicas: How many runs the command has.
+    """
     settings = resolved(config)
     device, method = (settings.get(name) or {} for name in ("device", "method"))
     found = re.search(r"allocate ([\d.]+ ?\w+)", str(error))

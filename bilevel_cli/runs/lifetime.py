@@ -45,15 +45,19 @@ def own_folder(directory: Path) -> Iterator[None]:
 class Run:
     """One run: its folder, its manifest, and how it ended.
 
+    Its methods are called in the order in which they stand here.
+
     Args:
         config: The composed configuration.
-        directory: Of the run.
-        replicas: How many runs there are.
-        ranks: The processes that share it.
+        directory: The folder of the run.
+        replicas: How many runs the command has; for messages.
+        ranks: The processes that share the run.
 
     Attributes:
         runner: None until it is built.
+        begun: Whether the manifest says that this run is going.
         outcome: The last scores, or what the run raised; None until it ends.
+        files: The files that a completed run has written.
     """
 
     def __init__(self, config: DictConfig, directory: Path, replicas: int, ranks: Ranks) -> None:
@@ -67,7 +71,7 @@ class Run:
         self.files: list[Path] = []
 
     def note_config(self) -> None:
-        """Notes the configuration where Hydra does for a run by itself."""
+        """Writes the configuration to the file to which Hydra writes that of a single run."""
         try:
             (self.directory / ".hydra").mkdir(exist_ok=True)
             OmegaConf.save(self.config, self.directory / ".hydra" / "config.yaml")
@@ -75,6 +79,11 @@ class Run:
             self.outcome = error
 
     def build(self, options: dict[str, str]) -> None:
+        """Makes the runner and the loggers.
+
+        Args:
+            options: The option chosen in each config group, for messages.
+        """
         if self.outcome is not None:
             return
         try:
@@ -88,7 +97,7 @@ class Run:
             self.outcome = error
 
     def begin(self) -> None:
-        """Notes the beginning of a run that was built."""
+        """Notes in the manifest, and tells the loggers, that the run begins."""
         runner = self.runner
         if runner is None:
             return
@@ -112,7 +121,11 @@ class Run:
         self.begun = True
 
     def conclude(self, outcome: Row | BaseException) -> None:
-        """Writes what was learned, where the outer steps led to scores."""
+        """Writes what was learned, if the outer steps led to scores.
+
+        Args:
+            outcome: The last scores, or what the outer steps raised.
+        """
         if isinstance(outcome, dict):
             assert self.runner is not None
             try:
@@ -124,15 +137,19 @@ class Run:
         self.outcome = outcome
 
     def end(self) -> Failed | None:
-        """Notes the end. Returns the failure, if it was one."""
+        """Notes the end in the manifest, and tells the loggers.
+
+        Returns:
+            The error for the user, if the run failed.
+        """
         match self.outcome:
-            case None:  # refused with another one
+            case None:  # it never began, since another replica was refused
                 return None
             case dict():
                 self._note(COMPLETED)
                 return None
             case UsageError() as error:
-                # Refused, perhaps since the directory holds another run: its manifest is not ours.
+                # Perhaps the folder holds another run, whose manifest must stay as it is.
                 if self.begun or not checkpoint.exists(self.directory / CHECKPOINT):
                     self._note(FAILED, str(error))
                 return None

@@ -31,10 +31,10 @@ class Job:
     """A job of a sweep.
 
     Args:
-        overrides: Its settings on the command line.
-        config: Composed of them.
-        folder: Where it runs.
-        name: Of the folder, in the sweep's.
+        overrides: The settings of the job, as a command line has them.
+        config: The configuration that Hydra composes of them.
+        folder: Where the job runs.
+        name: The name of that folder within the folder of the sweep.
     """
 
     overrides: list[str]
@@ -58,6 +58,7 @@ class Job:
             return True
 
     def outcome(self) -> Outcome:
+        """How the job stands, as far as its folder tells: missing, if it never began."""
         found = outcome.read(self.folder)
         if found is None or found.status == WAITING:
             reason = "It did not begin. The same command runs it."

@@ -30,10 +30,10 @@ class Remaining(Launcher):
     """Launches what remains of a sweep, and returns when none of its jobs runs any more.
 
     Args:
-        launcher: Of Hydra or a plugin of it.
+        launcher: The launcher that the user chose, of Hydra or a plugin of it.
         context: Composes configurations.
-        config: Of the sweep.
-        known: To which it adds the jobs.
+        config: The configuration of the sweep.
+        known: The list to which this launcher adds the jobs.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Remaining(Launcher):
         return [job.returned() for job in batch]
 
     def _launch(self, remaining: list[Job], first: int, requests: list[int]) -> None:
-        """Launches jobs, and again those that did not begin since the death of one stopped all."""
+        """Launches jobs. Where the death of one stopped all, launches those that did not begin."""
         while remaining and not requests:
             earlier = submitted(self.launcher)
             try:

@@ -15,7 +15,11 @@ def submitted(launcher: Launcher) -> set[str]:
 
 
 def wait_for_submitted(launcher: Launcher, earlier: set[str]) -> bool:
-    """Waits for the jobs in the queue, of whose launcher the death of one was the end.
+    """Waits for the jobs that are still in the queue, after the death of one ended the launcher.
+
+    Args:
+        launcher: Of Hydra or a plugin of it.
+        earlier: The numbers of the jobs that were in the queue before.
 
     Returns:
         Whether there were any.

@@ -10,7 +10,7 @@ from bilevel_cli.vocabulary import COMPLETED
 
 
 def table(known: list[Job]) -> str:
-    """The jobs with status, score and reason of failure, a line each, and their count."""
+    """A line for each job, with its status, score and reason of failure; and how many there are."""
     outcomes = [job.outcome() for job in known]
     names = _names(known)
     scores = [f"{found.score[1]:.4g}" if found.score else "-" for found in outcomes]

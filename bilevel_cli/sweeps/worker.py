@@ -19,17 +19,17 @@ launching = False  # whether this process is the one that was asked for the swee
 
 
 def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path) -> float | None:
-    """Runs a job and notes how it ended; unless it is completed, or another process runs it.
+    """Runs a job and notes how it ended, unless it is completed or another process runs it.
 
-    An error does not leave it: the sweep goes on to the other jobs.
+    An error of the run is noted, not raised: the sweep goes on to the other jobs.
 
     Args:
         run: Runs the experiment.
         config: The composed configuration.
-        folder: Of the job.
+        folder: The folder of the job.
 
     Returns:
-        What `run` does, or did when the job was completed; None where it failed.
+        What `run` returns, or returned when the job was completed; None if the job failed.
     """
     asked = None if launching else signals.serve()
     if asked:
@@ -70,7 +70,7 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
 
 
 def _handed_on(signum: int, handlers: Mapping[signal.Signals, object]) -> str:
-    """Leaves a signal, once the run is saved, to whoever had it before: submitit requeues.
+    """Hands a signal, once the run is saved, to its handler of before: submitit requeues the job.
 
     Returns:
         Why that did not end the process, where it did not.
