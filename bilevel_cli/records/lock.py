@@ -55,9 +55,9 @@ def take(descriptor: int, shared: bool = False) -> bool | None:
 
 
 def held(path: Path) -> bool | None:
-    """Whether a process holds the lock of a file. The question takes microseconds.
+    """Whether a process holds the lock of a file for itself. The question takes microseconds.
 
-    No process does where there is no file. None where it cannot be known: on file systems without
+    False where there is no file. None where it cannot be known: on file systems without
     locks, and of files that this user may not open.
     """
     try:

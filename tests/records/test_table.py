@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bilevel_cli.records.table import Table
+from bilevel_cli.records.table import Table, last
 
 
 @pytest.fixture
@@ -229,6 +229,13 @@ def test_a_row_that_a_full_disk_cuts_short_is_taken_back(path: Path) -> None:
     table.append({"step": 2, "loss": 0.25})
     assert path.read_text() == "step,loss\n1,0.5\n2,0.25\n"
     assert Table(path, table.size, table.digest).last() == {"step": 2, "loss": 0.25}
+
+
+def test_the_last_row_is_read_without_a_table_and_there_may_be_none(path: Path) -> None:
+    path.write_text("step,loss\n")
+    assert last(path) == {}
+    path.write_text("step,loss\n1,0.5\n2,nan\n3,0.25\n")
+    assert last(path) == {"step": 3, "loss": 0.25}
 
 
 def test_sync_has_the_rows_on_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
