@@ -12,13 +12,13 @@ import torch
 from bilevel_cli.check.trials import End, Trials, distance, relative_error, setting
 from bilevel_cli.core import constants, references, trees
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
+from bilevel_cli.core.episodes import refuse_memory
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import CannotServe, Hypergradient
 from bilevel_cli.core.problem import follows_loss
 from bilevel_cli.core.references import Chaotic
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.runs.runner import check_memory
 
 DEBUG = "HYDRA_FULL_ERROR"  # the variable that asks for a traceback, here as in bilevel-run
 PATIENCE = 16  # times as many estimates as a claim asks for, to settle behind a slow inner solver
@@ -110,7 +110,7 @@ def _checked(
     seed: int,
 ) -> Finding:
     try:
-        check_memory(task, loop, method)
+        refuse_memory(task, loop, method)
         outer, data = setting(task, loop, method, num_steps, seed)
         method.check(loop, outer, data)
         device = next(iter(outer.values())).device

@@ -145,6 +145,22 @@ def first(data: StepData) -> StepData:
     return _at((data, ()), 0)[0]
 
 
+def refuse_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
+    """Raises ValueError where a method or a start remembers what new episodes would invalidate."""
+    if task.episodes is None:
+        return
+    # The method first: one that remembers often brings a start that does, and is the reason.
+    for part, way_out in (
+        (method, "a method without memory, such as method=reverse or method=iaptt"),
+        (loop.start, "start=cold or start=learned, or a method without start=warm: method=reverse"),
+    ):
+        if part.remembers:
+            raise ValueError(
+                f"{type(part).__name__} needs the same inner problem at every outer step, got "
+                f"{type(task).__name__}, which draws new episodes. Use {way_out}."
+            )
+
+
 def _has_episodes(loop: InnerLoop) -> bool:
     return episodes_of(loop.problem) is not None
 

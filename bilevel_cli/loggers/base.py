@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+from bilevel_cli.records.table import Row
 
-Row = dict[str, float | int]
+log = logging.getLogger(__name__)
 
 
 class Logger(abc.ABC):

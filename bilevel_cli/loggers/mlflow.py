@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bilevel_cli.loggers.base import Logger, Row, require
+from bilevel_cli.loggers.base import Logger, require
 from bilevel_cli.records.settings import flat
+from bilevel_cli.records.table import Row
 from bilevel_cli.vocabulary import COMPLETED, INTERRUPTED
 
 FOLDER = "bilevel.directory"  # the tag by which a continued run is found

@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from bilevel_cli.loggers.base import Logger, Row, require
+from bilevel_cli.loggers.base import Logger, require
+from bilevel_cli.records.table import Row
 
 
 class TensorBoard(Logger):

@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from bilevel_cli.loggers.base import Logger, Row, require
+from bilevel_cli.loggers.base import Logger, require
+from bilevel_cli.records.table import Row
 from bilevel_cli.vocabulary import COMPLETED
 
 

@@ -7,6 +7,7 @@ import zlib
 from io import FileIO
 from pathlib import Path
 
+Row = dict[str, float | int]  # the numbers of one row, by their columns
 FIRST = b"step,"  # the first column of every table
 
 
@@ -44,7 +45,7 @@ class Table:
             with path.open(newline="") as file:
                 self._columns = next(csv.reader(file))
 
-    def append(self, row: dict[str, float | int]) -> None:
+    def append(self, row: Row) -> None:
         """Adds a row and hands it to the operating system, in whole or, where that fails, not."""
         if self._columns is None:
             self._columns = list(row)
@@ -92,7 +93,7 @@ class Unkept(Table):
     def __init__(self, path: Path, size: int = 0, digest: int = 0) -> None:
         self.path, self.size, self.digest = path, size, digest
 
-    def append(self, row: dict[str, float | int]) -> None:
+    def append(self, row: Row) -> None:
         self.size += len(row)
 
     def sync(self) -> None:

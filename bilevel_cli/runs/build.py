@@ -9,7 +9,8 @@ from bilevel_cli.config.objects import make, parts, whole
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.runs.origin import origin
-from bilevel_cli.runs.runner import Runner, Schedule
+from bilevel_cli.runs.plan import Schedule
+from bilevel_cli.runs.runner import Runner
 
 
 def build(

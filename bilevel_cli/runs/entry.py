@@ -13,10 +13,10 @@ from bilevel_cli.config.resolved import plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
+from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build
 from bilevel_cli.runs.lifetime import Run, own_folder
 from bilevel_cli.runs.replicas import Replicas
-from bilevel_cli.runs.runner import Row
 from bilevel_cli.vocabulary import DIVERGED, FAILED, OOM
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ def check(task: Task) -> None:
 
 
 @torch.no_grad()
-def scores(
+def retrained(
     task: Task,
     loop: InnerLoop,
     outer: Params,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core.trees import Params, Scalar
+from bilevel_cli.records.table import Row
 
 WHAT = ("hypergradient", "outer parameter")
 
@@ -59,7 +60,7 @@ class Flags:
         """What was noted since the last row, as 0-dim tensors on the device."""
         return dict(zip(WHAT, self._first.unbind(), strict=True))
 
-    def take(self, row: dict[str, float | int]) -> None:
+    def take(self, row: Row) -> None:
         """Moves what `unread` said from a row that was read to `found`, and begins anew."""
         self.found = {what: int(step) for what in WHAT if (step := row.pop(what))}
         self._first = torch.zeros_like(self._first)

@@ -16,10 +16,11 @@ from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.nn import blame
 from bilevel_cli.records.lock import hold
 from bilevel_cli.records.manifest import Doubt, Manifest
+from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build, checkpoint
 from bilevel_cli.runs.failures import too_large, unwritable, unwritten
 from bilevel_cli.runs.origin import hardware, process
-from bilevel_cli.runs.runner import Diverged, Row, Runner
+from bilevel_cli.runs.runner import Diverged, Runner
 from bilevel_cli.vocabulary import CHECKPOINT, COMPLETED, DIVERGED, FAILED, INTERRUPTED, OOM
 
 log = logging.getLogger(__name__)

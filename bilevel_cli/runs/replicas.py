@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,10 +12,14 @@ from bilevel_cli.core import autodiff, episodes, trees
 from bilevel_cli.core.host import is_host
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine import memory
+from bilevel_cli.machine.ranks import ALONE
 from bilevel_cli.methods.parts import unroll
-from bilevel_cli.runs.runner import Inputs, Row, Runner, drive
+from bilevel_cli.records.table import Row
+from bilevel_cli.runs.driver import Inputs, drive
+from bilevel_cli.runs.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ class Replicas:
 
     def run(self) -> list[Row | BaseException]:
         """Takes the outer steps that remain. Returns the last scores of each, or what it raised."""
-        return drive(self.runners, self._estimates)
+        ranks = self.runners[0].ranks if self.runners else ALONE
+        return drive(self.runners, self._estimates, ranks)
 
     def _estimates(
         self, runners: list[Runner], inputs: list[Inputs]
@@ -98,21 +102,13 @@ def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Esti
     first = runners[0]
     if not is_host(first.device) or first.estimate is not first.outer_step:
         return list(map(_estimate, runners, inputs))
-    threads = torch.get_num_threads()
-    try:
-        with (
-            memory.shared(min(threads, len(runners))),
-            ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool,
-        ):
-            return list(pool.map(_estimate, runners, inputs))
-    finally:
-        torch.set_num_threads(threads)
+    with memory.shared(min(torch.get_num_threads(), len(runners))):
+        return on_cores(_estimate, runners, inputs)
 
 
 def _estimate(runner: Runner, given: Inputs) -> Estimate | Exception:
     try:
-        with torch.no_grad():  # a new thread does not inherit it
-            return runner.estimate(*given)
+        return runner.estimate(*given)
     except Exception as error:
         return error
 

@@ -3,15 +3,11 @@
 import logging
 import math
 import shutil
-import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,31 +17,31 @@ from tqdm import tqdm
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.random import Stream, generator, stream_seed
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
-from bilevel_cli.core.trees import Params, Scalar
+from bilevel_cli.core.trees import Scalar
 from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.capture import captured
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.ranks import ALONE, Ranks
-from bilevel_cli.machine.signals import Interrupted, stop_requests
+from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.metrics.base import Metric, StepView
-from bilevel_cli.records.settings import flat
-from bilevel_cli.records.table import Table, Unkept
-from bilevel_cli.runs import checkpoint
-from bilevel_cli.runs import evaluation as retrain
+from bilevel_cli.records.table import Row, Table, Unkept
+from bilevel_cli.runs import checkpoint, evaluation
+from bilevel_cli.runs.clock import Clock
 from bilevel_cli.runs.descent import COLUMNS, Descent
-from bilevel_cli.runs.doubts import Doubts, Voice, zero_hypergradient
+from bilevel_cli.runs.doubts import Doubts, zero_hypergradient
+from bilevel_cli.runs.driver import Inputs, drive
 from bilevel_cli.runs.flags import Flags
+from bilevel_cli.runs.plan import Schedule
+from bilevel_cli.runs.resuming import FREE, differing, shapes
+from bilevel_cli.runs.rows import read, shown
+from bilevel_cli.vocabulary import CHECKPOINT, EVAL, TRAIN
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, float | int]
-Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
-CHECKPOINT = "checkpoint.pt"
 LOWER = "Lower optimizer.lr or solver.lr."
 SINGULAR = (
     "Its matrix may be singular: method=minres, method=galet and method=pseudo_inverse solve such "
@@ -56,60 +52,6 @@ RESTORES = 10  # times that a run goes back before it gives up: its outer step s
 
 class Diverged(Exception):
     """A number that the run reports is not finite, or a linear system has no finite solution."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How often things happen, in outer steps; and how many inner steps one of them takes.
-
-    Args:
-        outer_steps: Outer steps of the run.
-        inner_steps: Inner steps of an outer step.
-        log_every: Outer steps between rows of train.csv.
-        eval_every: Outer steps between rows of eval.csv; there is one before the first step too.
-        save_every: Outer steps between checkpoints.
-        budget: Inner gradients after which the run ends, whatever its outer steps, so that methods
-            are compared at equal cost; None for none.
-        retrain: Inner steps of the fresh solve that each evaluation reports besides, as
-            `retrain.scores` says; None for none.
-    """
-
-    outer_steps: int
-    inner_steps: int
-    log_every: int
-    eval_every: int
-    save_every: int
-    budget: int | None
-    retrain: int | None
-
-    def __post_init__(self) -> None:
-        for name, steps in vars(self).items():
-            if steps is not None and steps < 1:
-                raise ValueError(f"A run needs {name} >= 1, got {name}={steps}. Set {name}.")
-
-    @property
-    def cadence(self) -> tuple[int, int, int]:
-        return self.log_every, self.eval_every, self.save_every
-
-
-class Clock:
-    """Seconds of computing, without those of evaluations and files.
-
-    Runs that take their outer steps together share one, which counts for each its share.
-    """
-
-    def __init__(self) -> None:
-        self.seconds, self.runs = 0.0, 1
-        self._since: float | None = None
-
-    def start(self) -> None:
-        if self._since is None:
-            self._since = time.perf_counter()
-
-    def stop(self) -> None:
-        if self._since is not None:
-            self.seconds += (time.perf_counter() - self._since) / self.runs
-            self._since = None
 
 
 class Runner:
@@ -184,9 +126,9 @@ class Runner:
         self.sampling.manual_seed(stream_seed(seed, "sampling"))
         self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
         self.noise = generator(seed, "noise", device)
-        check_memory(task, loop, method)
+        episodes.refuse_memory(task, loop, method)
         if schedule.retrain is not None:
-            retrain.check(task)
+            evaluation.check(task)
         ranks.check(task)
         with torch.no_grad():
             self._begin(seed, optimizer)
@@ -216,7 +158,7 @@ class Runner:
             Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
             Interrupted: By a signal. A checkpoint of the last step is kept.
         """
-        (outcome,) = drive([self], lambda runners, inputs: [self.estimate(*inputs[0])])
+        (outcome,) = drive([self], lambda runs, inputs: [self.estimate(*inputs[0])], self.ranks)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -263,7 +205,7 @@ class Runner:
         if evaluate:
             scores = self._evaluate(bar)
         if row is not None and not bar.disable:
-            bar.set_postfix_str(_summary(row, scores), refresh=evaluate)
+            bar.set_postfix_str(shown(row, scores), refresh=evaluate)
         if save or requests:
             self._check_finite(row or self._read(report))
             self._note([f"outer parameter {n}" for n, v in self.outer.items() if not _finite(v)])
@@ -372,7 +314,7 @@ class Runner:
 
     def _read(self, report: dict[str, Scalar]) -> Row:
         """Brings a report to the host, and with it what all steps since the last row have noted."""
-        row = _read({**report, **self.flags.unread()})
+        row = read({**report, **self.flags.unread()})
         self.flags.take(row)
         return row
 
@@ -403,10 +345,10 @@ class Runner:
         inner = self.ranks.whole(self.carry["inner"]["inner"])
         found: dict[str, Any] = dict(self.task.evaluate(self.loop, self.outer, inner))
         if (steps := self.schedule.retrain) is not None:
-            found |= retrain.scores(
+            found |= evaluation.retrained(
                 self.task, self.loop, self.outer, inner, steps, self.seed, self.device
             )
-        scores = _read(found)
+        scores = read(found)
         bar.set_description()
         self._write(self.evals, {**self._when(), **scores})
         self._check_finite(scores)
@@ -421,6 +363,14 @@ class Runner:
         return {name: value for name, value in row.items() if name not in self._when()}
 
     @property
+    def name(self) -> str:
+        return f"seed={self.seed}"
+
+    @property
+    def outer_steps(self) -> int:
+        return self.schedule.outer_steps
+
+    @property
     def seconds(self) -> float:
         return self.earlier + self.clock.seconds
 
@@ -432,8 +382,7 @@ class Runner:
         return step % every == 0 or self._over(step)
 
     def _over(self, step: int | None = None) -> bool:
-        spent = self.schedule.budget is not None and self.inner_grads >= self.schedule.budget
-        return (self.step if step is None else step) == self.schedule.outer_steps or bool(spent)
+        return self.schedule.over(self.step if step is None else step, self.inner_grads)
 
     def _check_finite(self, row: Row) -> None:
         """Raises Diverged where a number is not finite; a run that goes on notes it instead.
@@ -561,8 +510,8 @@ class Runner:
                 f"{self.directory} holds a run of {state['step']} outer steps, got "
                 f"outer_steps={self.schedule.outer_steps}. Raise it, or use another directory."
             )
-        settings = _differing(state["settings"], self.settings, FREE)
-        origin = _differing(state["origin"], self.origin)
+        settings = differing(state["settings"], self.settings, FREE)
+        origin = differing(state["origin"], self.origin)
         if change := origin.pop("device", None):
             raise ValueError(
                 f"{self.directory} holds a run on another device, whose random numbers cannot go "
@@ -586,11 +535,11 @@ class Runner:
             )
         for reason in reasons:
             log.warning("%s It goes on, since resume=force.", reason)
-        here = _shapes({"outer": self.outer, "carry": self.ranks.whole(self.carry)})
-        if reasons and (shapes := _differing(_shapes(state), here)):
+        here = shapes({"outer": self.outer, "carry": self.ranks.whole(self.carry)})
+        if reasons and (changed := differing(shapes(state), here)):
             raise ValueError(
                 f"A run that goes on needs tensors of the same shapes, got in {self.directory} "
-                f"{', '.join(list(shapes.values())[:3])}. Use another hydra.run.dir."
+                f"{', '.join(list(changed.values())[:3])}. Use another hydra.run.dir."
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -619,144 +568,9 @@ class Runner:
     def _open(self, tables: dict[str, tuple[int, int]]) -> None:
         """Opens the tables at their sizes and digests of a checkpoint."""
         table = Table if self.ranks.first else Unkept
-        self.train = table(self.directory / "train.csv", *tables["train"])
-        self.evals = table(self.directory / "eval.csv", *tables["eval"])
-
-
-def drive(
-    runners: list[Runner],
-    estimates: Callable[[list[Runner], list[Inputs]], Sequence[Estimate | Exception]],
-) -> list[Row | BaseException]:
-    """Takes the outer steps that remain to some runs, those furthest behind first.
-
-    Returns for each its last scores, or what it raised: the others go on, unless all are stopped
-    at once.
-
-    Args:
-        runners: The runs.
-        estimates: The estimates of one outer step, of those runs and with those inputs; or what
-            a run's own raised.
-    """
-    clock = Clock()
-    clock.runs = max(1, len(runners))
-    for runner in runners:
-        runner.earlier, runner.clock = runner.seconds, clock
-    outcomes: dict[Runner, Row | BaseException] = {}
-    inputs: dict[Runner, Inputs] = {}
-    ranks = runners[0].ranks if runners else ALONE
-    quiet = not ranks.first
-    with torch.no_grad(), stop_requests(quiet) as requests, _progress(runners, quiet) as bar:
-        agreed = ranks.agreed(requests)
-        steps = {runner: runner.steps(bar, agreed) for runner in runners}
-        voice, doubts = Voice(quiet), {f"seed={one.seed}": one.doubts for one in runners}
-
-        def proceed(runner: Runner, estimate: Any) -> None:
-            failed = isinstance(estimate, Exception)
-            try:
-                inputs[runner] = (steps[runner].throw if failed else steps[runner].send)(estimate)
-            except StopIteration as end:
-                outcomes[runner] = end.value
-            except (Exception, Interrupted) as error:
-                outcomes[runner] = error
-                if out_of_memory(error):  # its frames would keep what the others can use
-                    traceback.clear_frames(error.__traceback__)
-            clock.stop()  # the next one may begin with an evaluation
-
-        try:
-            for runner in runners:
-                proceed(runner, None)
-            while inputs:
-                step = min(runner.step for runner in inputs)
-                turn = [runner for runner in inputs if runner.step == step]
-                clock.runs, before = len(turn), clock.seconds
-                clock.start()
-                found = estimates(turn, [inputs.pop(runner) for runner in turn])
-                waiting = list(inputs)
-                for runner, estimate in zip(turn, found, strict=True):
-                    proceed(runner, estimate)
-                voice.say(doubts)
-                for runner in waiting:  # those ahead of the others: the time was not theirs
-                    runner.earlier -= clock.seconds - before
-        except KeyboardInterrupt as stop:
-            outcomes |= {runner: stop for runner in runners if runner not in outcomes}
-        finally:
-            voice.say(doubts)
-            voice.end()
-    return [outcomes[runner] for runner in runners]
-
-
-def _progress(runners: list[Runner], quiet: bool) -> "tqdm[Any]":
-    # None: silent where standard error is not a terminal.
-    return tqdm(
-        total=sum(runner.schedule.outer_steps for runner in runners),
-        initial=sum(runner.step for runner in runners),
-        unit="step",
-        disable=quiet or None,
-        dynamic_ncols=True,
-    )
-
-
-def check_memory(task: Task, loop: InnerLoop, method: Hypergradient[Any]) -> None:
-    """Raises ValueError where something remembers what new episodes would invalidate."""
-    if task.episodes is None:
-        return
-    # The method first: one that remembers often brings a start that does, and is the reason.
-    for part, way_out in (
-        (method, "a method without memory, such as method=reverse or method=iaptt"),
-        (loop.start, "start=cold or start=learned, or a method without start=warm: method=reverse"),
-    ):
-        if part.remembers:
-            raise ValueError(
-                f"{type(part).__name__} needs the same inner problem at every outer step, got "
-                f"{type(task).__name__}, which draws new episodes. Use {way_out}."
-            )
-
-
-# A longer run extends a shorter one, and one that diverged may go on in another way: nothing
-# changes about the steps already taken.
-FREE = {"outer_steps", "budget", "on_divergence"}
-
-
-def _differing(old: Any, new: Any, free: Iterable[str] = ()) -> dict[str, str]:
-    """What changed between two nested dicts, by name."""
-    before, now = ({n: v for n, v in flat(tree).items() if v != {}} for tree in (old, new))
-    return {
-        name: f"{name}={before.get(name)} there and {now.get(name)} here"
-        for name in sorted((before.keys() | now.keys()) - set(free))
-        if before.get(name) != now.get(name)
-    }
-
-
-def _shapes(state: dict[str, Any]) -> Any:
-    """The shapes of outer parameters and memories."""
-    entries = flat({name: state[name] for name in ("outer", "carry")})
-    return {name: list(x.shape) for name, x in entries.items() if isinstance(x, Tensor)}
+        self.train = table(self.directory / TRAIN, *tables["train"])
+        self.evals = table(self.directory / EVAL, *tables["eval"])
 
 
 def _finite(x: Tensor) -> bool:
     return bool(x.isfinite().all())
-
-
-def _read(values: dict[str, Scalar]) -> Row:
-    """Brings 0-dim tensors to the host, those of a GPU in one transfer."""
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    away = {name: value.double() for name, value in tensors.items() if not value.is_cpu}
-    if away:
-        fetched = torch.stack(list(away.values())).cpu()
-        away = dict(zip(away, fetched, strict=True))
-    read = {n: _shortest(away.get(n, v).item(), v.dtype) for n, v in tensors.items()}
-    return {n: read[n] if isinstance(value, Tensor) else value for n, value in values.items()}
-
-
-def _shortest(number: float, dtype: torch.dtype) -> float | int:
-    """The number whose decimal form is the shortest that identifies it in its own precision."""
-    if not dtype.is_floating_point:
-        return int(number)
-    return float(str(np.float32(number))) if dtype == torch.float32 else number
-
-
-def _summary(row: Row, scores: Row) -> str:
-    """The loss, the gradient and the task's first score, for the progress bar."""
-    first = dict(list(scores.items())[:1])
-    shown = {"loss": row["outer_loss"], "grad": row["grad_norm"], **first}
-    return ", ".join(f"{name}={value:.4g}" for name, value in shown.items())

@@ -33,7 +33,8 @@ from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records.lock import hold
 from bilevel_cli.runs import build, checkpoint, entry, origin, replicas
-from bilevel_cli.runs.runner import CHECKPOINT, RESTORES, Runner
+from bilevel_cli.runs.runner import RESTORES, Runner
+from bilevel_cli.vocabulary import CHECKPOINT
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=12"]
 QUICK += ["log_every=1", "eval_every=3", "save_every=2"]

@@ -13,7 +13,7 @@ from configs import small
 from torch.utils._pytree import tree_flatten
 
 from bilevel_cli.runs import checkpoint
-from bilevel_cli.runs.runner import CHECKPOINT
+from bilevel_cli.vocabulary import CHECKPOINT
 
 pytestmark = pytest.mark.faults
 

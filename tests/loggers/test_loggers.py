@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from runners import runner_in
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.loggers.base import Logger, Loggers, Row
+from bilevel_cli.loggers.base import Logger, Loggers
+from bilevel_cli.records.table import Row
 from bilevel_cli.runs import entry, lifetime
 from bilevel_cli.runs.runner import Runner
 

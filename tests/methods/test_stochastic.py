@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core.episodes import refuse_memory
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
@@ -22,7 +23,6 @@ from bilevel_cli.methods.recursive_momentum import RecursiveMomentum
 from bilevel_cli.methods.saba import Saba
 from bilevel_cli.methods.soba import Soba
 from bilevel_cli.methods.stochastic_implicit import StochasticImplicit
-from bilevel_cli.runs.runner import check_memory
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold
@@ -514,7 +514,7 @@ def test_a_memory_is_refused_where_every_step_brings_new_problems(
     problem: Any = Fresh()
     name = type(method).__name__
     with pytest.raises(ValueError, match=f"^{name} needs the same inner problem.* draws new"):
-        check_memory(problem, InnerLoop(problem, GradientDescent(LR), Cold()), method)
+        refuse_memory(problem, InnerLoop(problem, GradientDescent(LR), Cold()), method)
 
 
 def test_the_methods_that_remember_nothing_but_the_inner_state_are_no_others() -> None:

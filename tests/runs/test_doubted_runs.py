@@ -32,7 +32,8 @@ from bilevel_cli.runs import checkpoint, entry
 from bilevel_cli.runs.descent import END, START
 from bilevel_cli.runs.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
 from bilevel_cli.runs.flags import Flags
-from bilevel_cli.runs.runner import CHECKPOINT, Runner
+from bilevel_cli.runs.runner import Runner
+from bilevel_cli.vocabulary import CHECKPOINT
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5"]
 QUICK += ["outer_steps=6", "log_every=1", "eval_every=100", "save_every=100"]

@@ -23,7 +23,7 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.processes import Processes
 from bilevel_cli.runs import build, checkpoint
-from bilevel_cli.runs.runner import CHECKPOINT
+from bilevel_cli.vocabulary import CHECKPOINT
 
 # Three episodes, so that two processes have unlike shares.
 RUN = ["task=meta", "model=linear", "data=digits", "task.episodes=3", "task.eval_episodes=4"]

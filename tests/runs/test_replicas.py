@@ -21,8 +21,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.methods.parts import unroll
-from bilevel_cli.runs import build, entry, replicas
-from bilevel_cli.runs import runner as outer
+from bilevel_cli.runs import build, clock, entry, replicas
 from bilevel_cli.runs.replicas import Replicas, unmappable
 from bilevel_cli.runs.runner import Runner
 
@@ -496,7 +495,7 @@ def test_a_replica_reports_its_share_of_the_time(
         if seed_of(runner) == 1:
             task_of(runner).outer_loss = slow
 
-    monkeypatch.setattr(outer, "time", SimpleNamespace(perf_counter=lambda: seconds))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: seconds))
     go(tmp_path / "seed=0", "outer_steps=4")
     changed(wait)
     go(tmp_path, "replicas=2")

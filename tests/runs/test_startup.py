@@ -71,7 +71,7 @@ def test_a_row_at_every_step_is_a_small_part_of_the_work_of_a_small_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build(tmp_path, "outer_steps=100", "log_every=1", "eval_every=100", "save_every=100")
-    parts = {name: Work(getattr(runner, name)) for name in ("_read", "peak_memory_mb")}
+    parts = {name: Work(getattr(runner, name)) for name in ("read", "peak_memory_mb")}
     for name, part in parts.items():
         monkeypatch.setattr(runner, name, part)
     append, whole = Work(run.train.append), Work(run.run)

@@ -64,7 +64,7 @@ def test_a_row_at_every_step_takes_a_small_part_of_a_small_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build(tmp_path, "outer_steps=100", "log_every=1", "eval_every=100", "save_every=100")
-    clocks = {name: Clock(getattr(runner, name)) for name in ("_read", "peak_memory_mb")}
+    clocks = {name: Clock(getattr(runner, name)) for name in ("read", "peak_memory_mb")}
     for name, clock in clocks.items():
         monkeypatch.setattr(runner, name, clock)
     append, ends = Clock(run.train.append), list[float]()

@@ -1,0 +1,47 @@
+"""How long a run goes on, how often things happen in it, and what it does when numbers fail."""
+
+from dataclasses import dataclass
+
+from bilevel_cli.core.trees import Scalar
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often things happen, in outer steps; and how many inner steps one of them takes.
+
+    Args:
+        outer_steps: Outer steps of the run.
+        inner_steps: Inner steps of an outer step.
+        log_every: Outer steps between rows of train.csv.
+        eval_every: Outer steps between rows of eval.csv; there is one before the first step too.
+        save_every: Outer steps between checkpoints.
+        budget: Inner gradients after which the run ends, whatever its outer steps, so that methods
+            are compared at equal cost; None for none.
+        retrain: Inner steps of the fresh solve that each evaluation reports besides, as
+            `evaluation.retrained` says; None for no such solve.
+    """
+
+    outer_steps: int
+    inner_steps: int
+    log_every: int
+    eval_every: int
+    save_every: int
+    budget: int | None
+    retrain: int | None
+
+    def __post_init__(self) -> None:
+        for name, steps in vars(self).items():
+            if steps is not None and steps < 1:
+                raise ValueError(f"A run needs {name} >= 1, got {name}={steps}. Set {name}.")
+
+    @property
+    def cadence(self) -> tuple[int, int, int]:
+        return self.log_every, self.eval_every, self.save_every
+
+    def over(self, step: int, inner_grads: Scalar) -> bool:
+        """Whether a run ends after so many outer steps and inner gradients.
+
+        Waits for the device only where there is a budget.
+        """
+        spent = self.budget is not None and inner_grads >= self.budget
+        return step == self.outer_steps or bool(spent)
