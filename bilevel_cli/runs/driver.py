@@ -8,16 +8,13 @@ import torch
 from tqdm import tqdm
 
 from bilevel_cli.core.method import Estimate
-from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import out_of_memory
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.machine.signals import Interrupted, stop_requests
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.clock import Clock
 from bilevel_cli.runs.doubts import Doubts, Voice
-
-Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
+from bilevel_cli.runs.state import Inputs
 
 
 class Stepping(Protocol):

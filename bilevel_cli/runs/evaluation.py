@@ -1,52 +1,47 @@
-"""What outer parameters teach by themselves, whatever the inner ones remember."""
+"""The scores of a run: those of its task, and those of a fresh inner solve."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.random import generator
-from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
+from bilevel_cli.records.table import Row
+from bilevel_cli.runs.rows import read
+from bilevel_cli.runs.state import RunState
 
 
-def check(task: Task) -> None:
-    """Raises ValueError where nothing can be remembered."""
-    if task.episodes is not None:
-        raise ValueError(
-            f"Re-training needs one inner problem that goes on from step to step, got "
-            f"{type(task).__name__}, whose episodes are new at every evaluation. Set retrain=null."
-        )
+def scores(state: RunState) -> Row:
+    """The task's scores, and those of a fresh inner solve where the schedule asks for one.
+
+    Every process must ask.
+    """
+    part, inner = state.experiment, state.inner()
+    found: dict[str, Any] = dict(part.task.evaluate(part.loop, state.outer, inner))
+    if (steps := state.plan.schedule.retrain) is not None:
+        found |= retrained(state, inner, steps)
+    return read(found)
 
 
 @torch.no_grad()
-def retrained(
-    task: Task,
-    loop: InnerLoop,
-    outer: Params,
-    inner: Params,
-    steps: int,
-    seed: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
+def retrained(state: RunState, inner: Params, steps: int) -> dict[str, Tensor]:
     """F and the scores of a fresh inner solve, beside F of the joint inner parameters.
 
-    The gap between the two is the information that lives in the inner parameters alone (Vicol et
-    al., 2022, arXiv:2212.14032). The solve begins where the task begins, whatever the start policy,
-    and takes `steps` of the run's own solver. Both F are on the same outer minibatch, and every
-    evaluation draws the same.
+    They say what outer parameters teach by themselves: the gap between the two F is the information
+    that lives in the inner parameters alone (Vicol et al., 2022, arXiv:2212.14032). The solve
+    begins where the task begins, whatever the start policy, and takes `steps` of the run's own
+    solver. Both F are on the same outer minibatch, and every evaluation draws the same.
 
     Columns: joint_loss; retrained_loss; and each score of the task behind `retrained_`.
 
     Args:
-        task: With one inner problem.
-        loop: The inner loop of the run.
-        outer: The outer parameters.
+        state: Of a run with one inner problem.
         inner: The joint inner parameters: the last iterate of the run.
         steps: Inner steps of the fresh solve.
-        seed: Of the run.
-        device: Where the task lives.
     """
-    data = task.sample(steps, generator(seed, "re-training", device))
+    task, loop, outer = state.experiment.task, state.experiment.loop, state.outer
+    data = task.sample(steps, generator(state.plan.seed, "re-training", state.machine.device))
     fresh = loop.run(loop.fresh(outer, data), outer, data)["inner"]
     found = {
         "joint_loss": task.outer_loss(inner, outer, data.outer),

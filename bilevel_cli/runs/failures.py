@@ -70,8 +70,8 @@ def too_large(
     if runner is not None:
         needed += (
             f" after {peak_memory_mb(runner.device):.0f} MB on {runner.device}, by "
-            f"{runner.schedule.inner_steps} inner steps on {_size(runner.carry)} numbers and "
-            f"{_size(runner.outer)} outer parameters"
+            f"{runner.schedule.inner_steps} inner steps on {_size(runner.state.carry)} numbers and "
+            f"{_size(runner.state.outer)} outer parameters"
         )
         if runner.task.episodes and not is_host(runner.device):
             ways.append("device.episodes_chunk=1")

@@ -45,3 +45,33 @@ class Schedule:
         """
         spent = self.budget is not None and inner_grads >= self.budget
         return step == self.outer_steps or bool(spent)
+
+
+CHOICES = {"on_divergence": ("stop", "continue", "restore"), "resume": ("auto", "force")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do.
+
+    Args:
+        schedule: How often things happen.
+        seed: Source of all random numbers.
+        on_divergence: What to do where a number is not finite: "stop"; "continue" to the end,
+            without checkpoints of what is not finite; or "restore", go back to the last checkpoint
+            and halve the outer step size, `divergence.RESTORES` times at most.
+        resume: "auto" to refuse a checkpoint of other settings or data, or "force" to warn.
+    """
+
+    schedule: Schedule
+    seed: int
+    on_divergence: str
+    resume: str
+
+    def __post_init__(self) -> None:
+        for name, options in CHOICES.items():
+            got = getattr(self, name)
+            if got not in options:
+                raise ValueError(
+                    f"A run needs {name} to be one of {', '.join(options)}, got {got}. Set {name}."
+                )

@@ -18,8 +18,9 @@ from bilevel_cli.machine import memory
 from bilevel_cli.machine.ranks import ALONE
 from bilevel_cli.methods.parts import unroll
 from bilevel_cli.records.table import Row
-from bilevel_cli.runs.driver import Inputs, drive
+from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.runner import Runner
+from bilevel_cli.runs.state import Inputs
 
 log = logging.getLogger(__name__)
 

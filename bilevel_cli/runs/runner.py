@@ -14,30 +14,29 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli.core import episodes, trees
+from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
-from bilevel_cli.core.random import Stream, generator, stream_seed
-from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Scalar
 from bilevel_cli.errors import UsageError, out_of_memory
 from bilevel_cli.loggers.base import Loggers
-from bilevel_cli.machine.capture import captured
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.machine.signals import Interrupted
-from bilevel_cli.metrics.base import Metric, StepView
+from bilevel_cli.metrics.base import Metric
 from bilevel_cli.records.table import Row, Table, Unkept
 from bilevel_cli.runs import checkpoint, evaluation
 from bilevel_cli.runs.clock import Clock
 from bilevel_cli.runs.descent import COLUMNS, Descent
 from bilevel_cli.runs.doubts import Doubts, zero_hypergradient
-from bilevel_cli.runs.driver import Inputs, drive
+from bilevel_cli.runs.driver import drive
+from bilevel_cli.runs.experiment import Experiment, Machine
 from bilevel_cli.runs.flags import Flags
-from bilevel_cli.runs.plan import Schedule
+from bilevel_cli.runs.plan import Plan, Schedule
 from bilevel_cli.runs.resuming import FREE, differing, shapes
 from bilevel_cli.runs.rows import read, shown
+from bilevel_cli.runs.state import Inputs, RunState
 from bilevel_cli.vocabulary import CHECKPOINT, EVAL, TRAIN
 
 log = logging.getLogger(__name__)
@@ -106,14 +105,6 @@ class Runner:
         origin: dict[str, Any] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        for name, got, options in (
-            ("on_divergence", on_divergence, ("stop", "continue", "restore")),
-            ("resume", resume, ("auto", "force")),
-        ):
-            if got not in options:
-                raise ValueError(
-                    f"A run needs {name} to be one of {', '.join(options)}, got {got}. Set {name}."
-                )
         self.task, self.loop, self.method = task, loop, method
         self.schedule, self.directory, self.device, self.seed = schedule, directory, device, seed
         self.metrics, self.settings, self.origin = metrics, settings or {}, origin or {}
@@ -122,27 +113,18 @@ class Runner:
         self.restores = 0
         self.loggers, self.doubts = Loggers({}), Doubts()
         self._lost: Diverged | None = None  # why the last row is not finite, in a run that goes on
-        self.sampling, self.extras = Stream(device), Stream(device)
-        self.sampling.manual_seed(stream_seed(seed, "sampling"))
-        self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
-        self.noise = generator(seed, "noise", device)
-        episodes.refuse_memory(task, loop, method)
-        if schedule.retrain is not None:
-            evaluation.check(task)
-        ranks.check(task)
-        with torch.no_grad():
-            self._begin(seed, optimizer)
-        self.flags = Flags(self.outer)
+        experiment = Experiment(task, loop, method, optimizer, scheduler, metrics)
+        machine = Machine(device, episodes_chunk, capture, ranks)
+        experiment.check(schedule, ranks)
+        self.state = RunState(experiment, machine, Plan(schedule, seed, on_divergence, resume))
+        self.flags = Flags(self.state.outer)
         self.descent = Descent(method, loop, ranks, episodes_chunk, self.settings.get("solver"))
         self._judged = False  # whether it is known which outer parameters act
-        self.scheduler = scheduler(self.optimizer)
-        self.outer_step = episodes.outer_step(method, loop, episodes_chunk, total=ranks.count > 1)
-        self.captured = partial(captured, how=capture, device=device)
+        self.outer_step = machine.outer_step(experiment)
+        self.captured = machine.captured
         self.estimate = ranks.shared(self.captured(self.outer_step))
-        self.step, self.clock = 0, Clock()
+        self.clock = Clock()
         self.earlier = 0.0  # seconds of the run that this one continues
-        self.inner_grads: Scalar = 0
-        self.hvps: Scalar = 0
         self._file = directory / CHECKPOINT
         state = ranks.once(partial(checkpoint.resume, self._file))
         if state is not None:
@@ -170,12 +152,12 @@ class Runner:
             bar: Told of each outer step.
             requests: The signals so far that ask to stop.
         """
-        if self._over():
+        if self.state.over:
             return self._last_scores()
         scores = self._last_scores() if self.evals.size else self._evaluate(bar)
         if self.on_divergence == "restore" and not self._saved():
             self.save()
-        while not self._over():
+        while not self.state.over:
             try:
                 scores = yield from self._take_step(scores, bar, requests)
             except Exception as error:
@@ -190,7 +172,7 @@ class Runner:
         """One outer step and what is due after it. Returns the last scores."""
         self.clock.start()
         report = yield from self._advance()
-        write, evaluate, save = map(self._due, self.schedule.cadence)
+        write, evaluate, save = map(self.state.due, self.schedule.cadence)
         # Reading waits for the device: only for a row, and so that the clock is honest.
         row = self._read(report) if write or evaluate or save else None
         self.clock.stop()
@@ -208,7 +190,9 @@ class Runner:
             bar.set_postfix_str(shown(row, scores), refresh=evaluate)
         if save or requests:
             self._check_finite(row or self._read(report))
-            self._note([f"outer parameter {n}" for n, v in self.outer.items() if not _finite(v)])
+            self._note(
+                [f"outer parameter {n}" for n, v in self.state.outer.items() if not _finite(v)]
+            )
             if self._lost is None:
                 self.save()
         if requests:
@@ -217,7 +201,7 @@ class Runner:
 
     def result(self) -> list[Path]:
         """Writes what the task learned, each file in whole or not, and returns the files."""
-        inner = self.ranks.whole(self.carry["inner"]["inner"])
+        inner = self.state.inner()
         if not self.ranks.first:
             return []
         partial = self.directory / "result.partial"
@@ -226,7 +210,7 @@ class Runner:
         try:
             if self.evals.path.exists():  # which a task may read
                 shutil.copy(self.evals.path, partial)
-            written = self.task.save_result(partial, self.outer, inner)
+            written = self.task.save_result(partial, self.state.outer, inner)
             (partial / self.evals.path.name).unlink(missing_ok=True)
             for path in partial.iterdir():
                 path.replace(self.directory / path.name)
@@ -245,72 +229,17 @@ class Runner:
         tables = {name: (table.size, table.digest) for name, table in named.items()}
         checkpoint.save(self._file, {**state, "tables": tables})
 
-    def _parameter_groups(self) -> list[Any]:
-        """The outer parameters, those of a start with a step size of its own apart."""
-        lr = self.loop.start.step_size()
-        if lr is None:
-            return list(self.outer.values())
-        own = [value for name, value in self.outer.items() if not name.startswith(LEARNED_PREFIX)]
-        start = list(trees.under(LEARNED_PREFIX, self.outer).values())
-        apart = [{"params": start, "lr": lr}] if start else []
-        return [{"params": own}, *apart] if own else apart
-
-    def _begin(self, seed: int, optimizer: Callable[..., Optimizer]) -> None:
-        outer = self.task.init_outer(generator(seed, "initialisation"))
-        # A sample of its own: what a method and a start need first must not shift later samples.
-        random = generator(seed, "first sample", self.device)
-        extras = generator(seed, "first extra minibatches", self.device)
-        data = episodes.sample(self.task, self.method, self.schedule.inner_steps, random, extras)
-        one = data if self.task.episodes is None else episodes.first(data)
-        # The task's own entries win: one that learns its start keeps it under start=learned.
-        outer = {**self.loop.outer_init(one, outer), **outer}
-        if not outer:
-            raise ValueError(
-                "A run needs outer parameters, got a task, a start and a solver that learn none. "
-                "Use start=learned to learn the start of the inner problem."
-            )
-        self.outer = {name: value.detach().clone().to(self.device) for name, value in outer.items()}
-        self.optimizer = optimizer(self._parameter_groups())
-        self.method.check(self.loop, self.outer, one)
-        state = episodes.fresh(self.loop, self.outer, data)
-        self.carry = self.ranks.part(
-            episodes.begin(self.method, self.loop, self.outer, data, state)
-        )
-
     def _advance(self) -> Generator[Inputs, Estimate, dict[str, Scalar]]:
         """One outer step. Returns what it reports, still on the device."""
-        data = episodes.sample(
-            self.task, self.method, self.schedule.inner_steps, self.sampling, self.extras
-        )
-        data = data._replace(noise=self.method.draw(self.outer, self.noise))
-        estimate = yield self.outer, data, self.carry
+        inputs = self.state.draw()
+        estimate = yield inputs
         self.clock.start()  # where runs share it, another one has stopped it
-        report: dict[str, Scalar] = {
-            "outer_loss": estimate.loss,
-            "grad_norm": trees.norm(estimate.grad),
-        }
-        self._count(estimate.metrics)
-        logs = self._due(self.schedule.log_every, self.step + 1)
-        if logs:
-            report |= self.descent.measure(self.outer, data, self.carry, estimate.carry)
-        report |= estimate.metrics
-        self.step += 1
-        if self.metrics and logs:
-            carry, kept = map(self.ranks.whole, (self.carry, estimate.carry))
-            whole = estimate._replace(carry=kept)
-            view = StepView(self.step, self.loop, self.outer, data, carry, whole)
-            for metric in self.metrics.values():
-                report |= metric.measure(view)
-        self.carry = estimate.carry
-        for name, value in self.outer.items():
-            value.grad = estimate.grad[name]
-        self.optimizer.step()
-        self.scheduler.step()
-        for name, value in self.task.project_outer(self.outer).items():
-            if value is not self.outer[name]:
-                self.outer[name].copy_(value)
-        self.flags.look(self.step, estimate.grad, self.outer)
-        return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps}
+        report = self.state.take(inputs, estimate, self._measured)
+        self.flags.look(self.step, estimate.grad, self.state.outer)
+        return report
+
+    def _measured(self, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
+        return self.descent.measure(*inputs, estimate.carry)
 
     def _read(self, report: dict[str, Scalar]) -> Row:
         """Brings a report to the host, and with it what all steps since the last row have noted."""
@@ -322,33 +251,19 @@ class Runner:
         """Notes what a row of finite or other numbers says against itself."""
         numbers = {name: float(value) for name, value in row.items()}
         own = self.method.doubts(numbers)
-        self.doubts.note(self.step, {**own, **self.descent.doubts(numbers, self.outer)})
+        self.doubts.note(self.step, {**own, **self.descent.doubts(numbers, self.state.outer)})
         if self._judged or not self.method.zero_tells(numbers, self.step):
             return
         names = self.flags.never_moved()
-        if own and len(names) == len(self.outer):
+        if own and len(names) == len(self.state.outer):
             return  # a linear solve that stopped at zero is the reason, and says so
         self._judged = True
         self.flags.settle()
         self.doubts.note(self.step, zero_hypergradient(names, self.step))
 
-    def _count(self, metrics: dict[str, Tensor]) -> None:
-        inner, problems = self.carry["inner"]["inner"], self.task.episodes or 1
-        if self.task.episodes is not None:
-            inner = {name: value[0] for name, value in inner.items()}
-        cost = self.method.cost(self.schedule.inner_steps, self.outer, inner, metrics)
-        self.inner_grads = self.inner_grads + problems * cost.inner_grads
-        self.hvps = self.hvps + problems * cost.hvps
-
     def _evaluate(self, bar: "tqdm[Any]") -> Row:
         bar.set_description("evaluating")
-        inner = self.ranks.whole(self.carry["inner"]["inner"])
-        found: dict[str, Any] = dict(self.task.evaluate(self.loop, self.outer, inner))
-        if (steps := self.schedule.retrain) is not None:
-            found |= evaluation.retrained(
-                self.task, self.loop, self.outer, inner, steps, self.seed, self.device
-            )
-        scores = read(found)
+        scores = evaluation.scores(self.state)
         bar.set_description()
         self._write(self.evals, {**self._when(), **scores})
         self._check_finite(scores)
@@ -367,6 +282,10 @@ class Runner:
         return f"seed={self.seed}"
 
     @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
     def outer_steps(self) -> int:
         return self.schedule.outer_steps
 
@@ -376,13 +295,6 @@ class Runner:
 
     def _when(self) -> Row:
         return {"step": self.step, "seconds": round(self.seconds, 4)}
-
-    def _due(self, every: int, step: int | None = None) -> bool:
-        step = self.step if step is None else step
-        return step % every == 0 or self._over(step)
-
-    def _over(self, step: int | None = None) -> bool:
-        return self.schedule.over(self.step if step is None else step, self.inner_grads)
 
     def _check_finite(self, row: Row) -> None:
         """Raises Diverged where a number is not finite; a run that goes on notes it instead.
@@ -441,15 +353,14 @@ class Runner:
         if self.restores == RESTORES:
             raise Diverged(f"{diverged} The run went back {RESTORES} times.") from error.__cause__
         self.clock.stop()
-        step, restores, costs = self.step, self.restores, (self.inner_grads, self.hvps)
-        earlier = self.earlier
-        state = self.ranks.once(partial(checkpoint.load, self._file))
-        self._restore(state)
-        self._open(state["tables"])
-        self.earlier, self.restores, (self.inner_grads, self.hvps) = earlier, restores + 1, costs
-        for group in self.optimizer.param_groups:
-            group.update({name: group[name] / 2 for name in ("lr", "initial_lr") if name in group})
-        self.scheduler.base_lrs = [lr / 2 for lr in self.scheduler.base_lrs]
+        state, step, restores, earlier = self.state, self.step, self.restores, self.earlier
+        paid = state.inner_grads, state.hvps
+        saved = self.ranks.once(partial(checkpoint.load, self._file))
+        self._restore(saved)
+        self._open(saved["tables"])
+        self.earlier, self.restores = earlier, restores + 1
+        state.inner_grads, state.hvps = paid
+        state.halve_step_size()
         self.save()  # so that a run which is killed now goes on in the same way
         log.warning("%s Back to step %d, with half the outer step size.", diverged, self.step)
         bar.update(self.step - step)
@@ -459,7 +370,8 @@ class Runner:
         """The divergence that shows itself as another error, if it is one."""
         reason = (str(error) or type(error).__name__).splitlines()[0]
         # Ranks differ in their episodes, whose memory the next step ignores, and must not in this.
-        watched = self.outer if self.ranks.count > 1 else (self.outer, self.carry["inner"])
+        outer, carry = self.state.outer, self.state.carry
+        watched = outer if self.ranks.count > 1 else (outer, carry["inner"])
         advice = LOWER
         if isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             found = f"After step {self.step} a linear system has no finite solution: {reason}"
@@ -479,15 +391,7 @@ class Runner:
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "inner_grads": self.inner_grads,
-            "hvps": self.hvps,
-            "outer": self.outer,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "carry": self.ranks.whole(self.carry),
-            "sampling": self.sampling.state(),
-            "extras": self.extras.state(),
-            "noise": self.noise.get_state(),
+            **self.state.saved(),
             "settings": self.settings,
             "origin": self.origin,
             "diverged_at": self.diverged_at,
@@ -535,7 +439,7 @@ class Runner:
             )
         for reason in reasons:
             log.warning("%s It goes on, since resume=force.", reason)
-        here = shapes({"outer": self.outer, "carry": self.ranks.whole(self.carry)})
+        here = shapes(self.state.saved())
         if reasons and (changed := differing(shapes(state), here)):
             raise ValueError(
                 f"A run that goes on needs tensors of the same shapes, got in {self.directory} "
@@ -544,26 +448,15 @@ class Runner:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint, but for its tables."""
-        self.step, self.earlier = state["step"], state["seconds"]
+        self.state.restore(state)
+        self.earlier = state["seconds"]
         self.diverged_at, self.restores = state["diverged_at"], state["restores"]
-        self.inner_grads, self.hvps = (
-            checkpoint.to_device(state[name], self.device) for name in ("inner_grads", "hvps")
-        )
-        self.carry = self.ranks.part(checkpoint.to_device(state["carry"], self.device))
-        with torch.no_grad():
-            for name, value in self.outer.items():
-                value.copy_(state["outer"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
         self.flags.forget()
         self.doubts.restore(state["doubts"])
         self.descent.restore(state["descent"])
         self._judged = self._judged or state["judged"]
         if self._judged:
             self.flags.settle()
-        self.sampling.restore(state["sampling"])
-        self.extras.restore(state["extras"])
-        self.noise.set_state(state["noise"])
 
     def _open(self, tables: dict[str, tuple[int, int]]) -> None:
         """Opens the tables at their sizes and digests of a checkpoint."""

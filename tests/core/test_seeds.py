@@ -43,7 +43,7 @@ def received(runner: Runner) -> list[str]:
 
     def remembered(num_steps: int, generator: torch.Generator) -> StepData:
         data = sample(num_steps, generator)
-        if generator is runner.sampling:
+        if generator is runner.state.random.sampling:
             found.append(digest([data.init, data.inner, data.outer]))
         return data
 

@@ -336,7 +336,7 @@ def poison(runner: Runner, what: str, value: float, step: int, until: float = ma
 
     def sampled(num_steps: int, generator: torch.Generator) -> StepData:
         data = sample(num_steps, generator)
-        if not poisoned() or generator is runner.extras:
+        if not poisoned() or generator is runner.state.random.extras:
             return data
         return data._replace(inner={n: x * 0 + value for n, x in data.inner.items()})
 
@@ -441,7 +441,7 @@ def limit_step_size(runner: Runner) -> None:
 
     def limited(*given: Any) -> Any:
         found = estimate(*given)
-        small = max(runner.scheduler.base_lrs) < 0.2
+        small = max(runner.state.scheduler.base_lrs) < 0.2
         return found if small or runner.step < 5 else found._replace(loss=found.loss / 0)
 
     runner.estimate = limited

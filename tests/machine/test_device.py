@@ -363,7 +363,7 @@ def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
         )
         runner = runner_in(config, folder)
         runner.run()
-        found.append(runner.outer)
+        found.append(runner.state.outer)
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 

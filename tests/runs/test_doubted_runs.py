@@ -482,9 +482,9 @@ def poison(runner: Runner, at: int, what: str = "grad") -> None:
 
     def healed() -> Any:
         report = yield from advance()
-        for value in runner.outer.values():
+        for value in runner.state.outer.values():
             value.nan_to_num_(0.5)
-        for state in runner.optimizer.state.values():
+        for state in runner.state.optimizer.state.values():
             for value in state.values():
                 value.nan_to_num_(0.5)
         return report
@@ -570,9 +570,9 @@ def test_of_replicas_only_the_one_that_fails_is_named(tmp_path: Path, changed: C
 
         def spoiled() -> Any:
             if runner.step + 1 == at:
-                runner.outer["lam"].mul_(math.nan)
+                runner.state.outer["lam"].mul_(math.nan)
             elif runner.step == at:
-                runner.outer["lam"].nan_to_num_(0.5)
+                runner.state.outer["lam"].nan_to_num_(0.5)
             return (yield from advance())
 
         runner._advance = spoiled  # type: ignore[method-assign]

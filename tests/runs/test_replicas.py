@@ -89,7 +89,7 @@ def before_sampling(runner: Runner, step: int, do: Callable[[], None]) -> None:
     sample = runner.task.sample
 
     def sample_then(num_steps: int, generator: torch.Generator) -> StepData:
-        if runner.step == step and generator is runner.sampling:
+        if runner.step == step and generator is runner.state.random.sampling:
             do()
         return sample(num_steps, generator)
 
@@ -320,7 +320,7 @@ def test_one_that_diverges_leaves_the_others_alone(
 ) -> None:
     def spoil(runner: Runner) -> None:
         def nan() -> None:
-            next(iter(runner.outer.values())).mul_(torch.nan)
+            next(iter(runner.state.outer.values())).mul_(torch.nan)
 
         if seed_of(runner) == 1:
             before_sampling(runner, 3, nan)

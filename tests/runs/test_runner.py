@@ -80,8 +80,8 @@ def test_an_interrupted_run_continues_bit_for_bit(overrides: list[str], tmp_path
     continued = build(tmp_path / "killed", *overrides)
     assert continued.step == 16
     continued.run()
-    for name, value in whole.outer.items():
-        assert torch.equal(value, continued.outer[name])
+    for name, value in whole.state.outer.items():
+        assert torch.equal(value, continued.state.outer[name])
     for name in ("train.csv", "eval.csv"):
         one, other = (table(tmp_path / folder, name) for folder in ("whole", "killed"))
         pd.testing.assert_frame_equal(one, other, check_exact=True)
@@ -166,9 +166,10 @@ def test_retraining_scores_a_fresh_solve_whatever_the_start(start: str, tmp_path
     cold = build(tmp_path / "cold", *words[1:], "start=cold", "device.dtype=float64")
     data = cold.task.sample(4, torch.Generator())
     with torch.no_grad():
-        fresh = cold.loop.run(cold.loop.fresh(runner.outer, data), runner.outer, data)["inner"]
-        for name, inner in (("retrained", fresh), ("joint", runner.carry["inner"]["inner"])):
-            expected = float(cold.task.outer_loss(inner, runner.outer, data.outer))
+        outer, carry = runner.state.outer, runner.state.carry
+        fresh = cold.loop.run(cold.loop.fresh(outer, data), outer, data)["inner"]
+        for name, inner in (("retrained", fresh), ("joint", carry["inner"]["inner"])):
+            expected = float(cold.task.outer_loss(inner, outer, data.outer))
             assert last[f"{name}_loss"] == pytest.approx(expected, rel=1e-12)
 
 
@@ -182,10 +183,10 @@ def test_a_start_with_a_step_size_of_its_own_moves_by_it_and_follows_the_schedul
         "apart": ["start=learned_apart", "start.lr=0.04"],
     }.items():
         runner = build(tmp_path / name, *words, *start)
-        before = {key: value.clone() for key, value in runner.outer.items()}
+        before = {key: value.clone() for key, value in runner.state.outer.items()}
         runner.run()
-        moved[name] = {key: runner.outer[key] - value for key, value in before.items()}
-        lr = [group["lr"] for group in runner.optimizer.param_groups]
+        moved[name] = {key: runner.state.outer[key] - value for key, value in before.items()}
+        lr = [group["lr"] for group in runner.state.optimizer.param_groups]
         assert lr == ([0.01] if name == "together" else [0.01, 0.04])
     for key, step in moved["together"].items():
         factor = 4 if key.startswith("init.") else 1
@@ -228,7 +229,7 @@ def test_methods_of_one_seed_see_the_same_data(tmp_path: Path) -> None:
 
         def remember(num_steps: int, generator: torch.Generator) -> StepData:
             data = sample(num_steps, generator)
-            if generator is run.sampling:  # not the minibatches of a method's own
+            if generator is run.state.random.sampling:  # not the minibatches of a method's own
                 found.extend([data.inner["index"], *data.init.values()])
             return data
 

@@ -52,7 +52,7 @@ def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
     except UsageError as error:  # of a default that does not fit; it says what does
         pytest.skip(str(error))
     row = first_row(run)
-    assert not run.descent.doubts(row, run.outer), row
+    assert not run.descent.doubts(row, run.state.outer), row
 
 
 def first_row(run: Runner) -> dict[str, float]:

@@ -171,9 +171,9 @@ def test_every_objective_conforms_and_descends(objective: str, tmp_path: Path) -
     networks = "experts" if objective == "trajectory_matching" else "fresh"
     runner = build(tmp_path, *words, networks=networks)
     check_task(runner.task)
-    before = runner.outer["images"].clone()
+    before = runner.state.outer["images"].clone()
     runner.run()
-    assert not torch.equal(runner.outer["images"], before)
+    assert not torch.equal(runner.state.outer["images"], before)
 
 
 @pytest.mark.parametrize("objective", sorted(set(SUITED) - {"validation"}))
@@ -187,7 +187,7 @@ def test_the_gradient_of_an_objective_is_its_central_difference(
         words[1] = "method=reverse"
     networks = "experts" if objective == "trajectory_matching" else "fresh"
     runner = build(tmp_path, *words, "model=convnet_32", "model.width=3", networks=networks)
-    task, outer = task_of(runner), runner.outer
+    task, outer = task_of(runner), runner.state.outer
     data = task.sample(2, torch.Generator().manual_seed(0))
     direction = torch.randn(outer["images"].shape)
 
@@ -243,13 +243,13 @@ def test_adapting_the_head_alone_leaves_the_body_and_makes_cg_equal_to_long_unro
     words = ["task.adapt=head", "task.l2=0.1", "model=mlp", "model.width=5", "inner_steps=200"]
     runner = build(tmp_path, *words, "suggest.inner_lr=0.5", "method=cg", *EXACT)
     data = runner.task.sample(200, torch.Generator().manual_seed(0))
-    carry = runner.method.init(runner.outer, runner.loop.fresh(runner.outer, data))
-    implicit = runner.method.estimate(runner.loop, runner.outer, data, carry)
+    carry = runner.method.init(runner.state.outer, runner.loop.fresh(runner.state.outer, data))
+    implicit = runner.method.estimate(runner.loop, runner.state.outer, data, carry)
     assert torch.equal(
         implicit.carry["inner"]["inner"]["hidden.0.weight"], data.init["hidden.0.weight"]
     )
     unrolled = Reverse(None, None).estimate(
-        runner.loop, runner.outer, data, {"inner": carry["inner"]}
+        runner.loop, runner.state.outer, data, {"inner": carry["inner"]}
     )
     # Strongly convex, with modulus 2 l2: gradient descent contracts by 0.9, 200 steps by 7e-10.
     for name, value in unrolled.grad.items():
@@ -370,7 +370,7 @@ def test_real_images_of_the_batch_are_of_their_class_and_soft_labels_stay_on_the
         of_class = task.train.x[task.train.y == label]
         assert all(any(torch.equal(image, one) for one in of_class) for image in images)
     runner.run()
-    labels = runner.outer["labels"]
+    labels = runner.state.outer["labels"]
     assert not torch.equal(labels, task.labels)
     torch.testing.assert_close(labels.sum(1), torch.ones(10))
 
@@ -378,19 +378,19 @@ def test_real_images_of_the_batch_are_of_their_class_and_soft_labels_stay_on_the
 def test_one_image_of_no_class_has_a_label_that_begins_uniform(tmp_path: Path) -> None:
     steps = ["optimizer.lr=0.3", "outer_steps=2", "solver.lr=0.1"]
     runner = build(tmp_path, "task.per_class=null", *ONE, *steps)
-    assert {name: list(value.shape) for name, value in runner.outer.items()} == {
+    assert {name: list(value.shape) for name, value in runner.state.outer.items()} == {
         "images": [1, 1, 8, 8],
         "labels": [1, 10],
     }
-    torch.testing.assert_close(runner.outer["labels"], torch.full((1, 10), 0.1))
+    torch.testing.assert_close(runner.state.outer["labels"], torch.full((1, 10), 0.1))
     runner.run()
-    task, inner = task_of(runner), runner.carry["inner"]["inner"]
-    assert [path.name for path in task.save_result(tmp_path, runner.outer, inner)] == [
+    task, inner = task_of(runner), runner.state.carry["inner"]["inner"]
+    assert [path.name for path in task.save_result(tmp_path, runner.state.outer, inner)] == [
         "distilled.npz",
         "distilled.png",
     ]
-    assert runner.outer["labels"].sum() == pytest.approx(1)
-    assert runner.outer["labels"].std() > 0.01
+    assert runner.state.outer["labels"].sum() == pytest.approx(1)
+    assert runner.state.outer["labels"].std() > 0.01
 
 
 def test_images_are_saved_in_the_units_of_the_data(tmp_path: Path) -> None:
@@ -451,8 +451,8 @@ def test_ten_learned_digits_teach_more_than_ten_real_ones(
     sizes = ["data.train=600", "data.test=597", "task.real_per_class=32", "model.width=100"]
     sizes += ["task.retraining.steps=100", "task.retraining.lr=0.1", f"outer_steps={steps}"]
     runner = build(tmp_path, *sizes, "model=mlp", *words, networks=networks)
-    task, inner = task_of(runner), runner.carry["inner"]["inner"]
-    before = task.evaluate(runner.loop, runner.outer, inner)["retrained_accuracy"]
+    task, inner = task_of(runner), runner.state.carry["inner"]["inner"]
+    before = task.evaluate(runner.loop, runner.state.outer, inner)["retrained_accuracy"]
     runner.run()
-    after = task.evaluate(runner.loop, runner.outer, inner)["retrained_accuracy"]
+    after = task.evaluate(runner.loop, runner.state.outer, inner)["retrained_accuracy"]
     assert after > before + 0.1

@@ -301,10 +301,12 @@ PRESETS = ["maml", "anil", "imaml", "meta_sgd", "hyper_representation"]
 def test_a_preset_takes_a_step_on_data_that_need_no_download(preset: str, tmp_path: Path) -> None:
     sizes = ["model.width=2", "task.episodes=2", "task.eval_episodes=4", "outer_steps=1"]
     run = built(tmp_path, f"experiment={preset}", "inner_steps=2", *sizes)
-    before = {name: value.clone() for name, value in run.outer.items()}
+    before = {name: value.clone() for name, value in run.state.outer.items()}
     assert run.run()
     assert all(path.exists() for path in run.result())
-    moved = {name for name, value in run.outer.items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in run.state.outer.items() if not torch.equal(value, before[name])
+    }
     assert moved >= {n for n in before if n.endswith("weight")}
 
 

@@ -143,7 +143,7 @@ def test_weights_are_kept_where_gradient_descent_is_stable(tmp_path: Path) -> No
         "outer_steps=8",
     )
     run.run()
-    assert max(value.max() for value in run.outer.values()) == 0.0  # log largest
+    assert max(value.max() for value in run.state.outer.values()) == 0.0  # log largest
     assert pd.read_csv(tmp_path / "eval.csv")["validation_loss"].iloc[-1] < math.log(2)
 
 

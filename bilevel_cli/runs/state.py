@@ -1,0 +1,234 @@
+"""All that moves in a run: parameters, memory, random numbers, and what was spent."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.core import episodes, trees
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.random import Stream, generator, stream_seed
+from bilevel_cli.core.start import LEARNED_PREFIX
+from bilevel_cli.core.trees import Params, Scalar
+from bilevel_cli.metrics.base import StepView
+from bilevel_cli.runs import checkpoint
+from bilevel_cli.runs.experiment import Experiment, Machine
+from bilevel_cli.runs.plan import Plan
+
+Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
+Measure = Callable[[Inputs, Estimate], Mapping[str, Tensor]]  # 0-dim tensors, by column
+
+
+class Streams:
+    """The random numbers of a run, each kind apart.
+
+    Args:
+        seed: Of the run.
+        device: Where they are drawn.
+
+    Attributes:
+        sampling: Of the data of outer steps.
+        extras: Of the extra minibatches of a method.
+        noise: Of the noise of a method.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.sampling, self.extras = Stream(device), Stream(device)
+        self.sampling.manual_seed(stream_seed(seed, "sampling"))
+        self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
+        self.noise = generator(seed, "noise", device)
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds of them."""
+        return {
+            "sampling": self.sampling.state(),
+            "extras": self.extras.state(),
+            "noise": self.noise.get_state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.sampling.restore(saved["sampling"])
+        self.extras.restore(saved["extras"])
+        self.noise.set_state(saved["noise"])
+
+
+class RunState:
+    """The state of a run between two outer steps.
+
+    Args:
+        experiment: What is computed.
+        machine: Where.
+        plan: The seed, and the schedule.
+
+    Attributes:
+        outer: The outer parameters, the only tensors that are changed in place.
+        carry: What the method remembers; with several processes, of this one's episodes.
+        optimizer: Of the outer parameters.
+        scheduler: Of its step size.
+        random: The random numbers of outer steps.
+        step: Outer steps taken.
+        inner_grads: Inner gradients taken, of all episodes.
+        hvps: Second-order products taken, likewise.
+    """
+
+    def __init__(self, experiment: Experiment, machine: Machine, plan: Plan) -> None:
+        self.experiment, self.machine, self.plan = experiment, machine, plan
+        self.random = Streams(plan.seed, machine.device)
+        self.step = 0
+        self.inner_grads: Scalar = 0
+        self.hvps: Scalar = 0
+        with torch.no_grad():
+            self._begin()
+        self.scheduler = experiment.scheduler(self.optimizer)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has taken its last outer step."""
+        return self.plan.schedule.over(self.step, self.inner_grads)
+
+    def due(self, every: int, step: int | None = None) -> bool:
+        """Whether what happens every so many steps happens after this one. At the end all does.
+
+        Args:
+            every: Outer steps between two times.
+            step: Outer steps taken; None for those of now.
+        """
+        step = self.step if step is None else step
+        return step % every == 0 or self.plan.schedule.over(step, self.inner_grads)
+
+    def draw(self) -> Inputs:
+        """The inputs of the next outer step."""
+        part, random = self.experiment, self.random
+        steps = self.plan.schedule.inner_steps
+        data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
+        data = data._replace(noise=part.method.draw(self.outer, random.noise))
+        return self.outer, data, self.carry
+
+    def take(self, inputs: Inputs, estimate: Estimate, measure: Measure) -> dict[str, Scalar]:
+        """Takes the outer step. Returns what it reports, still on the device.
+
+        Args:
+            inputs: Of the step, as `draw` returned them.
+            estimate: Of the step.
+            measure: What a row reports besides; called before the parameters move.
+        """
+        report: dict[str, Scalar] = {
+            "outer_loss": estimate.loss,
+            "grad_norm": trees.norm(estimate.grad),
+        }
+        self._count(estimate.metrics)
+        logs = self.due(self.plan.schedule.log_every, self.step + 1)
+        if logs:
+            report |= measure(inputs, estimate)
+        report |= estimate.metrics
+        self.step += 1
+        if logs and self.experiment.metrics:
+            report |= self._probed(inputs, estimate)
+        self.carry = estimate.carry
+        self._move(estimate.grad)
+        return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps}
+
+    def inner(self) -> Params:
+        """The last inner iterate, of all episodes; every process must ask."""
+        found: Params = self.machine.ranks.whole(self.carry["inner"]["inner"])
+        return found
+
+    def halve_step_size(self) -> None:
+        """Halves the step size of the outer optimizer, now and wherever its scheduler goes."""
+        for group in self.optimizer.param_groups:
+            group.update({name: group[name] / 2 for name in ("lr", "initial_lr") if name in group})
+        self.scheduler.base_lrs = [lr / 2 for lr in self.scheduler.base_lrs]
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds of it; every process must ask."""
+        return {
+            "step": self.step,
+            "inner_grads": self.inner_grads,
+            "hvps": self.hvps,
+            "outer": self.outer,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "carry": self.machine.ranks.whole(self.carry),
+            **self.random.saved(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        device = self.machine.device
+        self.step = saved["step"]
+        self.inner_grads, self.hvps = (
+            checkpoint.to_device(saved[name], device) for name in ("inner_grads", "hvps")
+        )
+        self.carry = self.machine.ranks.part(checkpoint.to_device(saved["carry"], device))
+        with torch.no_grad():
+            for name, value in self.outer.items():
+                value.copy_(saved["outer"][name])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.random.restore(saved)
+
+    def _begin(self) -> None:
+        task, loop, method = self.experiment.task, self.experiment.loop, self.experiment.method
+        seed, device = self.plan.seed, self.machine.device
+        outer = task.init_outer(generator(seed, "initialisation"))
+        # A sample of its own: what a method and a start need first must not shift later samples.
+        first = generator(seed, "first sample", device)
+        extras = generator(seed, "first extra minibatches", device)
+        data = episodes.sample(task, method, self.plan.schedule.inner_steps, first, extras)
+        one = data if task.episodes is None else episodes.first(data)
+        # The task's own entries win: one that learns its start keeps it under start=learned.
+        outer = {**loop.outer_init(one, outer), **outer}
+        if not outer:
+            raise ValueError(
+                "A run needs outer parameters, got a task, a start and a solver that learn none. "
+                "Use start=learned to learn the start of the inner problem."
+            )
+        self.outer = {name: value.detach().clone().to(device) for name, value in outer.items()}
+        self.optimizer = self.experiment.optimizer(self._parameter_groups())
+        method.check(loop, self.outer, one)
+        fresh = episodes.fresh(loop, self.outer, data)
+        begun = episodes.begin(method, loop, self.outer, data, fresh)
+        self.carry = self.machine.ranks.part(begun)
+
+    def _parameter_groups(self) -> list[Any]:
+        """The outer parameters, those of a start with a step size of its own apart."""
+        lr = self.experiment.loop.start.step_size()
+        if lr is None:
+            return list(self.outer.values())
+        own = [value for name, value in self.outer.items() if not name.startswith(LEARNED_PREFIX)]
+        start = list(trees.under(LEARNED_PREFIX, self.outer).values())
+        apart = [{"params": start, "lr": lr}] if start else []
+        return [{"params": own}, *apart] if own else apart
+
+    def _count(self, metrics: dict[str, Tensor]) -> None:
+        task, inner = self.experiment.task, self.carry["inner"]["inner"]
+        if task.episodes is not None:
+            inner = {name: value[0] for name, value in inner.items()}
+        steps, problems = self.plan.schedule.inner_steps, task.episodes or 1
+        cost = self.experiment.method.cost(steps, self.outer, inner, metrics)
+        self.inner_grads = self.inner_grads + problems * cost.inner_grads
+        self.hvps = self.hvps + problems * cost.hvps
+
+    def _probed(self, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
+        """What the metrics say of the step."""
+        _, data, _ = inputs
+        carry, kept = map(self.machine.ranks.whole, (self.carry, estimate.carry))
+        whole = estimate._replace(carry=kept)
+        view = StepView(self.step, self.experiment.loop, self.outer, data, carry, whole)
+        found: dict[str, Tensor] = {}
+        for metric in self.experiment.metrics.values():
+            found |= metric.measure(view)
+        return found
+
+    def _move(self, grad: Params) -> None:
+        """Moves the outer parameters against their hypergradient."""
+        for name, value in self.outer.items():
+            value.grad = grad[name]
+        self.optimizer.step()
+        self.scheduler.step()
+        for name, value in self.experiment.task.project_outer(self.outer).items():
+            if value is not self.outer[name]:
+                self.outer[name].copy_(value)
