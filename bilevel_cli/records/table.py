@@ -81,28 +81,6 @@ class Table:
         return last(self.path)
 
 
-class Unkept(Table):
-    """The table of a process that leaves writing to another one.
-
-    Args:
-        path: The file of that one.
-        size: As in `Table`, of a file that is not looked at.
-        digest: Likewise.
-    """
-
-    def __init__(self, path: Path, size: int = 0, digest: int = 0) -> None:
-        self.path, self.size, self.digest = path, size, digest
-
-    def append(self, row: Row) -> None:
-        self.size += len(row)
-
-    def sync(self) -> None:
-        pass
-
-    def last(self) -> dict[str, float]:
-        return {}
-
-
 def last(path: Path) -> dict[str, float]:
     """The last row of a table, by columns; empty where it has no rows."""
     with path.open(newline="") as file:

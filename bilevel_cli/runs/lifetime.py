@@ -18,9 +18,10 @@ from bilevel_cli.records.lock import hold
 from bilevel_cli.records.manifest import Doubt, Manifest
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build, checkpoint
+from bilevel_cli.runs.divergence import Diverged
 from bilevel_cli.runs.failures import too_large, unwritable, unwritten
 from bilevel_cli.runs.origin import hardware, process
-from bilevel_cli.runs.runner import Diverged, Runner
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import CHECKPOINT, COMPLETED, DIVERGED, FAILED, INTERRUPTED, OOM
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Run:
             self.runner = build.build(
                 self.config, self.settings, self.directory, options, self.ranks
             )
-            self.runner.loggers = Loggers(loggers)
+            self.runner.rows.loggers = Loggers(loggers)
         except Exception as error:
             self.outcome = error
 
@@ -118,7 +119,7 @@ class Run:
         if runner.step:
             log.info("Continuing after step %d in %s", runner.step, self.directory)
         runner.doubts.told = self._note_doubts
-        runner.loggers.begin(self.directory, self.settings, runner.step)
+        runner.rows.loggers.begin(self.directory, self.settings, runner.step)
         self.begun = True
 
     def conclude(self, outcome: Row | BaseException) -> None:
@@ -134,7 +135,8 @@ class Run:
             except Exception as error:
                 outcome = error
             else:
-                self.files = [self.runner.train.path, self.runner.evals.path, *written]
+                rows = self.runner.rows
+                self.files = [rows.train.path, rows.evals.path, *written]
         self.outcome = outcome
 
     def end(self) -> Failed | None:
@@ -193,8 +195,9 @@ class Run:
     def _note(self, status: str, error: str | None = None) -> None:
         counts = {}
         if self.runner is not None:
-            counts = {"diverged_at": self.runner.diverged_at, "restores": self.runner.restores}
-            self.runner.loggers.end(status)
+            divergence = self.runner.divergence
+            counts = {"diverged_at": divergence.since, "restores": divergence.restores}
+            self.runner.rows.loggers.end(status)
         try:
             self.manifest.end(status, error, **counts)
         except OSError as refused:

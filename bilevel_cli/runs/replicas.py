@@ -57,7 +57,7 @@ class Replicas:
 
     def run(self) -> list[Row | BaseException]:
         """Takes the outer steps that remain. Returns the last scores of each, or what it raised."""
-        ranks = self.runners[0].ranks if self.runners else ALONE
+        ranks = self.runners[0].machine.ranks if self.runners else ALONE
         return drive(self.runners, self._estimates, ranks)
 
     def _estimates(
@@ -89,7 +89,7 @@ class Replicas:
         if count not in self._steps:
             chunk = None if self._at_once >= count else self._at_once
             mapped = autodiff.vmap(first.outer_step, chunk_size=chunk)
-            self._steps[count] = first.captured(mapped)
+            self._steps[count] = first.machine.captured(mapped)
             if chunk:
                 log.info("The memory budget holds the graphs of %d replicas at once.", chunk)
         (outer, data, carry), *others = inputs

@@ -1,12 +1,81 @@
 """The rows that a run reports: brought to the host, written, and copied to loggers."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel_cli.records.table import Row
+from bilevel_cli.loggers.base import Loggers
+from bilevel_cli.records.table import Row, Table
+from bilevel_cli.vocabulary import EVAL, TRAIN
+
+Positions = dict[str, tuple[int, int]]  # size and digest of each table, as a checkpoint has them
+NEW: Positions = {"train": (0, 0), "eval": (0, 0)}
+WHEN = ("step", "seconds")  # the columns of eval.csv that are no scores
+
+
+class Rows:
+    """train.csv and eval.csv, and the loggers that get the same rows.
+
+    Args:
+        folder: Of the run.
+        writes: Whether this process writes. One that leaves it to another process counts the rows
+            and touches no file.
+
+    Attributes:
+        train: The table of outer steps, in a process that writes.
+        evals: The table of scores, likewise.
+        count: The rows of each table that were written since it was opened, here or elsewhere.
+        loggers: Told of every row.
+    """
+
+    train: Table
+    evals: Table
+
+    def __init__(self, folder: Path, writes: bool) -> None:
+        self.folder, self.writes = folder, writes
+        self.count = dict.fromkeys(NEW, 0)
+        self.loggers = Loggers({})
+        self._kept = NEW
+
+    def open(self, positions: Positions) -> None:
+        """Opens the tables where a checkpoint left them; the rows that follow are cut off.
+
+        Raises:
+            ValueError: A table lacks rows that the checkpoint knows of, or has other ones.
+        """
+        self._kept, self.count = positions, dict.fromkeys(NEW, 0)
+        if self.writes:
+            self.train = Table(self.folder / TRAIN, *positions["train"])
+            self.evals = Table(self.folder / EVAL, *positions["eval"])
+
+    @property
+    def scored(self) -> bool:
+        """Whether eval.csv has a row."""
+        return self._kept["eval"] != NEW["eval"] or self.count["eval"] > 0
+
+    def write(self, name: str, row: Row) -> None:
+        """Adds a row to the table called "train" or "eval", and hands it to the loggers."""
+        if self.writes:
+            self._tables()[name].append(row)
+        self.count[name] += 1
+        self.loggers.write(name, row)
+
+    def last_scores(self) -> Row:
+        """The last scores; none in a process that does not write."""
+        last = self.evals.last() if self.writes else {}
+        return {name: value for name, value in last.items() if name not in WHEN}
+
+    def synced(self) -> Positions:
+        """The positions of the tables, once their rows are on disk; of a process that writes."""
+        for table in self._tables().values():
+            table.sync()
+        return {name: (table.size, table.digest) for name, table in self._tables().items()}
+
+    def _tables(self) -> dict[str, Table]:
+        return {"train": self.train, "eval": self.evals}
 
 
 def read(values: dict[str, Any]) -> Row:

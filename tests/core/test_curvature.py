@@ -303,7 +303,7 @@ def test_a_follower_with_many_best_responses_no_longer_ends_the_run(tmp_path: Pa
     config = composed("task=bda_toy", "method=cg", "device=cpu", "outer_steps=100")
     run = runner_in(config, tmp_path)
     run.run()
-    table = pd.read_csv(run.train.path)
+    table = pd.read_csv(run.rows.train.path)
     assert table.notna().all(axis=None)
     assert (table["adjoint_stopped"] == 1).all()
     assert table["adjoint_residual"].max() <= 1 + 1e-6

@@ -33,7 +33,8 @@ from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records.lock import hold
 from bilevel_cli.runs import build, checkpoint, entry, origin, replicas
-from bilevel_cli.runs.runner import RESTORES, Runner
+from bilevel_cli.runs.divergence import RESTORES
+from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import CHECKPOINT
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=12"]
@@ -272,7 +273,7 @@ def test_a_disk_that_fails_later_is_told_from_a_wrong_setting(
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
-    changed(lambda runner: setattr(runner.train, "sync", fail))
+    changed(lambda runner: setattr(runner.rows.train, "sync", fail))
     with pytest.raises(Unwritten, match=os.strerror(number)):
         go(tmp_path)
     assert described(tmp_path)["status"] == "failed"
@@ -513,7 +514,11 @@ def test_a_run_that_diverges_before_its_first_checkpoint_is_restored_to_its_star
         healthy = runner.estimate
         poison(runner, "loss", math.nan, step=2)
         spoiled = runner.estimate
-        runner.estimate = lambda *given: (healthy if runner.restores else spoiled)(*given)
+
+        def first_time(*given: Any) -> Any:
+            return (healthy if runner.divergence.restores else spoiled)(*given)
+
+        runner.estimate = first_time
 
     changed(once)
     go(tmp_path, "on_divergence=restore", "save_every=100")
@@ -549,7 +554,7 @@ def test_a_replica_that_is_restored_leaves_the_others_alone(
 
             def spoiled(*given: Any) -> Any:
                 scores = evaluate(*given)
-                bad = runner.step == 6 and runner.restores < 2
+                bad = runner.step == 6 and runner.divergence.restores < 2
                 return {**scores, "value": scores["value"] / 0} if bad else scores
 
             task_of(runner).evaluate = spoiled

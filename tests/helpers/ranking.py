@@ -21,8 +21,9 @@ from forking import carry_out, finish
 
 from bilevel_cli.data import digits
 from bilevel_cli.machine import processes
-from bilevel_cli.records.table import Table, Unkept
+from bilevel_cli.records.table import Row
 from bilevel_cli.runs import entry
+from bilevel_cli.runs.rows import Rows
 from bilevel_cli.tasks.few_shot import classification
 
 assert all((sklearn.datasets, torch._dynamo, entry, processes, digits, classification))
@@ -70,23 +71,20 @@ def _fork(command: Command, rank: int, port: int) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     output = Path(f"{command.folder}.rank{rank}.out")
     if command.signum is not None and rank in command.ranks:
-        for kind in (Table, Unkept):
-            _signal_after(command.rows, command.signum, kind)
+        _signal_after(command.rows, command.signum)
     carry_out(Path(command.folder), command.overrides, output, command.whole)
 
 
-def _signal_after(rows: int, signum: int, kind: type[Table]) -> None:
-    """Has this process send itself a signal where it has written so many rows of train.csv."""
-    append, seen = kind.append, list[Path]()
+def _signal_after(count: int, signum: int) -> None:
+    """Has this process send itself a signal where it has reported so many rows of train.csv."""
+    write = Rows.write
 
-    def signalling(table: Table, row: dict[str, float | int]) -> None:
-        append(table, row)
-        if table.path.name == "train.csv":
-            seen.append(table.path)
-            if len(seen) == rows:
-                os.kill(os.getpid(), signum)
+    def signalling(rows: Rows, name: str, row: Row) -> None:
+        write(rows, name, row)
+        if name == "train" and rows.count["train"] == count:
+            os.kill(os.getpid(), signum)
 
-    setattr(kind, "append", signalling)  # noqa: B010 - mypy takes methods for constants
+    setattr(Rows, "write", signalling)  # noqa: B010 - mypy takes methods for constants
 
 
 if __name__ == "__main__":

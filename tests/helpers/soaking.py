@@ -25,13 +25,13 @@ def soaked(
     config = composed(*TINY, f"method={method}")
     runner = runner_in(config, tmp_path)
     seen: list[tuple[int, float]] = []
-    append = runner.train.append
+    append = runner.rows.train.append
 
     def watched(row: dict[str, float | int]) -> None:
         append(row)
         seen.append((runner.step, measure()))
 
-    runner.train.append = watched  # type: ignore[method-assign]
+    runner.rows.train.append = watched  # type: ignore[method-assign]
     runner.run()
     steps, measured = map(np.array, zip(*seen, strict=True))
     return steps, measured

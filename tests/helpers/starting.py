@@ -21,12 +21,12 @@ from bilevel_cli.runs import build
 seen = {}
 def observed(*args):
     runner = real(*args)
-    append = runner.train.append
+    append = runner.rows.train.append
     def first(row):
         seen.setdefault("seconds", time.process_time())
         seen.setdefault("modules", [name for name in LIBRARIES if name in sys.modules])
         append(row)
-    runner.train.append = first
+    runner.rows.train.append = first
     return runner
 real, build.build = build.build, observed
 run.main()

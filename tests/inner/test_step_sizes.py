@@ -90,7 +90,8 @@ def test_ten_times_larger_inputs_need_the_step_of_the_solver_alone(tmp_path: Pat
         config = configured(*shared, *overrides)
         runner = runner_in(config, tmp_path / name)
         runner.run()
-        return pd.read_csv(runner.train.path).drop(columns=["seconds", "peak_memory_mb"]).iloc[0]
+        rows = pd.read_csv(runner.rows.train.path)
+        return rows.drop(columns=["seconds", "peak_memory_mb"]).iloc[0]
 
     (tmp_path / "followed").mkdir()
     (tmp_path / "by_hand").mkdir()

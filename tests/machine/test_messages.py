@@ -7,7 +7,7 @@ import torch
 
 from bilevel_cli.errors import UsageError, refusal
 from bilevel_cli.machine import messages
-from bilevel_cli.runs.runner import Diverged
+from bilevel_cli.runs.divergence import Diverged
 
 
 class Odd(Exception):

@@ -38,7 +38,7 @@ def trajectory(method: str, directory: Path) -> pd.DataFrame:
         except UsageError:
             continue
         run.run()
-        return pd.read_csv(run.train.path).drop(columns=BESIDES)
+        return pd.read_csv(run.rows.train.path).drop(columns=BESIDES)
     raise AssertionError(f"{method} serves none of {TASKS}")
 
 

@@ -128,7 +128,7 @@ def test_a_row_of_episodes_has_their_means(tmp_path: Path) -> None:
     step = run._advance()
     outer, data, carry = next(step)
     estimate = run.estimate(outer, data, carry)
-    found = run.descent.measure(outer, data, carry, estimate.carry)
+    found = run.judgement.descent.measure(outer, data, carry, estimate.carry)
     losses = []
     for number in range(3):
         inner = {name: value[number] for name, value in estimate.carry["inner"]["inner"].items()}
@@ -272,9 +272,9 @@ def test_an_inner_loss_that_is_no_number_is_doubted_and_ends_no_run(
     tmp_path: Path, changed: Change
 ) -> None:
     def spoil(runner: Runner) -> None:
-        measure = runner.descent.measure
+        measure = runner.judgement.descent.measure
         spoiled: Any = lambda *given: {**measure(*given), END: torch.tensor(math.nan)}  # noqa: E731
-        runner.descent.measure = spoiled  # type: ignore[method-assign]
+        runner.judgement.descent.measure = spoiled  # type: ignore[method-assign]
 
     changed(spoil)
     go(tmp_path, "start=cold", line={})
@@ -545,7 +545,7 @@ def test_a_run_goes_back_to_before_the_step_that_failed(
         estimate, healthy = runner.estimate, Reverse.estimate
 
         def first_time(*given: Any) -> Any:
-            if runner.restores:
+            if runner.divergence.restores:
                 return healthy(runner.method, runner.loop, *given)  # type: ignore[arg-type]
             return estimate(*given)
 
@@ -562,7 +562,7 @@ def test_a_run_goes_back_to_before_the_step_that_failed(
 
 def test_of_replicas_only_the_one_that_fails_is_named(tmp_path: Path, changed: Change) -> None:
     def second(runner: Runner) -> None:
-        if runner.seed == 1:
+        if runner.plan.seed == 1:
             poison_after(runner, 5)
 
     def poison_after(runner: Runner, at: int) -> None:

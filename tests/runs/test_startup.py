@@ -16,7 +16,7 @@ from starting import build, started
 from bilevel_cli.data.reading import shipped
 from bilevel_cli.metrics.precision_gap import PrecisionGap
 from bilevel_cli.records.table import Table
-from bilevel_cli.runs import runner
+from bilevel_cli.runs import judgement, runner
 
 
 @pytest.mark.parametrize("overrides", [["task=quadratic"], ["task=reweight", "data=digits"]])
@@ -71,14 +71,15 @@ def test_a_row_at_every_step_is_a_small_part_of_the_work_of_a_small_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build(tmp_path, "outer_steps=100", "log_every=1", "eval_every=100", "save_every=100")
-    parts = {name: Work(getattr(runner, name)) for name in ("read", "peak_memory_mb")}
-    for name, part in parts.items():
-        monkeypatch.setattr(runner, name, part)
-    append, whole = Work(run.train.append), Work(run.run)
-    monkeypatch.setattr(run.train, "append", append)
+    parts = []
+    for module, name in ((judgement, "read"), (runner, "peak_memory_mb")):
+        parts.append(Work(getattr(module, name)))
+        monkeypatch.setattr(module, name, parts[-1])
+    append, whole = Work(run.rows.train.append), Work(run.run)
+    monkeypatch.setattr(run.rows.train, "append", append)
     whole()
     assert len(append.calls) == 100
-    logging = sum(statistics.median(part.calls) for part in (append, *parts.values()))
+    logging = sum(statistics.median(part.calls) for part in (append, *parts))
     # 40 calls of 2000, as it is 2 % of the time: 2.8 ms on the machine of docs/benchmarks.md.
     assert logging < 0.05 * whole.calls[0] / 100
 
@@ -126,7 +127,7 @@ def test_the_gap_of_float32_products_to_themselves_is_zero(option: str, tmp_path
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
     # On a CPU "high" is float32 too.
-    assert run.train.last()["precision_relative_error"] == 0
+    assert run.rows.train.last()["precision_relative_error"] == 0
 
 
 def test_the_gap_is_taken_to_the_estimate_with_the_precision_at_its_highest(
@@ -145,4 +146,4 @@ def test_the_gap_is_taken_to_the_estimate_with_the_precision_at_its_highest(
     run.run()
     torch.set_float32_matmul_precision("highest")
     # A loss times 1.01 has a hypergradient times 1.01.
-    assert run.train.last()["precision_relative_error"] == pytest.approx(0.01, rel=1e-9)
+    assert run.rows.train.last()["precision_relative_error"] == pytest.approx(0.01, rel=1e-9)

@@ -52,12 +52,12 @@ def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
     except UsageError as error:  # of a default that does not fit; it says what does
         pytest.skip(str(error))
     row = first_row(run)
-    assert not run.descent.doubts(row, run.state.outer), row
+    assert not run.judgement.descent.doubts(row, run.state.outer), row
 
 
 def first_row(run: Runner) -> dict[str, float]:
     """What a row would say of the inner loss of the first outer step; without an evaluation."""
     outer, data, carry = next(run._advance())
     estimate = run.estimate(outer, data, carry)
-    found = run.descent.measure(outer, data, carry, estimate.carry)
+    found = run.judgement.descent.measure(outer, data, carry, estimate.carry)
     return {"outer_loss": 0.0} | {name: float(value) for name, value in found.items()}
