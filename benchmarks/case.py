@@ -141,25 +141,26 @@ def assemble(
     OmegaConf.update(config, "data", source, merge=False, force_add=True)
     with tempfile.TemporaryDirectory() as folder:
         run = build(config, resolved(config), Path(folder), {})
-    task, loop, solver = run.task, run.loop, config.solver
-    random = generator(0, "benchmark", run.device)
+    task, loop, method = run.experiment.task, run.experiment.loop, run.experiment.method
+    state, device, solver = run.state, run.machine.device, config.solver
+    random = generator(0, "benchmark", device)
     with torch.no_grad():
-        data = episodes.sample(task, run.method, config.inner_steps, random, random)
-        data = data._replace(noise=run.method.draw(run.state.outer, random))
+        data = episodes.sample(task, method, config.inner_steps, random, random)
+        data = data._replace(noise=method.draw(state.outer, random))
     many = data if task.episodes else StepData(*trees.map_leaves(lambda x: x[None], data))
     pairs = [
         ({n: v[e, 0] for n, v in many.inner.items()}, {n: v[e] for n, v in many.outer.items()})
         for e in range(task.episodes or 1)
     ]
-    start = loop.fresh(run.state.outer, episodes.first(many))["inner"]
-    learned = all(name.startswith(LEARNED_PREFIX) for name in run.state.outer)
-    model = plain().to(run.device, next(iter(start.values())).dtype)
+    start = loop.fresh(state.outer, episodes.first(many))["inner"]
+    learned = all(name.startswith(LEARNED_PREFIX) for name in state.outer)
+    model = plain().to(device, next(iter(start.values())).dtype)
     model.load_state_dict({name: value.detach() for name, value in start.items()})
     usual = _of_torch(model)
 
     @torch.no_grad()
     def estimate() -> Estimate:
-        return run.estimate(run.state.outer, data, run.state.carry)
+        return run.estimate(state.outer, data, state.carry)
 
     def ours() -> Params:
         return {n.removeprefix(LEARNED_PREFIX): g for n, g in estimate().grad.items()}
@@ -169,7 +170,7 @@ def assemble(
         kind=kind,
         model=usual,
         ours_inside=model if any(isinstance(m, tuple(OWN)) for m in model.modules()) else None,
-        outer={} if learned else run.state.outer,
+        outer={} if learned else state.outer,
         episodes=pairs,
         inner_loss=inner_loss,
         outer_loss=outer_loss,

@@ -42,7 +42,7 @@ def ours(data: str, seed: int) -> tuple[object, float]:
         config = compose("config", [*chosen, "device=cpu"])
     with tempfile.TemporaryDirectory() as folder:
         run = build(config, resolved(config), Path(folder), {})
-        return run.task, run.run()["average_precision"]
+        return run.experiment.task, run.run()["average_precision"]
 
 
 def cleanlab(task, seed: int) -> dict[str, float]:

@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 from bilevel_cli.config.objects import make, parts, whole
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.ranks import ALONE, Ranks
+from bilevel_cli.runs.experiment import Experiment, Identity, Machine
 from bilevel_cli.runs.origin import origin
-from bilevel_cli.runs.plan import Schedule
+from bilevel_cli.runs.plan import Plan, Schedule
 from bilevel_cli.runs.runner import Runner
 
 
@@ -30,25 +31,13 @@ def build(
         metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
         steps = Schedule.__annotations__.items()
         schedule = Schedule(**{name: whole(config, name, hint) for name, hint in steps})
-        optimizer = make(config, "optimizer")
+        optimizer, scheduler = make(config, "optimizer"), make(config, "scheduler")
         return Runner(
-            task,
-            loop,
-            method,
-            optimizer,
-            make(config, "scheduler"),
-            schedule,
+            Experiment(task, loop, method, optimizer, scheduler, metrics),
+            Machine(where, device.episodes_chunk, device.capture, ranks),
+            Plan(schedule, config.seed, config.on_divergence, config.resume),
+            Identity(settings, origin(where, task.checksum)),
             directory,
-            config.seed,
-            where,
-            metrics,
-            device.episodes_chunk,
-            settings,
-            device.capture,
-            config.on_divergence,
-            config.resume,
-            origin(where, task.checksum),
-            ranks,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -129,7 +129,7 @@ def _carry_out(runs: list[Run], options: dict[str, str]) -> None:
             one.begin()
         ready = [one for one in runs if one.outcome is None]
         runners = [one.runner for one in ready if one.runner]
-        for statement in dict.fromkeys(runner.task.statement for runner in runners):
+        for statement in dict.fromkeys(runner.experiment.task.statement for runner in runners):
             if statement:
                 log.info(statement)
         for one, outcome in zip(ready, Replicas(runners).run(), strict=True):

@@ -68,12 +68,13 @@ def too_large(
     if device.get("dtype") == "float64":
         ways.append("device.dtype=float32")
     if runner is not None:
+        state, where = runner.state, runner.machine.device
         needed += (
-            f" after {peak_memory_mb(runner.device):.0f} MB on {runner.device}, by "
-            f"{runner.schedule.inner_steps} inner steps on {_size(runner.state.carry)} numbers and "
-            f"{_size(runner.state.outer)} outer parameters"
+            f" after {peak_memory_mb(where):.0f} MB on {where}, by "
+            f"{runner.plan.schedule.inner_steps} inner steps on {_size(state.carry)} numbers "
+            f"and {_size(state.outer)} outer parameters"
         )
-        if runner.task.episodes and not is_host(runner.device):
+        if runner.experiment.task.episodes and not is_host(where):
             ways.append("device.episodes_chunk=1")
     sizes = [name for name in SIZES if OmegaConf.select(config, name) is not None]
     return f"{needed}. Less is needed with {', '.join([*ways, *sizes])}."

@@ -104,9 +104,9 @@ class Run:
         if runner is None:
             return
         try:
-            task = runner.task
+            task = runner.experiment.task
             self.manifest.begin(
-                hardware(runner.device),
+                hardware(runner.machine.device),
                 task.statement,
                 task.checksum,
                 runner.step,

@@ -2,24 +2,17 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Estimate, Hypergradient
-from bilevel_cli.core.task import Task
+from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.trees import Scalar
 from bilevel_cli.machine.memory import peak_memory_mb
-from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.machine.signals import Interrupted
-from bilevel_cli.metrics.base import Metric
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import checkpoint, evaluation, resuming
 from bilevel_cli.runs.clock import Clock
@@ -28,7 +21,7 @@ from bilevel_cli.runs.doubts import Doubts
 from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
 from bilevel_cli.runs.judgement import Judgement
-from bilevel_cli.runs.plan import Plan, Schedule
+from bilevel_cli.runs.plan import Plan
 from bilevel_cli.runs.rows import NEW, Rows, shown
 from bilevel_cli.runs.state import Inputs, RunState
 from bilevel_cli.vocabulary import CHECKPOINT
@@ -39,60 +32,38 @@ log = logging.getLogger(__name__)
 class Runner:
     """Takes outer steps, writes what they report, and continues where an earlier run stopped.
 
+    It alone knows the order: step, row, check, evaluate, save. Where several processes share the
+    outer steps, each has one, and makes the same calls.
+
     Args:
-        task: The task.
-        loop: The inner loop on that task.
-        method: The hypergradient method.
-        optimizer: Makes a torch optimizer of a list of tensors, or of groups of them.
-        scheduler: Makes a torch scheduler of that optimizer's step size.
-        schedule: How often things happen.
-        directory: Where train.csv, eval.csv, checkpoint.pt and the learned result go.
-        seed: Source of all random numbers.
-        device: Where the task's data live.
-        metrics: Probes, by the names of their yaml options.
-        episodes_chunk: Episodes that a GPU holds in memory at once.
-        settings: The resolved configuration; a checkpoint of another one is refused.
-        capture: How to capture the outer step, as in `Device`.
-        on_divergence: What to do where a number is not finite: "stop"; "continue" to the end,
-            without checkpoints of what is not finite; or "restore", go back to the last checkpoint
-            and halve the outer step size, `RESTORES` times at most.
-        resume: "auto" to refuse a checkpoint of other settings or data, or "force" to warn.
-        origin: What the numbers of a run depend on besides its settings, such as versions, "device"
-            and "data": a checkpoint of other ones is warned of, and of these two is refused.
-        ranks: The processes that share the outer steps; `run` must be called in each.
+        experiment: What is computed.
+        machine: Where.
+        plan: How long, how often, and what to do where numbers fail.
+        identity: What a checkpoint must agree with to be continued.
+        folder: Where train.csv, eval.csv, checkpoint.pt and the learned result go.
+
+    Attributes:
+        state: What moves from step to step.
+        rows: What it reports.
+        judgement: What it notes of its numbers, and what it doubts.
+        divergence: What becomes of it where a number is not finite.
+        outer_step: The outer step over the episodes of this process.
+        estimate: The same, captured, and shared with other processes.
+        clock: Counts the seconds of its outer steps.
+        earlier: Seconds of computing that `clock` has not counted.
     """
 
     def __init__(
         self,
-        task: Task,
-        loop: InnerLoop,
-        method: Hypergradient[Any],
-        optimizer: Callable[[list[Any]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler],
-        schedule: Schedule,
-        directory: Path,
-        seed: int,
-        device: torch.device,
-        metrics: dict[str, Metric],
-        episodes_chunk: int | None = None,
-        settings: dict[str, Any] | None = None,
-        capture: str | None = None,
-        on_divergence: str = "stop",
-        resume: str = "auto",
-        origin: dict[str, Any] | None = None,
-        ranks: Ranks = ALONE,
+        experiment: Experiment,
+        machine: Machine,
+        plan: Plan,
+        identity: Identity,
+        folder: Path,
     ) -> None:
-        self.task, self.loop, self.method, self.metrics = task, loop, method, metrics
-        self.schedule, self.device, self.settings = schedule, device, settings or {}
-        self.experiment = Experiment(task, loop, method, optimizer, scheduler, metrics)
-        self.machine = Machine(device, episodes_chunk, capture, ranks)
-        self.plan = Plan(schedule, seed, on_divergence, resume)
-        self.identity = Identity(self.settings, origin or {})
-        experiment, machine, plan, identity = (
-            *(self.experiment, self.machine, self.plan, self.identity),
-        )
-        self.folder = folder = directory
-        experiment.check(schedule, ranks)
+        experiment.check(plan.schedule, machine.ranks)
+        self.experiment, self.machine, self.plan = experiment, machine, plan
+        self.identity, self.folder = identity, folder
         self.state = RunState(experiment, machine, plan)
         self.judgement = Judgement(
             experiment, machine, self.state.outer, identity.settings.get("solver")

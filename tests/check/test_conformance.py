@@ -51,7 +51,7 @@ def runner(directory: Path, *overrides: str) -> Runner:
 
 @pytest.mark.parametrize("option", options("task"))
 def test_tasks_conform(option: str, tmp_path: Path) -> None:
-    check_task(runner(tmp_path, f"task={option}", *small(option)).task)
+    check_task(runner(tmp_path, f"task={option}", *small(option)).experiment.task)
 
 
 @pytest.mark.parametrize("task", options("task"))
@@ -158,7 +158,7 @@ def test_what_does_not_conform_is_named(check: Any, culprit: Any, sentence: str)
 
 
 def test_a_task_whose_loss_is_not_scalar_is_named(tmp_path: Path) -> None:
-    task = runner(tmp_path, "task=quadratic").task
+    task = runner(tmp_path, "task=quadratic").experiment.task
 
     def vector_loss(inner: Params, outer: Params, batch: Any) -> Tensor:
         return inner["z"]

@@ -35,7 +35,7 @@ def test_a_strangers_method_and_task_conform(folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [search, "task=follow", "method=sign", "device=cpu"])
     check_method(instantiate(config.method))
-    check_task(runner_in(config, folder).task)
+    check_task(runner_in(config, folder).experiment.task)
 
 
 def test_a_strangers_method_and_task_run_and_resume(folder: Path) -> None:

@@ -39,7 +39,7 @@ def build(folder: Path, task: str, method: str, seed: int) -> Runner | None:
 def received(runner: Runner) -> list[str]:
     """The digests of the data of every outer step of a run, but for numbers of a method's own."""
     found: list[str] = []
-    sample = runner.task.sample
+    sample = runner.experiment.task.sample
 
     def remembered(num_steps: int, generator: torch.Generator) -> StepData:
         data = sample(num_steps, generator)
@@ -47,7 +47,7 @@ def received(runner: Runner) -> list[str]:
             found.append(digest([data.init, data.inner, data.outer]))
         return data
 
-    runner.task.sample = remembered  # type: ignore[method-assign]
+    runner.experiment.task.sample = remembered  # type: ignore[method-assign]
     runner.run()
     return found
 

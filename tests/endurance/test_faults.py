@@ -32,7 +32,7 @@ from bilevel_cli.errors import Failed, Unwritten, UsageError, out_of_memory
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records.lock import hold
-from bilevel_cli.runs import build, checkpoint, entry, origin, replicas
+from bilevel_cli.runs import build, checkpoint, entry, one_function, origin
 from bilevel_cli.runs.divergence import RESTORES
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import CHECKPOINT
@@ -91,7 +91,7 @@ def check_alike(one: Path, other: Path) -> None:
 
 def task_of(runner: Runner) -> Any:
     """Whose methods may be replaced."""
-    return runner.task
+    return runner.experiment.task
 
 
 def at_step(runner: Runner, step: int, act: Callable[[], object]) -> None:
@@ -325,7 +325,7 @@ def poison(runner: Runner, what: str, value: float, step: int, until: float = ma
     def poisoned() -> bool:
         return step <= runner.step + 1 < until
 
-    estimate, sample = runner.estimate, runner.task.sample
+    estimate, sample = runner.estimate, runner.experiment.task.sample
 
     def spoiled(outer: Params, data: StepData, carry: Any) -> Any:
         found = estimate(outer, data, carry)
@@ -398,7 +398,7 @@ def test_no_method_hides_a_number_that_is_not_finite(
 
 def test_a_score_that_is_not_finite_ends_a_run(tmp_path: Path, changed: Change) -> None:
     def spoil(runner: Runner) -> None:
-        evaluate = runner.task.evaluate
+        evaluate = runner.experiment.task.evaluate
 
         def spoiled(*given: Any) -> Any:
             scores = evaluate(*given)
@@ -549,8 +549,8 @@ def test_a_replica_that_is_restored_leaves_the_others_alone(
     go(tmp_path / "alone", "seed=1")
 
     def limit(runner: Runner) -> None:
-        if runner.settings["seed"] == 0:
-            evaluate = runner.task.evaluate
+        if runner.identity.settings["seed"] == 0:
+            evaluate = runner.experiment.task.evaluate
 
             def spoiled(*given: Any) -> Any:
                 scores = evaluate(*given)
@@ -614,10 +614,10 @@ def test_a_step_that_does_not_fit_into_memory_names_sizes_and_ways_out(
 
 def test_a_replica_without_memory_leaves_the_others_alone(tmp_path: Path, changed: Change) -> None:
     def fail_one(runner: Runner) -> None:
-        evaluate = runner.task.evaluate
+        evaluate = runner.experiment.task.evaluate
 
         def failing(*given: Any) -> Any:
-            if runner.settings["seed"] == 0 and runner.step == 6:
+            if runner.identity.settings["seed"] == 0 and runner.step == 6:
                 torch.empty(2**50)
             return evaluate(*given)
 
@@ -681,7 +681,7 @@ def test_replicas_on_threads_share_the_memory_budget(
     tmp_path: Path, changed: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[int, int] = {}
-    monkeypatch.setattr(replicas, "LARGE", 0)
+    monkeypatch.setattr(one_function, "LARGE", 0)
 
     def look(runner: Runner) -> None:
         estimate = runner.outer_step

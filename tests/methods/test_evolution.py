@@ -351,8 +351,8 @@ def test_a_run_of_random_search_never_gets_worse_and_ends_at_its_best(tmp_path: 
     assert losses[-1] < losses[0]
     close(runner.state.outer, runner.state.carry["best"])
     # What the task evaluates is the best candidate, too.
-    inner = runner.state.carry["inner"]["inner"]
-    assert float(runner.task.outer_loss(inner, runner.state.outer, {})) == pytest.approx(losses[-1])
+    inner, task = runner.state.carry["inner"]["inner"], runner.experiment.task
+    assert float(task.outer_loss(inner, runner.state.outer, {})) == pytest.approx(losses[-1])
 
 
 def test_a_method_brings_the_optimizer_of_random_search_and_the_user_overrules_it() -> None:

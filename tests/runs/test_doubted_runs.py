@@ -133,7 +133,7 @@ def test_a_row_of_episodes_has_their_means(tmp_path: Path) -> None:
     for number in range(3):
         inner = {name: value[number] for name, value in estimate.carry["inner"]["inner"].items()}
         batch = {name: value[number, -1] for name, value in data.inner.items()}
-        losses.append(run.task.inner_loss(inner, outer, batch))
+        losses.append(run.experiment.task.inner_loss(inner, outer, batch))
     torch.testing.assert_close(found[END], torch.stack(losses).mean(), rtol=1e-12, atol=0)
 
 
@@ -175,7 +175,8 @@ def test_a_row_takes_two_values_of_the_inner_loss_and_a_step_without_one_none(
     counts: list[int] = []
 
     def count(runner: Runner) -> None:
-        loss, advance, task = runner.task.inner_loss, runner._advance, runner.task
+        task, advance = runner.experiment.task, runner._advance
+        loss = task.inner_loss
 
         def counted(*given: Any) -> Tensor:
             counts[-1] += 1
@@ -546,7 +547,8 @@ def test_a_run_goes_back_to_before_the_step_that_failed(
 
         def first_time(*given: Any) -> Any:
             if runner.divergence.restores:
-                return healthy(runner.method, runner.loop, *given)  # type: ignore[arg-type]
+                part = runner.experiment
+                return healthy(part.method, part.loop, *given)  # type: ignore[arg-type]
             return estimate(*given)
 
         runner.estimate = first_time

@@ -21,8 +21,8 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.methods.parts import unroll
-from bilevel_cli.runs import build, clock, entry, replicas
-from bilevel_cli.runs.replicas import Replicas, unmappable
+from bilevel_cli.runs import build, clock, entry, one_function
+from bilevel_cli.runs.replicas import Replicas, apart
 from bilevel_cli.runs.runner import Runner
 
 QUICK = ["device=cpu", "device.dtype=float64", "task=quadratic", "inner_steps=5", "outer_steps=6"]
@@ -76,17 +76,17 @@ def steps_mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def task_of(runner: Runner) -> Any:
     """Whose methods may be replaced."""
-    return runner.task
+    return runner.experiment.task
 
 
 def seed_of(runner: Runner) -> int:
-    seed: int = runner.settings["seed"]
+    seed: int = runner.identity.settings["seed"]
     return seed
 
 
 def before_sampling(runner: Runner, step: int, do: Callable[[], None]) -> None:
     """Has something done, once, before `runner` draws the data of a step."""
-    sample = runner.task.sample
+    sample = runner.experiment.task.sample
 
     def sample_then(num_steps: int, generator: torch.Generator) -> StepData:
         if runner.step == step and generator is runner.state.random.sampling:
@@ -134,7 +134,7 @@ def test_a_replica_by_itself_is_the_run_of_its_seed_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     steps_mapped: list[int],
 ) -> None:
-    monkeypatch.setattr(replicas, "LARGE", 0)
+    monkeypatch.setattr(one_function, "LARGE", 0)
     go(tmp_path, *overrides, "replicas=3", "device.threads=1")
     assert steps_mapped == []
     go(tmp_path / "alone", *overrides, "seed=2", "device.threads=1")
@@ -176,7 +176,7 @@ def test_one_that_was_ahead_and_has_another_loss_is_not_mapped_with_the_others(
 ) -> None:
     def double(runner: Runner) -> None:
         if seed_of(runner) == 0:
-            loss = runner.task.inner_loss
+            loss = runner.experiment.task.inner_loss
             task_of(runner).inner_loss = lambda *given: 2 * loss(*given)
 
     changed(double)
@@ -196,7 +196,7 @@ def reason(tmp_path: Path, how: Callable[[Runner], None], *overrides: str) -> st
     runners = [replica(tmp_path / str(seed), seed, *DIGITS, *overrides) for seed in range(2)]
     for runner in runners:
         how(runner)
-    return unmappable(runners, [inputs_of(runner) for runner in runners])
+    return apart(runners, [inputs_of(runner) for runner in runners])
 
 
 def nothing(runner: Runner) -> None:
@@ -204,17 +204,17 @@ def nothing(runner: Runner) -> None:
 
 
 def scaled_by_a_number(runner: Runner) -> None:
-    loss, scale = runner.task.inner_loss, 1.0 + seed_of(runner)
+    loss, scale = runner.experiment.task.inner_loss, 1.0 + seed_of(runner)
     task_of(runner).inner_loss = lambda *given: scale * loss(*given)
 
 
 def scaled_by_a_tensor(runner: Runner) -> None:
-    loss, scale = runner.task.outer_loss, torch.tensor(1.0 + seed_of(runner))
+    loss, scale = runner.experiment.task.outer_loss, torch.tensor(1.0 + seed_of(runner))
     task_of(runner).outer_loss = lambda *given: scale * loss(*given)
 
 
 def scaled_alike(runner: Runner) -> None:
-    loss, scale = runner.task.outer_loss, torch.tensor(3.0)
+    loss, scale = runner.experiment.task.outer_loss, torch.tensor(3.0)
     task_of(runner).outer_loss = lambda *given: scale * loss(*given)
 
 
@@ -231,7 +231,7 @@ def projected(runner: Runner) -> None:
 
 
 def stepping(runner: Runner) -> None:
-    object.__setattr__(runner.loop.solver, "lr", 0.1 * (1 + seed_of(runner)))
+    object.__setattr__(runner.experiment.loop.solver, "lr", 0.1 * (1 + seed_of(runner)))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_losses_that_cannot_be_mapped_go_on_each_by_itself(
     tmp_path: Path, changed: Any, caplog: pytest.LogCaptureFixture, steps_mapped: list[int]
 ) -> None:
     def ask(runner: Runner) -> None:
-        loss = runner.task.outer_loss
+        loss = runner.experiment.task.outer_loss
 
         def asking(*given: Any) -> Tensor:
             value = loss(*given)
@@ -305,7 +305,7 @@ def test_mapped_replicas_keep_to_the_memory_budget(
 
     first = replica(tmp_path / "first", 0, *overrides)
     outer, data, _ = next(first._advance())
-    budget = int(share * 4 * unroll.graph_bytes(first.loop, outer, data))
+    budget = int(share * 4 * unroll.graph_bytes(first.experiment.loop, outer, data))
     monkeypatch.setattr(autodiff, "vmap", watched)
     go(tmp_path, *overrides, "replicas=3", f"device.memory_budget={budget}")
     assert steps_mapped == ([] if chunk is None else [3] * 6)
@@ -343,7 +343,7 @@ def test_one_that_raises_leaves_the_others_alone(alone: bool, tmp_path: Path, ch
         go(tmp_path / f"seed={seed}", f"seed={seed}", "outer_steps=5")
 
     def spoil(runner: Runner) -> None:
-        loss = runner.task.inner_loss
+        loss = runner.experiment.task.inner_loss
 
         def torn(*given: Any) -> Tensor:
             if runner.step == 3:
@@ -389,7 +389,7 @@ def test_interrupted_replicas_all_continue(
     monkeypatch: pytest.MonkeyPatch,
     steps_mapped: list[int],
 ) -> None:
-    monkeypatch.setattr(replicas, "LARGE", large)
+    monkeypatch.setattr(one_function, "LARGE", large)
     go(tmp_path / "whole", *DIGITS, "replicas=3")
     assert steps_mapped == ([3] * 6 if large else [])
     with pytest.MonkeyPatch.context() as undo:
@@ -485,7 +485,7 @@ def test_a_replica_reports_its_share_of_the_time(
     seconds = 0.0
 
     def wait(runner: Runner) -> None:
-        loss = runner.task.outer_loss
+        loss = runner.experiment.task.outer_loss
 
         def slow(*given: Any) -> Tensor:
             nonlocal seconds

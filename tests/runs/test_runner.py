@@ -164,12 +164,13 @@ def test_retraining_scores_a_fresh_solve_whatever_the_start(start: str, tmp_path
     runner.run()
     last = table(tmp_path, "eval.csv").iloc[-1]
     cold = build(tmp_path / "cold", *words[1:], "start=cold", "device.dtype=float64")
-    data = cold.task.sample(4, torch.Generator())
+    data = cold.experiment.task.sample(4, torch.Generator())
     with torch.no_grad():
+        task, loop = cold.experiment.task, cold.experiment.loop
         outer, carry = runner.state.outer, runner.state.carry
-        fresh = cold.loop.run(cold.loop.fresh(outer, data), outer, data)["inner"]
+        fresh = loop.run(loop.fresh(outer, data), outer, data)["inner"]
         for name, inner in (("retrained", fresh), ("joint", carry["inner"]["inner"])):
-            expected = float(cold.task.outer_loss(inner, outer, data.outer))
+            expected = float(task.outer_loss(inner, outer, data.outer))
             assert last[f"{name}_loss"] == pytest.approx(expected, rel=1e-12)
 
 
@@ -204,7 +205,7 @@ def test_a_non_finite_number_stops_the_run_and_is_kept(tmp_path: Path) -> None:
     # Defect elsewhere: NaN gradients are replaced by zeros in silence.
     overrides = ["save_every=3", "outer_steps=40"]
     spoiled = build(tmp_path, *overrides)
-    sample = spoiled.task.sample
+    sample = spoiled.experiment.task.sample
 
     def sample_then_nan(num_steps: int, generator: torch.Generator) -> StepData:
         data = sample(num_steps, generator)
@@ -212,7 +213,7 @@ def test_a_non_finite_number_stops_the_run_and_is_kept(tmp_path: Path) -> None:
             data if spoiled.step < 10 else data._replace(inner={"scale": data.inner["scale"] / 0})
         )
 
-    spoiled.task.sample = sample_then_nan  # type: ignore[method-assign]
+    spoiled.experiment.task.sample = sample_then_nan  # type: ignore[method-assign]
     with pytest.raises(Exception, match="At step 12 there is no finite outer_loss and no finite"):
         spoiled.run()
     rows = pd.read_csv(tmp_path / "train.csv")
@@ -225,7 +226,8 @@ def test_methods_of_one_seed_see_the_same_data(tmp_path: Path) -> None:
     def seen(method: str, seed: int) -> list[Tensor]:
         options = ["task=reweight", "data=breast_cancer", "task.batch_size=5", "inner_steps=2"]
         run = build(tmp_path / f"{method}{seed}", f"method={method}", f"seed={seed}", *options)
-        found, sample = [run.task.flag, run.task.train.x], run.task.sample  # type: ignore[attr-defined]
+        task: Any = run.experiment.task
+        found, sample = [task.flag, task.train.x], task.sample
 
         def remember(num_steps: int, generator: torch.Generator) -> StepData:
             data = sample(num_steps, generator)
@@ -233,7 +235,7 @@ def test_methods_of_one_seed_see_the_same_data(tmp_path: Path) -> None:
                 found.extend([data.inner["index"], *data.init.values()])
             return data
 
-        run.task.sample = remember  # type: ignore[method-assign]
+        task.sample = remember
         run.run()
         return found
 

@@ -119,8 +119,8 @@ def test_the_gap_of_float32_products_to_themselves_is_zero(option: str, tmp_path
     try:
         chosen = ["metrics=precision_gap", "method=iaptt", f"device.matmul_precision={option}"]
         run = build(tmp_path, *chosen, "outer_steps=2", "log_every=1")
-        assert isinstance(run.metrics["precision_gap"], PrecisionGap)
-        assert run.metrics["precision_gap"].method == run.method
+        assert isinstance(run.experiment.metrics["precision_gap"], PrecisionGap)
+        assert run.experiment.metrics["precision_gap"].method == run.experiment.method
         run.run()
         assert torch.get_float32_matmul_precision() == option
     finally:
@@ -135,7 +135,7 @@ def test_the_gap_is_taken_to_the_estimate_with_the_precision_at_its_highest(
 ) -> None:
     chosen = ["metrics=precision_gap", "outer_steps=1", "log_every=1", "device.dtype=float64"]
     run = build(tmp_path, *chosen, "device.matmul_precision=high")
-    problem = run.loop.problem
+    problem = run.experiment.loop.problem
     exact = problem.outer_loss
 
     def imprecise(*args: Any) -> torch.Tensor:

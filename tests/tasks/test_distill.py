@@ -48,8 +48,8 @@ def build(directory: Path, *overrides: str, networks: str = "fresh") -> Runner:
 
 
 def task_of(runner: Runner) -> Distillation:
-    assert isinstance(runner.task, Distillation)
-    return runner.task
+    assert isinstance(runner.experiment.task, Distillation)
+    return runner.experiment.task
 
 
 def model(module: nn.Module) -> tuple[Functional, Params]:
@@ -170,7 +170,7 @@ def test_every_objective_conforms_and_descends(objective: str, tmp_path: Path) -
     words += ["task.learn_labels=true", "task.per_class=2", "task.batch_size=15"]
     networks = "experts" if objective == "trajectory_matching" else "fresh"
     runner = build(tmp_path, *words, networks=networks)
-    check_task(runner.task)
+    check_task(runner.experiment.task)
     before = runner.state.outer["images"].clone()
     runner.run()
     assert not torch.equal(runner.state.outer["images"], before)
@@ -188,20 +188,19 @@ def test_the_gradient_of_an_objective_is_its_central_difference(
     networks = "experts" if objective == "trajectory_matching" else "fresh"
     runner = build(tmp_path, *words, "model=convnet_32", "model.width=3", networks=networks)
     task, outer = task_of(runner), runner.state.outer
+    loop, method = runner.experiment.loop, runner.experiment.method
     data = task.sample(2, torch.Generator().manual_seed(0))
     direction = torch.randn(outer["images"].shape)
 
     def loss(step: float) -> Tensor:
         moved = {**outer, "images": outer["images"] + step * direction}
-        state = runner.loop.begin(moved, data, runner.loop.fresh(moved, data))
+        state = loop.begin(moved, data, loop.fresh(moved, data))
         if objective == "trajectory_matching":
-            state = runner.loop.run(state, moved, data)
+            state = loop.run(state, moved, data)
         return task.outer_loss(state["inner"], moved, data.outer)
 
-    carry = runner.method.init(outer, runner.loop.fresh(outer, data))
-    slope = (
-        runner.method.estimate(runner.loop, outer, data, carry).grad["images"] * direction
-    ).sum()
+    carry = method.init(outer, loop.fresh(outer, data))
+    slope = (method.estimate(loop, outer, data, carry).grad["images"] * direction).sum()
     # Error of order step^2; kinks of ReLU lie farther away than the step here.
     expected = (loss(1e-6) - loss(-1e-6)) / 2e-6
     torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-9)
@@ -242,15 +241,14 @@ def test_adapting_the_head_alone_leaves_the_body_and_makes_cg_equal_to_long_unro
 ) -> None:
     words = ["task.adapt=head", "task.l2=0.1", "model=mlp", "model.width=5", "inner_steps=200"]
     runner = build(tmp_path, *words, "suggest.inner_lr=0.5", "method=cg", *EXACT)
-    data = runner.task.sample(200, torch.Generator().manual_seed(0))
-    carry = runner.method.init(runner.state.outer, runner.loop.fresh(runner.state.outer, data))
-    implicit = runner.method.estimate(runner.loop, runner.state.outer, data, carry)
+    data = runner.experiment.task.sample(200, torch.Generator().manual_seed(0))
+    outer, loop, method = runner.state.outer, runner.experiment.loop, runner.experiment.method
+    carry = method.init(outer, loop.fresh(outer, data))
+    implicit = method.estimate(loop, outer, data, carry)
     assert torch.equal(
         implicit.carry["inner"]["inner"]["hidden.0.weight"], data.init["hidden.0.weight"]
     )
-    unrolled = Reverse(None, None).estimate(
-        runner.loop, runner.state.outer, data, {"inner": carry["inner"]}
-    )
+    unrolled = Reverse(None, None).estimate(loop, outer, data, {"inner": carry["inner"]})
     # Strongly convex, with modulus 2 l2: gradient descent contracts by 0.9, 200 steps by 7e-10.
     for name, value in unrolled.grad.items():
         torch.testing.assert_close(implicit.grad[name], value, rtol=1e-6, atol=1e-9)
@@ -452,7 +450,7 @@ def test_ten_learned_digits_teach_more_than_ten_real_ones(
     sizes += ["task.retraining.steps=100", "task.retraining.lr=0.1", f"outer_steps={steps}"]
     runner = build(tmp_path, *sizes, "model=mlp", *words, networks=networks)
     task, inner = task_of(runner), runner.state.carry["inner"]["inner"]
-    before = task.evaluate(runner.loop, runner.state.outer, inner)["retrained_accuracy"]
+    before = task.evaluate(runner.experiment.loop, runner.state.outer, inner)["retrained_accuracy"]
     runner.run()
-    after = task.evaluate(runner.loop, runner.state.outer, inner)["retrained_accuracy"]
+    after = task.evaluate(runner.experiment.loop, runner.state.outer, inner)["retrained_accuracy"]
     assert after > before + 0.1

@@ -137,7 +137,7 @@ def test_noise_is_chosen_on_the_command_line_and_none_leaves_no_flags(tmp_path: 
     assert list(run.run()) == ["test_accuracy"]
     (path,) = run.result()
     assert pd.read_csv(path).columns.tolist() == ["index", "weight", "label", "suggested"]
-    assert "wrong" not in run.task.statement
+    assert "wrong" not in run.experiment.task.statement
 
 
 # --- weights --------------------------------------------------------------------------------------
