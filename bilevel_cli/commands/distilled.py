@@ -88,7 +88,7 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     }
 
     # Here, as in `_built`: --help does not wait for torch.
-    from bilevel_cli.core.random import generator
+    from bilevel_cli.core.random import DATA, generator
     from bilevel_cli.data.base import Examples
     from bilevel_cli.nn.building import build
     from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
@@ -99,14 +99,14 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     data = _built("data", settings.data)
     if not isinstance(data, Examples):
         raise UsageError(f"A comparison needs labelled examples, got {type(data).__name__}.")
-    train, _, test = data.splits(generator(settings.seed, "data"))
+    train, _, test = data.splits(generator(settings.seed, DATA))
     how = _built("retraining", retraining)
     contest = prepared(distilled, train, test, how, settings.seed, device)
     shape = tuple(train.x.shape[1:])
     models = {
         name: build(
             *(_built("model", node), shape, contest.classes, device),
-            *(generator(settings.seed, "data"), contest.train.x),
+            *(generator(settings.seed, DATA), contest.train.x),
         )
         for name, node in architectures.items()
     }

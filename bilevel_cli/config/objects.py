@@ -14,7 +14,7 @@ from bilevel_cli.config.arguments import check_arguments, fits, target
 from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
-from bilevel_cli.core.random import generator
+from bilevel_cli.core.random import DATA, generator
 from bilevel_cli.core.task import Task
 from bilevel_cli.data.base import Source
 from bilevel_cli.data.checksum import digested
@@ -60,7 +60,7 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
         "device": where,
         "data": data,
         "model": lambda: _model(config),
-        "generator": lambda: generator(whole(config, "seed"), "data"),
+        "generator": lambda: generator(whole(config, "seed"), DATA),
     }
     task = make(config, "task", offered)
     read = [getattr(source, "statement", "") for source in sources]

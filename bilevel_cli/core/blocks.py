@@ -18,6 +18,9 @@ def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tens
         name: Of the sequence of epochs; only a `Stream` uses it.
         size: Length of an epoch, the same at every call with this name.
         count: How many to draw, >= 1; they may be several epochs.
+        name: Of the sequence of epochs, such as `random.INNER`.
+        size: Length of an epoch.
+        count: How many to draw.
         generator: On the device of the result.
 
     Returns:
@@ -81,6 +84,9 @@ class Blocks:
             name: Of the epochs, such as "inner".
             count: How many, >= 1.
             generator: On the device of the examples; a `Stream` continues its epochs.
+            name: Of the epochs, such as `random.INNER`.
+            count: How many.
+            generator: On the device of the examples; a `Stream` to continue its epochs.
         """
         if self.count == 1:  # without a copy
             return {n: value.expand(count, *value.shape[1:]) for n, value in self.tensors.items()}

@@ -6,6 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# The streams behind a seed, by what their numbers are for. These words decide the random numbers of
+# every run: who changes one changes the results of all that draw from it.
+INITIALISATION = "initialisation"  # the outer parameters before the first step
+FIRST_SAMPLE = "first sample"  # the data from which a method and a start begin
+FIRST_EXTRAS = "first extra minibatches"  # the extra minibatches of the method, likewise
+SAMPLING = "sampling"  # the data of outer steps
+EXTRAS = "extra minibatches"  # the extra minibatches of the method, in outer steps
+NOISE = "noise"  # what else a method draws in outer steps
+DATA = "data"  # splits, label noise, and what else a task draws when it is built
+FRESH_SOLVE = "re-training"  # the data of the fresh inner solve in evaluations
+SELECTION = "selection"  # which real examples stand against a distilled set
+RETRAINING = "retraining"  # the networks that are trained on both
+TEACHER = "teacher"  # the network that labels them
+
+# The epochs drawn from a stream, by the examples that they visit.
+INNER = "inner"  # of f
+OUTER = "outer"  # of F
+META = "meta"  # of the clean set, at inner steps
+EXPERTS = "experts"  # of the training set, by the experts of distillation
+ROWS = "rows"  # of a set on which a network is trained anew
+
 
 class Stream(torch.Generator):
     """A source of random numbers that remembers what is left of each epoch drawn from it.
@@ -36,7 +57,7 @@ def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> tor
 
     Args:
         seed: The run's seed.
-        stream: What the numbers are for.
+        stream: What the numbers are for: one of the words above.
         device: Where they are drawn.
     """
     return torch.Generator(device).manual_seed(stream_seed(seed, stream))

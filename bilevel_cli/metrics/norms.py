@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.random import generator
+from bilevel_cli.core.random import INITIALISATION, generator
 from bilevel_cli.metrics.base import Metric, StepView
 
 
@@ -34,7 +34,7 @@ class Norms(Metric):
     def measure(self, view: StepView) -> dict[str, Tensor]:
         task: Any = view.loop.problem  # the task, with the solver's decay in its inner loss
         inner = view.estimate.carry["inner"]["inner"]
-        first = task.init_outer(generator(self.seed, "initialisation"))
+        first = task.init_outer(generator(self.seed, INITIALISATION))
         moved = {n: view.outer[n] - value.to(view.outer[n]) for n, value in first.items()}
         still = torch.zeros_like(view.estimate.loss)
         return {

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli.core.random import generator
+from bilevel_cli.core.random import FRESH_SOLVE, generator
 from bilevel_cli.core.trees import Params
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.rows import read
@@ -41,7 +41,7 @@ def retrained(state: RunState, inner: Params, steps: int) -> dict[str, Tensor]:
         steps: Inner steps of the fresh solve.
     """
     task, loop, outer = state.experiment.task, state.experiment.loop, state.outer
-    data = task.sample(steps, generator(state.plan.seed, "re-training", state.machine.device))
+    data = task.sample(steps, generator(state.plan.seed, FRESH_SOLVE, state.machine.device))
     fresh = loop.run(loop.fresh(outer, data), outer, data)["inner"]
     found = {
         "joint_loss": task.outer_loss(inner, outer, data.outer),

@@ -9,7 +9,17 @@ from torch import Tensor
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.random import Stream, generator, stream_seed
+from bilevel_cli.core.random import (
+    EXTRAS,
+    FIRST_EXTRAS,
+    FIRST_SAMPLE,
+    INITIALISATION,
+    NOISE,
+    SAMPLING,
+    Stream,
+    generator,
+    stream_seed,
+)
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.metrics.base import StepView
@@ -36,9 +46,9 @@ class Streams:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.sampling, self.extras = Stream(device), Stream(device)
-        self.sampling.manual_seed(stream_seed(seed, "sampling"))
-        self.extras.manual_seed(stream_seed(seed, "extra minibatches"))
-        self.noise = generator(seed, "noise", device)
+        self.sampling.manual_seed(stream_seed(seed, SAMPLING))
+        self.extras.manual_seed(stream_seed(seed, EXTRAS))
+        self.noise = generator(seed, NOISE, device)
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds of them."""
@@ -173,10 +183,10 @@ class RunState:
     def _begin(self) -> None:
         task, loop, method = self.experiment.task, self.experiment.loop, self.experiment.method
         seed, device = self.plan.seed, self.machine.device
-        outer = task.init_outer(generator(seed, "initialisation"))
+        outer = task.init_outer(generator(seed, INITIALISATION))
         # A sample of its own: what a method and a start need first must not shift later samples.
-        first = generator(seed, "first sample", device)
-        extras = generator(seed, "first extra minibatches", device)
+        first = generator(seed, FIRST_SAMPLE, device)
+        extras = generator(seed, FIRST_EXTRAS, device)
         data = episodes.sample(task, method, self.plan.schedule.inner_steps, first, extras)
         one = data if task.episodes is None else episodes.first(data)
         # The task's own entries win: one that learns its start keeps it under start=learned.

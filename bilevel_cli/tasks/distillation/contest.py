@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bilevel_cli.core.random import generator
+from bilevel_cli.core.random import RETRAINING, SELECTION, TEACHER, generator
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.tasks.distillation import ranking
@@ -62,14 +62,14 @@ class Contest:
 
     def chosen(self, selection: Selection) -> list[TrainingSet]:
         """Real sets of the size of the distilled one, one for each network."""
-        source, x, y = generator(self.seed, "selection"), self.train.x, self.train.y
+        source, x, y = generator(self.seed, SELECTION), self.train.x, self.train.y
         per_class = len(self.distilled[0]) // self.classes
         rows = [selection.select(x, y, per_class, source) for _ in range(self.retraining.networks)]
         return [(x[chosen], hard(y[chosen], self.classes)) for chosen in rows]
 
     def accuracies(self, model: Functional, sets: list[TrainingSet], how: Retraining) -> Tensor:
         """The test accuracy of one network for each set."""
-        source = generator(self.seed, "retraining")
+        source = generator(self.seed, RETRAINING)
         return how.accuracies_of(model, sets, self.test.x, self.test.y, source)
 
 
@@ -123,7 +123,7 @@ def rank(contest: Contest, model: Functional) -> pd.DataFrame:
         return float(contest.accuracies(model, sets, how).mean())
 
     if not torch.equal(onehot, labels):
-        (teacher,) = how.networks_of(model, [full], generator(contest.seed, "teacher"))
+        (teacher,) = how.networks_of(model, [full], generator(contest.seed, TEACHER))
         random = [(x, how.outputs(model, teacher, x).softmax(1)) for x, _ in random]
     found = {
         "full_hard": accuracy([full] * count, how),

@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import epochs
 from bilevel_cli.core.problem import Batch
+from bilevel_cli.core.random import EXPERTS
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
@@ -119,7 +120,7 @@ class Experts(Networks):
         z = model.init(generator)
         velocity, kept = trees.zeros_like(z), [z]
         for _ in range(self.epochs):
-            order = epochs("experts", len(train["x"]), len(train["x"]), generator)
+            order = epochs(EXPERTS, len(train["x"]), len(train["x"]), generator)
             for rows in torch.split(order.to(train["x"].device), self.batch_size):
                 grad = slope(z, train["x"][rows], train["y"][rows])
                 velocity = trees.axpy(self.momentum, velocity, grad)

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import epochs
 from bilevel_cli.core.host import is_host
+from bilevel_cli.core.random import ROWS
 from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.functional import Functional
@@ -178,7 +179,7 @@ class Retraining:
         params = {name: value.clone() for name, value in params.items()}
         velocity = trees.zeros_like(params)
         size = min(self.batch_size or len(images), len(images))
-        rows = epochs("rows", len(images), self.steps * size, source).to(images.device)
+        rows = epochs(ROWS, len(images), self.steps * size, source).to(images.device)
         for step, batch in enumerate(torch.split(rows, size)):
             x, y = images[batch], labels[batch]
             if self.augment is not None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 
@@ -101,8 +102,8 @@ class SimulatedQuadratics(Task):
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         init = {"z": torch.zeros(self.inner_dim, device=self.device)}
-        inner = self.inner_blocks.draw("inner", num_steps, generator)
-        return StepData(init, inner, self.outer_blocks.one("outer", generator))
+        inner = self.inner_blocks.draw(INNER, num_steps, generator)
+        return StepData(init, inner, self.outer_blocks.one(OUTER, generator))
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         z, x = inner["z"], outer["x"]

@@ -11,6 +11,7 @@ from bilevel_cli.core import draws, trees
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
@@ -107,11 +108,11 @@ class Hyperparameters(Task):
         return data.init
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw("inner", num_steps, generator)
+        inner = self.train_blocks.draw(INNER, num_steps, generator)
         if self.augmentation:
             shape = (*inner["y"].shape, *self.augmentation.noise_shape)
             inner["noise"] = draws.normal(*shape, generator=generator)
-        return StepData(self._start, inner, self.validation_blocks.one("outer", generator))
+        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         x, y = batch["x"], batch["y"]

@@ -11,6 +11,7 @@ from bilevel_cli.core import autodiff, draws
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled, Regression, Rows, Source
@@ -105,8 +106,8 @@ class FeaturePenalties(Task):
         return data.init
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw("inner", num_steps, generator)
-        return StepData(self._start, inner, self.validation_blocks.one("outer", generator))
+        inner = self.train_blocks.draw(INNER, num_steps, generator)
+        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         penalty = 0.5 * (outer["log_l2"].exp() * inner["weight"].square()).sum()

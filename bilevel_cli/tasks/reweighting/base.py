@@ -13,6 +13,7 @@ from bilevel_cli.core import trees
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
@@ -124,8 +125,8 @@ class Reweighting(Task):
         return data.init
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw("inner", num_steps, generator)
-        return StepData(self._start, inner, self.validation_blocks.one("outer", generator))
+        inner = self.train_blocks.draw(INNER, num_steps, generator)
+        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
 
     def losses(self, inner: Params, batch: Batch) -> Tensor:
         """CE_i(z), of shape [batch_size]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.random import META
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
 from bilevel_cli.tasks.reweighting.dependent_weights import DependentWeights
@@ -72,7 +73,7 @@ class LearningToReweight(DependentWeights):
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         data = super().sample(num_steps, generator)
-        meta = self.validation_blocks.draw("meta", num_steps, generator)
+        meta = self.validation_blocks.draw(META, num_steps, generator)
         return data._replace(inner=data.inner | trees.prefixed(META_PREFIX, meta))
 
     def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:
