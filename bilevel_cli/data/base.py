@@ -1,4 +1,7 @@
-"""What a data set offers to a task: examples with targets, or images by class for episodes."""
+"""What a data set offers to a task: examples with targets, or images by class for episodes.
+
+Data sets return tensors on the CPU, which a task moves to its device. Nobody writes into them.
+"""
 
 import abc
 from collections.abc import Sequence
@@ -11,14 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Labelled:
-    """Examples with their labels, or with their targets where these are real numbers.
+    """Examples with their labels, or with targets that are real numbers.
 
     Attributes:
         x: Inputs, floating; or int64, such as the tokens of a text. Images have shape [n, channels,
-            height, width], values in [0, 1] and 0 for paper; rows of a table have shape [n,
+            height, width] and values in [0, 1], where 0 is paper. Rows of a table have shape [n,
             features].
-        y: Labels in 0..num_classes-1, int64, of shape [n]; of `Regression`, floating targets.
-        index: The number that each example bears in its source, int64, of shape [n].
+        y: Labels from 0 to num_classes - 1, int64, of shape [n]; floating targets of shape [n] in
+            a `Regression`.
+        index: The number that each example has in its source, int64, of shape [n].
     """
 
     x: Tensor
@@ -26,10 +30,11 @@ class Labelled:
     index: Tensor
 
     def take(self, rows: Tensor) -> "Labelled":
+        """The examples of these rows, in their order; `rows` is int64, of shape [m]."""
         return Labelled(self.x[rows], self.y[rows], self.index[rows])
 
     def to(self, device: torch.device) -> "Labelled":
-        """The same on a device, with floating inputs in the precision of the run."""
+        """The same examples on a device, with floating inputs in torch's default type."""
         x = self.x.to(device)
         if x.is_floating_point():
             x = x.to(torch.get_default_dtype())
@@ -37,6 +42,8 @@ class Labelled:
 
 
 class Splits(NamedTuple):
+    """The parts of a data set, which have no example in common. Only `test` may be empty."""
+
     train: Labelled
     validation: Labelled
     test: Labelled
@@ -45,12 +52,15 @@ class Splits(NamedTuple):
 class Source(abc.ABC):
     """A data set that can be cut into training, validation and test examples.
 
-    Parts of null examples share what the other parts leave, as 60 : 20 : 20.
+    Parts whose number is null share what the other parts leave, as 60 : 20 : 20.
 
     Args:
         train: Number of training examples, or null.
         validation: Number of validation examples, or null.
-        test: Number of test examples, or null; of an official test set null takes all.
+        test: Number of test examples, or null. Null takes all of an official test set.
+
+    Raises:
+        ValueError: A number is below 1.
     """
 
     def __init__(self, train: int | None, validation: int | None, test: int | None) -> None:
@@ -69,18 +79,27 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> tuple[Labelled, Labelled | None]:
-        """The examples to split, and the official test set where there is one."""
+        """The examples to split, and the official test set, or None where there is none.
+
+        Raises:
+            ValueError: The files are absent, or not what they should be.
+        """
 
     def splits(self, generator: torch.Generator) -> Splits:
-        """Draws disjoint parts, without replacement; the test part from the official test set.
+        """Draws disjoint parts, without replacement.
+
+        The test part comes from the official test set where there is one.
 
         Args:
             generator: On the CPU, so that one seed gives one split on every device.
+
+        Raises:
+            ValueError: As `read`, or there are fewer examples than the parts want.
         """
         return self.cut(*self.read(), generator)
 
     def cut(self, pool: Labelled, official: Labelled | None, generator: torch.Generator) -> Splits:
-        """As `splits`, from what `read` returned."""
+        """Draws the parts, as `splits` does, from what `read` returned."""
         wanted = [self.train, self.validation] + [self.test] * (official is None)
         sizes = shared_out(wanted, len(pool.y), SHARES)
         self._require(
@@ -107,7 +126,13 @@ SHARES = (60, 20, 20)  # of training, validation and test examples
 
 
 def shared_out(sizes: Sequence[int | None], available: int, shares: Sequence[int]) -> list[int]:
-    """The sizes, with nulls replaced by their shares of what the others leave; at least 1 each."""
+    """The sizes, where each null becomes its share of what the others leave, at least 1.
+
+    Args:
+        sizes: Of the parts, or nulls.
+        available: Examples for all parts together.
+        shares: Weights of the parts, such as 60, 20 and 20.
+    """
     left = available - sum(size or 0 for size in sizes)
     weights = [share * (size is None) for size, share in zip(sizes, shares, strict=False)]
     # Rounded where one part ends and the next begins, so that nothing is lost.
@@ -127,11 +152,11 @@ class Examples(Source):
 
 
 class Pixels(Examples):
-    """Examples that are bytes until they are drawn, which takes a quarter of the memory.
+    """Examples that stay bytes until parts are drawn, which takes a quarter of the memory.
 
     Args: as `Source`, and
-        standardize: Whether every channel of images, or every entry of other inputs, has mean 0 and
-            variance 1 over the training examples; one that is constant there is shifted alone.
+        standardize: Whether every channel of images, or every entry of other inputs, gets mean 0
+            and variance 1 over the training examples. One that is constant there is only shifted.
     """
 
     def __init__(
@@ -182,11 +207,12 @@ class Regression(Source):
 
 
 def standardized(parts: Splits, over: tuple[int, ...] = (0,)) -> Splits:
-    """All parts with the inputs at mean 0 and variance 1 of the training part.
+    """All parts, shifted and scaled alike, so that training inputs have mean 0 and variance 1.
 
     Args:
         parts: To standardise.
-        over: Dimensions over which means are taken: that of examples alone, for every entry.
+        over: Dimensions over which means are taken. (0,), the examples, treats every entry of an
+            input by itself.
     """
     std, mean = torch.std_mean(parts.train.x, dim=over, correction=0, keepdim=True)
     std = torch.where(std > 0, std, 1)  # an entry that is constant in the training part

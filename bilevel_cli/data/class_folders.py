@@ -19,10 +19,10 @@ PARTS = ("train", "val", "test")
 class ClassFolders(Classes):
     """Classes of images in three parts that are disjoint, as published.
 
-    Either folders of images, `<root>/<name>/{train,val,test}/<class>/*.png` or `*.jpg`, which are
-    resized and kept in the cache; or arrays, `<root>/<name>/{train,val,test}.npz`, with `images`
-    [n, size, size, channels], uint8, and `labels` [n]. Never a pickle. Of each class of a part the
-    first images are taken, as many as the smallest class of the part has.
+    They are either folders of images, `<root>/<name>/{train,val,test}/<class>/*.png` or `*.jpg`,
+    which are resized and kept in the cache; or arrays, `<root>/<name>/{train,val,test}.npz`, with
+    `images` [n, size, size, channels], uint8, and `labels` [n]. Pickles are never read. All classes
+    of a part get as many images as its smallest class has, the first ones.
 
     miniImageNet: 64, 16 and 20 classes of 600 images (Ravi, Larochelle, 2017,
     https://openreview.net/forum?id=rJY0-Kcll). tieredImageNet: 351, 97 and 160 classes (Ren et al.,
@@ -142,7 +142,10 @@ class ClassFolders(Classes):
         return min(least, self.images_per_class or least)
 
     def _digest(self, folder: Path, paths: Sequence[Path]) -> str:
-        """Names the decoded images, by names, sizes and times: reading 780,000 files is slow."""
+        """A name for the decoded images, from names, sizes and times of the files.
+
+        Their content is not read for it: reading 780,000 files is slow.
+        """
         digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
         for path in paths:
             about = path.stat()

@@ -19,9 +19,10 @@ MAX_ROWS = 10**6
 class Ijcnn1(TwoClasses):
     """141,691 rows of 22 features, one in ten of class 1 (Prokhorov, 2001).
 
-    Training examples are drawn from the 49,990 of the files `tr` and `val`; validation and test
-    ones from the 91,701 of `t`, disjoint. With nulls and no test examples these are the parts of
-    the bilevel benchmark (Dagreou et al., 2022, arXiv:2201.13409). Features as in the files.
+    Training examples are drawn from the 49,990 of the files `tr` and `val`. Validation and test
+    examples are drawn from the 91,701 of `t`, and are disjoint. With nulls and test=0 the parts are
+    those of the bilevel benchmark (Dagreou et al., 2022, arXiv:2201.13409). Features are as in the
+    files.
 
     Args:
         root: Folder that holds the files or `libsvm`; null for the cache.

@@ -14,9 +14,9 @@ from bilevel_cli.data.reading import files, images
 class ImageFolder(Pixels, Classes):
     """Images `root/<class>/*.png` or `*.jpg`, classes and images in the order of their names.
 
-    As examples, `x` has shape [n, channels, size, size]; image i of that order has number i, and
-    `paths[i]` is its file. As classes, for episodes, all images are used, of each class as many as
-    the smallest has; classes are shuffled by `split_seed` and divided as 60 : 20 : 20.
+    As examples, `x` has shape [n, channels, size, size]. Image i in that order has the number i,
+    and `paths[i]` is its file. As classes, for episodes, each class has as many images as the
+    smallest one, and the classes are shuffled by `split_seed` and divided as 60 : 20 : 20.
 
     Args:
         root: The folder of the classes.

@@ -23,8 +23,8 @@ class Mnist(Examples):
         train: Number of training examples, of the 60,000.
         validation: Number of validation examples, of the 60,000.
         test: Number of test examples, of the 10,000.
-        standardize: Whether every pixel has mean 0 and variance 1 over the training examples; one
-            that is constant there is shifted alone.
+        standardize: Whether every pixel gets mean 0 and variance 1 over the training examples. One
+            that is constant there is only shifted.
     """
 
     num_classes = 10

@@ -9,11 +9,11 @@ from bilevel_cli.data.base import Examples, Labelled
 
 
 class Rings(Examples):
-    """Ring c of the circles with radii 1, 2, ... is class c: data one can look at.
+    """Class c is a circle of radius c + 1 around 0: data one can look at.
 
-    No line tells one class from the others, and no point per class says where a ring ends, so what
-    a classifier knows of them is drawn by its decision boundary. A point has a uniform angle, and
-    its radius normal noise; one seed draws all, whatever that of the run.
+    No line separates a class from the others, and no single point of a class says where its ring
+    ends. So the decision boundary shows what a classifier knows. A point has a uniform angle, and
+    normal noise on its radius. All points are drawn by one seed, whatever the seed of the run.
 
     Args:
         classes: Number of rings.

@@ -14,10 +14,10 @@ from bilevel_cli.metrics.base import Metric, StepView
 
 @dataclass(frozen=True)
 class HypergradientGap(Metric):
-    """Relative error |g - r| / |r| and cosine of the estimate g to that of a reference r.
+    """Relative error |g - r| / |r| and cosine of the estimate g to that of a reference method, r.
 
-    The reference sees the same outer parameters, data and inner start; a step is a pure function.
-    Costs one estimate of the reference at each row.
+    The reference sees the same outer parameters, data and inner start. It costs one estimate of the
+    reference at each row.
 
     Args:
         reference: The method to compare with.

@@ -13,17 +13,18 @@ from bilevel_cli.metrics.base import Metric, StepView
 
 @dataclass(frozen=True)
 class Norms(Metric):
-    """Euclidean norms: what an overparameterized problem leaves open, its implicit bias decides.
+    """Euclidean norms, which show the implicit bias of methods in overparameterized problems.
 
-    Columns, each of all entries together:
+    Columns, each over all entries together:
 
         outer_norm             |u|, of the outer parameters before the step
-        outer_displacement     |u - u_0|, of those that the task itself begins, from where it did
+        outer_displacement     |u - u_0|, of the task's own outer parameters, from where they began
         inner_norm             |w|, of the last inner iterate, over all episodes
         inner_displacement     |w - w_prev|, from the iterate that the last outer step left
 
-    Outer gradient descent with exact responses keeps the second least, and a fully converged warm
-    start the last (Vicol et al., 2022, arXiv:2212.14032). Draws u_0 again at each row.
+    Outer gradient descent with exact responses keeps outer_displacement least; a fully converged
+    warm start keeps inner_displacement least (Vicol et al., 2022, arXiv:2212.14032). u_0 is drawn
+    again at each row.
 
     Args:
         seed: Of the run.

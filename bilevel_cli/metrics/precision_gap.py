@@ -14,11 +14,11 @@ from bilevel_cli.metrics.hypergradient_gap import relative_error
 
 @dataclass(frozen=True)
 class PrecisionGap(Metric):
-    """Relative error |g - r| / |r| of the estimate g to r, the same with products in float32.
+    """Relative error |g - r| / |r| of the estimate g, where r is g with all products in float32.
 
-    That is `device.matmul_precision=highest`: no TF32, no bf16. On the same outer parameters, data
-    and memory; so 0 where the run computes that way too, and a GPU is told to repeat itself
-    (`device.deterministic=true`). Costs one more estimate at each row.
+    r is what `device.matmul_precision=highest` gives, without TF32 and bf16, for the same outer
+    parameters, data and memory. So the error is 0 where the run computes in that way too, if a GPU
+    is told to repeat itself (`device.deterministic=true`). It costs one more estimate at each row.
 
     Args:
         method: The method of the run.

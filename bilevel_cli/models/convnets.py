@@ -14,9 +14,9 @@ class Conv4(nn.Module):
     """The four-block network of few-shot learning (Vinyals et al., 2016, arXiv:1606.04080).
 
     Each block is a 3x3 convolution, batch normalisation by the statistics of the batch at hand,
-    2x2 max-pooling and ReLU; pooling ends where a side is down to one pixel, which admits small
-    images. Then one affine layer, `head`. ReLU and pooling commute, exactly; this order takes 0.8
-    of the time of the forward pass.
+    2x2 max-pooling and ReLU. Pooling ends where a side is down to one pixel, so that images may be
+    small. Then comes one affine layer, `head`. ReLU and pooling commute exactly; in this order the
+    forward pass takes 0.8 of the time.
 
     Args:
         width: Number of filters of each block.
@@ -51,8 +51,8 @@ class ConvNet(nn.Module):
     """The network of dataset distillation (Gidaris & Komodakis, 2018; Zhao et al., 2021).
 
     Each block is a 3x3 convolution, instance normalisation, ReLU and 2x2 average-pooling
-    (arXiv:2006.05929); then one affine layer, `head`. As there, images of one channel are padded
-    by 3 pixels in the first block, which makes 32x32 of MNIST's 28x28.
+    (arXiv:2006.05929). Then comes one affine layer, `head`. As in that paper, the first block pads
+    images of one channel by 3 pixels, which makes MNIST's 28x28 pixels 32x32.
 
     Args:
         width: Number of filters of each block.

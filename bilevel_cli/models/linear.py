@@ -32,7 +32,8 @@ class LinearNoBias(Linear):
 
 
 class ZeroLinear(nn.Linear):
-    # The convex problem has one minimiser, and zero is the start that favours no class.
+    """An affine layer whose parameters begin at zero, the start that favours no class."""
+
     def reset_parameters(self) -> None:
         for parameter in self.parameters():
             nn.init.zeros_(parameter)

@@ -15,13 +15,14 @@ class ResNet12(nn.Module):
 
     Four blocks of `width`, 2, 4 and 8 times as many channels: three 3x3 convolutions, and a 1x1
     convolution around them, each with batch normalisation by the statistics of the batch at hand.
-    As with Liu et al. (2021, arXiv:2110.00455), 2x2 max-pooling follows the first three; it ends
-    where a side is down to one pixel, which admits small images. Then the mean over all pixels, and
-    one affine layer, `head`. 7,996,800 parameters before the head at width 64 and three channels.
+    2x2 max-pooling follows the first three blocks, as in Liu et al. (2021, arXiv:2110.00455). It
+    ends where a side is down to one pixel, so that images may be small. Then come the mean over all
+    pixels and one affine layer, `head`. There are 7,996,800 parameters before the head at width 64
+    and three channels.
 
     Args:
         width: Channels of the first block.
-        slope: Of the leaky ReLU for negative numbers; 0 for a ReLU.
+        slope: Slope of the leaky ReLU for negative numbers; 0 for a ReLU.
         input_shape: (channels, height, width) of one image.
         num_outputs: Number of outputs.
     """
@@ -47,11 +48,11 @@ class CifarResNet(nn.Module):
     """The residual networks of CIFAR-10, of depth 6 * blocks + 2 (He et al., 2016).
 
     After arXiv:1512.03385: a 3x3 convolution, then three stages of `width`, 2 and 4 times as many
-    channels, each of `blocks` pairs of 3x3 convolutions with the identity around them. A stage but
-    the first halves the sides at its beginning, where the identity takes every other pixel and gets
-    channels of zeros (option A). Batch normalisation, without biases before it, by the statistics
-    of the batch at hand. Then the mean over all pixels, and one affine layer, `head`. Five blocks
-    of width 16 are ResNet-32, with 464,154 parameters.
+    channels. A stage is `blocks` pairs of 3x3 convolutions with the identity around each pair. The
+    second and the third stage begin by halving the sides; there the identity takes every other
+    pixel and gets channels of zeros (option A). Each convolution has no bias, and is followed by
+    batch normalisation with the statistics of the batch at hand. Then come the mean over all pixels
+    and one affine layer, `head`. Five blocks of width 16 are ResNet-32, with 464,154 parameters.
 
     Args:
         width: Channels of the first stage.

@@ -8,8 +8,9 @@ class Constant(ConstantLR):
     """The step size stays as it is.
 
     Args:
-        optimizer: Whose step size.
+        optimizer: The optimizer that has the step size.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        super().__init__(optimizer, factor=1.0)  # torch's factor of a few steps is not for the user
+        # torch lowers the step size during the first few steps, unless the factor is 1.
+        super().__init__(optimizer, factor=1.0)

@@ -1,4 +1,4 @@
-"""Outer optimizers that torch.optim lacks."""
+"""Mirror descent, for outer parameters that are weights on a simplex."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +14,17 @@ from bilevel_cli.errors import UsageError
 class MirrorDescent(Optimizer):
     """Exponentiated gradient, w <- w exp(-lr g) sum(w) / sum(w exp(-lr g)), for weights >= 0.
 
-    Mirror descent with the entropy (Kivinen & Warmuth, 1997), on weights that keep their sum. A
-    weight that is 0 stays 0. With n weights of sum n, lr is that for their distribution divided
-    by n (Ivanova & Ablin, 2023). Refuses tensors with other entries, at the first step.
+    Mirror descent with the entropy (Kivinen & Warmuth, 1997). The weights keep their sum, and one
+    that is 0 stays 0. For n weights of sum n, lr is the step size for their distribution divided
+    by n (Ivanova & Ablin, 2023).
 
     Args:
-        params: Tensors, each of which keeps its sum.
-        lr: Step size.
+        params: Tensors of shape [n], n as may be, each of which keeps its sum.
+        lr: Step size, > 0.
+
+    Raises:
+        ValueError: lr is out of its range.
+        UsageError: At the first step, a tensor has another shape or a negative entry.
     """
 
     def __init__(self, params: list[Tensor], lr: float) -> None:

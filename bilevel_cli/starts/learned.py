@@ -13,10 +13,10 @@ from bilevel_cli.core.trees import Params
 class Learned(Start):
     """The auxiliary initialisation z of IAPTT-GM (Liu et al., 2021, arXiv:2110.00455).
 
-    The start of each inner parameter is the outer parameter of the same name behind `init.`, which
-    begins at the task's own start, whatever the task, and is learned with the other parameters by
-    the derivative through the inner loop. A task that learns such entries itself keeps them: MAML
-    is this policy where every parameter is inner.
+    Each inner parameter starts at the outer parameter `init.` + its name. That one begins at the
+    task's own start, and is learned with the other outer parameters by the derivative through the
+    inner loop. A task that learns such entries itself keeps them: MAML is this policy where every
+    parameter is inner.
     """
 
     def __call__(self, fresh: SolverState, outer: Params, previous: SolverState) -> SolverState:

@@ -8,11 +8,11 @@ from bilevel_cli.starts.learned import Learned
 
 @dataclass(frozen=True)
 class LearnedApart(Learned):
-    """As `Learned`, with another outer step size than that of the other outer parameters.
+    """As `Learned`, but the start has an outer step size of its own.
 
-    IAPTT-GM needs one where these are of another scale: the released code for hyper-cleaning moves
-    the logits of the weights by Adam, step size 0.01, and the start by gradient descent, 0.03.
-    Here both have the run's optimizer, and its schedule.
+    IAPTT-GM needs that where the other outer parameters are of another scale. Its released code for
+    hyper-cleaning moves the logits of the weights by Adam with step size 0.01, and the start by
+    gradient descent with 0.03. Here both are moved by the run's optimizer, on its schedule.
 
     Args:
         lr: The step size of the start, > 0.

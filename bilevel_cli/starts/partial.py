@@ -10,9 +10,9 @@ from bilevel_cli.core.trees import Params
 
 @dataclass(frozen=True)
 class Partial(Start):
-    """z_0 = keep * (last inner iterate) + (1 - keep) * (fresh start), with a solver begun anew.
+    """z_0 = keep * (last inner iterate) + (1 - keep) * (fresh start); the solver begins anew.
 
-    keep = 0 is a cold start; keep = 1 a warm one, but for the solver's memory.
+    keep = 0 is a cold start. keep = 1 is a warm one without the solver's memory.
 
     Args:
         keep: Weight of the last iterate, in [0, 1].

@@ -16,11 +16,12 @@ from bilevel_cli.core.trees import Params
 class Pool(Start):
     """A pool of inner iterates, as distillation methods keep one of networks.
 
-    Outer steps visit the members in turn. Each visit continues that member's last inner solve, with
-    the solver's memory; every `renew_every`-th one begins afresh instead. Renewals are spread, so
-    that members have all ages at any time. One member, renewed every n-th step, is the inner loop
-    of gradient matching (Zhao et al., 2021, arXiv:2006.05929); several, the pool of FRePo (Zhou et
-    al., 2022, arXiv:2206.00719). The hypergradient takes a continued start as a constant.
+    Outer steps visit the members in turn. A visit continues the member's last inner solve, with the
+    solver's memory; every `renew_every`-th visit begins afresh instead. Renewals are spread, so
+    that members have different ages at any time. One member, renewed every n-th step, is the inner
+    loop of gradient matching (Zhao et al., 2021, arXiv:2006.05929); several members are the pool of
+    FRePo (Zhou et al., 2022, arXiv:2206.00719). The hypergradient takes a continued start as a
+    constant.
 
     Memory: `size` solver states.
 

@@ -69,12 +69,12 @@ def cache_folder() -> Path:
 
 
 def inside(path: Path, root: Path, who: str) -> Path:
-    """`path`, unless links lead from it out of `root`, which may itself be a link.
+    """`path`, unless it is a link that leads out of `root`. `root` may itself be a link.
 
     A link to elsewhere would make the data depend on what is not in the folder.
 
     Raises:
-        ValueError: They do.
+        ValueError: The link leads out.
     """
     found = path.resolve()
     if not found.is_relative_to(root.resolve()):
@@ -106,7 +106,7 @@ def content(path: Path, who: str, max_megabytes: float, way_out: str = RAISE) ->
 
     Args:
         path: The file.
-        who: Reads it, for messages.
+        who: The class that reads it, for messages.
         max_megabytes: Its largest size, unpacked.
         way_out: What to do about a larger one.
 
@@ -148,10 +148,10 @@ MAX_DIRECTORY = 4_000_000  # bytes of a zip file that list its members; Omniglot
 def open_zip(path: Path) -> zipfile.ZipFile:
     """A zip file whose members are stored or deflated, and not too many.
 
-    Others are refused: Python unpacks them without a bound, whatever part of them is asked for.
+    Python unpacks other members without a bound, however little of them is asked for.
 
     Raises:
-        Exception: It is none; `zipfile` documents no closed list.
+        Exception: The file is no such zip file; `zipfile` documents no closed list of errors.
     """
     with _Directory(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -161,7 +161,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 class _Directory(io.BufferedReader):
-    """A zip file whose members cannot be read, and its directory only if it is of bounded size."""
+    """Reads the directory of a zip file, if its size is bounded, and no member."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         most = MAX_DIRECTORY + 1

@@ -27,10 +27,10 @@ def check_sizes(who: str, size: int, channels: int) -> None:
 def by_class(folder: Path, who: str) -> dict[str, list[Path]]:
     """The images of each class, classes and images in the order of their names.
 
-    Names that begin with a dot and other files are passed over.
+    Files of other kinds, and names that begin with a dot, are passed over.
 
     Raises:
-        ValueError: There are none, or one lies elsewhere.
+        ValueError: There are fewer than two classes, or a link leads out of the folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{who} needs the folder {folder}, got none. Set data.root.")
@@ -49,7 +49,11 @@ def by_class(folder: Path, who: str) -> dict[str, list[Path]]:
 
 
 def decoded(path: Path, size: int, channels: int, who: str) -> NDArray[np.uint8]:
-    """One image, upright, resized to a square whatever its shape: [channels, size, size]."""
+    """One image, turned upright and resized to a square, of shape [channels, size, size].
+
+    Raises:
+        ValueError: The file is no image, or too large.
+    """
     files.require_file(path, who)
     try:
         with Image.open(path, formats=["PNG", "JPEG"]) as image:

@@ -14,7 +14,17 @@ from bilevel_cli.data.reading import files
 def read_npz(
     path: str | None, names: tuple[str, ...], who: str, max_megabytes: float
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of these names, of at most so many megabytes together, and never a pickle."""
+    """Arrays of an npz file by name, never a pickle.
+
+    Args:
+        path: Of the file; null is refused.
+        names: Of the arrays.
+        who: The class that needs them, for messages.
+        max_megabytes: Largest size of the arrays together.
+
+    Raises:
+        ValueError: The file or an array is absent, damaged or too large.
+    """
     found = files.own(path, who, "data.path")
     again = f"Write {found} anew by numpy.savez."
     files.require_file(found, who)

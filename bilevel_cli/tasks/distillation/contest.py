@@ -28,10 +28,10 @@ class Contest:
     """What is compared, and how it is judged; all inputs as the networks see them.
 
     Args:
-        distilled: Images [n, ...] and labels [n, classes], n a multiple of the classes.
+        distilled: Images [n, ...] and labels [n, classes]; n is a multiple of the classes.
         train: The real examples from which the baselines are chosen.
         test: The examples on which all are judged.
-        retraining: How.
+        retraining: How networks are trained and tested.
         seed: Of the starts, which all sets share, and of the random choices.
     """
 
@@ -76,15 +76,16 @@ class Contest:
 def compare(contest: Contest, models: Mapping[str, Functional]) -> pd.DataFrame:
     """Test accuracies of networks trained on the distilled set and on real ones of its size.
 
-    Real sets are random, herding's and k-centre's, both of these in the space of the inputs. Every
-    network of `random` has a set of its own, so that its deviation is that of the choice too.
+    Real sets are random ones and those of herding and of k-centre, which compare inputs. Every
+    network of `random` has a set of its own, so that the deviation over networks counts the choice
+    of the set too.
 
     Args:
         contest: What is compared.
         models: The architectures, by name.
 
     Returns:
-        Columns set, model, mean, std (over networks, not corrected) and seeds, how many these were.
+        Columns set, model, mean, std (over networks, not corrected) and seeds, their number.
     """
     count = contest.retraining.networks
     sets = {"distilled": [contest.distilled] * count}
@@ -101,10 +102,10 @@ def compare(contest: Contest, models: Mapping[str, Functional]) -> pd.DataFrame:
 def rank(contest: Contest, model: Functional) -> pd.DataFrame:
     """Measures the scores of DD-Ranking, which `bilevel_cli.tasks.distillation.ranking` defines.
 
-    Where the distilled labels are soft, random images get theirs from a network that was trained on
-    all real examples. Unlike the authors', no step size is searched for: `retraining` is one for
-    all, and its networks' last accuracy counts, not their best. The augmentation-robust score needs
-    a `retraining` that augments, and is left out otherwise.
+    Where the distilled labels are soft, random images get soft labels too, from a network that was
+    trained on all real examples. Two things differ from the authors: `retraining` is one for all,
+    where they search for a step size; and the last accuracy of a network counts, not its best. The
+    augmentation-robust score needs a `retraining` that augments, and is left out otherwise.
 
     Args:
         contest: What is compared.

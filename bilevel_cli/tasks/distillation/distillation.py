@@ -35,14 +35,15 @@ class Distillation(Task):
         F(z, lambda) = the objective                                          on real images
 
     where lambda are the images and, if they are learned too, their soft labels. z begins at one of
-    the `networks`. Which method suits which objective, its docstring says.
+    the `networks`. The docstring of an objective says which methods suit it.
 
     Images are normalised: mean 0 and variance 1 over the training images, channel by channel. What
     is saved is in the units of the data again.
 
-    Scores: retrained_accuracy on the test examples, the mean over fresh networks that `retraining`
-    trains on the learned images alone, and the standard deviation over them; joint_test_accuracy,
-    that of the last inner iterate. At step 0 the first is the score of what the images start from.
+    Scores, on the test examples: retrained_accuracy, the mean over fresh networks that `retraining`
+    trains on the learned images alone; retrained_std, the standard deviation over these networks;
+    joint_test_accuracy, that of the last inner iterate. At step 0 the first is the score of the
+    images before they are learned.
 
     Args:
         per_class: Learned images of each class; null where there is a `count`.
@@ -52,9 +53,9 @@ class Distillation(Task):
             replacement.
         batch_size: Learned images of an inner step, drawn without replacement; null for all.
         learn_labels: Whether labels are outer parameters, kept on the simplex; else one-hot.
-        adapt: "all", or the prefix of the names of the parameters that are trained, such as "head",
-            which makes the inner problem convex (RCIG, Loo et al., 2023, arXiv:2302.06755, in its
-            simplest form); the others stay what the network of the outer step has.
+        adapt: "all", or the prefix of the names of the parameters that are trained; the others
+            keep their values in the network of the outer step. "head" makes the inner problem
+            convex (the simplest form of RCIG, Loo et al., 2023, arXiv:2302.06755).
         l2: Weight of the squared norm of the trained parameters, >= 0. Not halved.
         objective: The outer loss.
         networks: Where inner solves begin.
@@ -198,7 +199,7 @@ class Distillation(Task):
         return outer["images"], outer.get("labels", self.labels)
 
     def _held(self, inner: Params) -> Params:
-        """The same parameters; derivatives in those that are not trained are zero."""
+        """The same parameters, in which those that are not trained are constants."""
         return {n: z if n in self.adapted else z.detach() for n, z in inner.items()}
 
     def _numbers(self, count: int, generator: torch.Generator) -> Batch:
@@ -282,5 +283,5 @@ def onto_simplex(rows: Tensor) -> Tensor:
     ordered = rows.sort(1, descending=True).values
     counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
     shifts = (ordered.cumsum(1) - 1) / counts
-    kept = (ordered > shifts).sum(1, keepdim=True)  # a prefix: differences fall in between
+    kept = (ordered > shifts).sum(1, keepdim=True)  # the largest entries: those that stay above 0
     return (rows - shifts.gather(1, kept - 1)).clamp(min=0)

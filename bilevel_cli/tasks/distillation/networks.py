@@ -18,8 +18,8 @@ from bilevel_cli.nn.losses import cross_entropy
 class Networks(abc.ABC):
     """A bank of networks, made once: an outer step picks one of them by its number.
 
-    So no outer step waits for the device to hand over a seed, and one seed gives the same networks
-    on every device.
+    Because the networks exist before the first step, no outer step waits for the device to hand
+    over a seed, and one seed gives the same networks on every device.
 
     Attributes:
         targets: Whether a network comes with the one that it should become.
@@ -52,7 +52,7 @@ class Fresh(Networks):
     """Networks with the model's own random parameters.
 
     Args:
-        count: How many. As many times the memory of one.
+        count: How many. They take `count` times the memory of one.
     """
 
     count: int
@@ -73,8 +73,8 @@ class Fresh(Networks):
 class Experts(Networks):
     """Networks along their training on real data (MTT, Cazenavette et al., 2022, arXiv:2203.11932).
 
-    Each is trained by gradient descent with momentum on minibatches and kept after every epoch: as
-    many times the memory of one as count * (epochs + 1).
+    Each is trained by gradient descent with momentum on minibatches, and kept as it is after every
+    epoch. That takes count * (epochs + 1) times the memory of one network.
 
     Args:
         count: How many.

@@ -1,4 +1,4 @@
-"""Which real examples stand for their class: what a distilled set of the same size must beat."""
+"""Real examples that stand for their class, which a distilled set of the same size must beat."""
 
 import abc
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Selection(abc.ABC):
 
 @dataclass(frozen=True)
 class RandomReal(Selection):
-    """Drawn without replacement, each alike likely."""
+    """Drawn without replacement, all equally likely."""
 
     def pick(self, features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return torch.randperm(len(features), generator=generator)[:count].to(features.device)

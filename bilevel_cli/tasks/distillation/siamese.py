@@ -16,12 +16,12 @@ NUMBERS = 5
 class Siamese:
     """Differentiable siamese augmentation (DSA, Zhao & Bilen, 2021, arXiv:2102.08259).
 
-    A draw of random numbers chooses one of the transforms that are switched on, and its amount:
-    what is augmented with the same numbers, a real and a learned image, undergoes the same. Pixels
-    from outside are 0, the mean of normalised images.
+    A draw of random numbers chooses one of the transforms that are switched on, and its amount. A
+    real and a learned image that are augmented with the same numbers undergo the same transform.
+    Pixels from outside are 0, the mean of normalised images.
 
-    A function of its arguments alone, linear in the images, so that it can be mapped and
-    differentiated as often as one likes: unlike torch's grid_sample, which has one derivative.
+    It is a function of its arguments alone, and linear in the images. So it can be mapped, and
+    differentiated as often as one likes; torch's grid_sample has one derivative.
 
     Args:
         color: Whether to change brightness, saturation and contrast (by up to 0.5; 0 to 2 times;

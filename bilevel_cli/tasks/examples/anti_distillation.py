@@ -18,10 +18,10 @@ class AntiDistillation(Task):
         f(w, u) = |Phi w - u|^2 / 2        on evenly spaced points of [-1, 1]
         F(w)    = |Phi_o w - t|^2 / 2      on the original examples
 
-    Rows of Phi are [1, cos(n pi x) / n, sin(n pi x) / n]. Many u have F = 0, and the approximation
-    of the inverse of H = Phi' Phi chooses among them (Vicol et al., 2022,
-    arXiv:2212.14032, whose constants are not published: those of conf/ are a reconstruction). From
-    u = 0 and w = 0, outer gradient descent ends at
+    Rows of Phi are [1, cos(n pi x) / n, sin(n pi x) / n]. Many u have F = 0. Which of them is found
+    depends on the approximation of the inverse of H = Phi' Phi (Vicol et al., 2022,
+    arXiv:2212.14032; their constants are not published, and those of conf/ are a reconstruction).
+    From u = 0 and w = 0, outer gradient descent ends at
 
         u = A (J A)^-1 t,    J = Phi_o Phi^+,    A = Phi G Phi_o',
 

@@ -16,11 +16,10 @@ class Counterexample(Task):
     """min F = (x - y_2)^2 / 2 + (y_1 - 1)^2 / 2 over x, and y in argmin f = y_1^2 / 2 - x y_1.
 
     From Liu et al. (2020, arXiv:2006.04045), and again in Liu, Ye et al. (2022, arXiv:2209.08709).
-    Any y_2 is a best response; the optimistic solution is x = 1, y = (1, 1), with F = 0. Whoever
-    differentiates a best response with y_2 where it began, at 0, ends at x = 1/2 with F = 1/4.
+    Any y_2 is a best response; the optimistic solution is x = 1, y = (1, 1), with F = 0. A method
+    that leaves y_2 where it began, at 0, ends at x = 1/2 with F = 1/4.
 
-    Scores: F at the last inner iterate, |x - 1|, the gap f(y) - min f by which that iterate is no
-    best response, x and y.
+    Scores: F at the last inner iterate, |x - 1|, f(y) - min f at that iterate, x and y.
 
     Args:
         start: (x, y_1, y_2) at first.

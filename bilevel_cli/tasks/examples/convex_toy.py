@@ -15,9 +15,9 @@ class ConvexToy(Task):
     """min F = |x - y_2|^4 + |y_1 - e|^4 over x in [-100, 100]^n, y in argmin |y_1|^2 / 2 - x'y_1.
 
     Eq. 13 of Liu et al. (2021, arXiv:2110.00455), where e is the vector of ones. Any y_2 is a best
-    response, so that the solution x = y_1 = y_2 = e is out of reach of a start that nobody learns:
-    with y_2 = 0 the exact hypergradient ends at x = e / 2. An inner loop that stops early has other
-    zeros of F, where the learned start of y_1 makes up for a wrong x.
+    response. So the solution x = y_1 = y_2 = e cannot be reached from a start that nobody learns:
+    with y_2 = 0 the exact hypergradient ends at x = e / 2. If the inner loop stops early, F has
+    other zeros, where the learned start of y_1 makes up for a wrong x.
 
     Scores: |x - e|, and |y - (e, e)| and F at the last inner iterate y. x and y begin at 0.
 

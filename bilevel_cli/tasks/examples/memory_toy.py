@@ -20,14 +20,14 @@ class MemoryToy(Task):
         f(w, theta) = (a(theta)'(w - w_o))^2 / 2,    a(theta) = [cos n theta, sin n theta] / sqrt(h)
         F(w)        = |w - w_o|^2 / 2,               n = 1..h,  |w_o| = 1
 
-    Best responses are a hyperplane that turns with theta, and a fully converged warm start is a
-    succession of projections onto those of all angles so far, w_k = w_{k-1} + a a'(w_o - w_{k-1}):
-    it comes to know w_o, of which no angle alone tells more than one coordinate (a minimal case of
-    the memory of Vicol et al., 2022, arXiv:2212.14032). Since |a| = 1, one inner step of length 1
+    The best responses are a hyperplane that turns with theta. A fully converged warm start projects
+    w onto one of them after the other, w_k = w_{k-1} + a a'(w_o - w_{k-1}). So it comes to know
+    w_o, although no single angle tells more than one coordinate of it. This is a minimal case of
+    the memory of Vicol et al. (2022, arXiv:2212.14032). Since |a| = 1, one inner step of length 1
     converges fully.
 
-    The outer loss of a step has a random slope in theta besides, in place of a minibatch's noise:
-    once w is in the hyperplane there is no other reason to go on.
+    The outer loss of a step has a random slope in theta besides, as a minibatch would give it. Once
+    w is in the hyperplane, nothing else moves theta on.
 
     Scores: F at the last inner iterate; at the projection of 0, to which re-training at the present
     angle leads; and the least such F of any angle.

@@ -19,11 +19,11 @@ class PbgdToy(Task):
 
         F = cos(4 y + 2) / (1 + e^(2 - 4 x)) + log((4 x - 2)^2 + 1) / 2
 
-    From Shen & Chen (2023, arXiv:2302.05185). Not convex in y, f satisfies the Polyak-Lojasiewicz
-    inequality. F(x, -x) has three local minimisers.
+    From Shen & Chen (2023, arXiv:2302.05185). f is not convex in y, but satisfies the
+    Polyak-Lojasiewicz inequality. F(x, -x) has three local minimisers.
 
-    Scores: F(x, -x), the distance of x to the nearest of them, |x + y| at the last inner iterate,
-    x and y.
+    Scores: F(x, -x), the distance of x to the nearest local minimiser, |x + y| at the last inner
+    iterate, x and y.
 
     Args:
         start: (x, y) at first.

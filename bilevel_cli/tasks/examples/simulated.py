@@ -23,12 +23,13 @@ class SimulatedQuadratics(Task):
         (z' h)^2 / 2 + (x' g)^2 / 2 + (x' u) (v' z) + a' z + d' x
 
     with standard normal a and d. h is normal; its covariance has eigenvalues from mu to 1, evenly
-    spaced in their logarithms, in a random basis. That of g has one eigenvalue zero and such others
-    besides. u = U S n and v = V n share one standard normal n, so that u v' has the mean U S V',
-    where S goes from mu to L_cross likewise and U, V are parts of random bases.
+    spaced in their logarithms, in a random basis. The covariance of g is such a one too, but with
+    one eigenvalue zero. u = U S n and v = V n share one standard normal n, so that u v' has the
+    mean U S V', where S goes from mu to L_cross, spaced in the same way, and U and V are parts of
+    random bases.
 
-    The value function is the quadratic F(z*(x), x); with a nonsingular mean of h h' of the inner
-    samples it has a closed form. Problems in which it is not convex are drawn anew.
+    The value function is the quadratic F(z*(x), x). It has a closed form, since the mean of h h'
+    over the inner samples is nonsingular. Problems in which it is not convex are drawn anew.
 
     Scores: the value function at x, the squared norm of its gradient, and |z - z*(x)|^2 of the last
     inner iterate z; in float64, over all samples.
@@ -41,7 +42,8 @@ class SimulatedQuadratics(Task):
         inner_dim: Dimension of z, which begins at 0.
         outer_dim: Dimension of x, which begins at -2 in every entry.
         L_cross: Largest singular value of the mean of u v', > 0.
-        mu: Smallest one, and smallest eigenvalue but zero of the covariances, in (0, 1].
+        mu: Smallest singular value of the mean of u v', and smallest nonzero eigenvalue of the
+            covariances, in (0, 1].
         batch_size: Inner samples of an inner step; null for all of them.
         outer_batch_size: Outer samples of an outer step; null for all of them.
         device: Where the problem lives.

@@ -91,7 +91,7 @@ class FewShot(Task):
         self.ways, self.shots, self.queries = ways, shots, queries
         self.episodes: int = episodes
         self.eval_episodes, self.eval_steps = eval_episodes, eval_steps
-        self.fixed_start: Params = {}  # of the inner parameters, for a class that learns none
+        self.fixed_start: Params = {}  # of the inner parameters, in a subclass that learns no start
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.statement = f"Classes: {data.split_statement}."
         some = self.images["train"][0, :5].to(torch.get_default_dtype()) / 255
@@ -170,7 +170,7 @@ class FewShot(Task):
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `initialisation.pt`, a state_dict of the model: the start and the features.
 
-        And `outer.pt` where more was learned than these, such as step sizes.
+        It writes `outer.pt` too where more was learned, such as step sizes.
         """
         path = directory / "initialisation.pt"
         learned = trees.under(FEATURES_PREFIX, outer) | trees.under(LEARNED_PREFIX, outer)

@@ -19,11 +19,11 @@ class HyperRepresentation(FewShot):
         f(w, lambda) = CE of the support images + penalty * (|w|^2 + smoothing^2)^(power / 2)
         F(w, lambda) = CE of the query images
 
-    w are the parameters with the prefix `adapt`, lambda all others. Every inner problem begins at
-    one point, drawn once from the model's own scheme and not learned; with start=learned it is, and
-    method=iaptt is IAPTT-GM (Liu et al., 2021, arXiv:2110.00455), whose penalty is the l_q one with
-    0 < power < 1, not convex. power=2 is ridge: strongly convex for an affine head, as implicit
-    methods want it.
+    w are the parameters with the prefix `adapt`, and lambda all others. Every inner problem begins
+    at one point, which is drawn once by the model's own scheme and not learned. With start=learned
+    it is learned, and method=iaptt is then IAPTT-GM (Liu et al., 2021, arXiv:2110.00455), whose
+    penalty is not convex: 0 < power < 1. power=2 is ridge regression, which is strongly convex for
+    an affine head, as implicit methods want it.
 
     Scores: as `FewShot`.
 
@@ -36,8 +36,8 @@ class HyperRepresentation(FewShot):
         eval_episodes: Episodes of an evaluation, on validation and on test classes each.
         eval_steps: Inner steps of an evaluation.
         penalty: Weight of the penalty, >= 0; 0 for none.
-        power: Its exponent q, in (0, 2].
-        smoothing: Its distance from a kink at w = 0, > 0.
+        power: Exponent of the norm, in (0, 2].
+        smoothing: What rounds the kink at w = 0, > 0.
         data: Images by class.
         model: The classifier, as conf/model builds it.
         device: Where the images live.

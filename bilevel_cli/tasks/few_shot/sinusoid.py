@@ -26,9 +26,9 @@ class Sinusoid(Task):
     A learner that does not adapt cannot fall below the error of -c cos(x), the mean of all
     sinusoids at x: 3.006 with the published ranges, where always answering 0 makes 4.252.
 
-    Scores: mean query error after each of `eval_steps` inner steps over `eval_episodes` new
-    episodes, the same at every evaluation, and the half-width of the 95 % confidence interval of
-    the first, which is the one after the most steps.
+    Scores: mean query error over `eval_episodes` new episodes, after each number of inner steps in
+    `eval_steps`, the largest number first; then the half-width of the 95 % confidence interval of
+    the first of these. The episodes are the same at every evaluation.
 
     Args:
         shots: Support points.
@@ -121,7 +121,7 @@ class Sinusoid(Task):
         return StepData({}, inner, {name: value[:, self.shots :] for name, value in points.items()})
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        # Not mse_loss, whose second derivative forward mode has not.
+        # mse_loss has no second derivative in forward mode.
         return (self.model.apply(inner, batch["x"]) - batch["y"]).square().mean()
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
@@ -146,7 +146,7 @@ class Sinusoid(Task):
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `initialisation.pt`, a state_dict of the model: the learned start.
 
-        And `outer.pt` where more was learned, such as step sizes.
+        It writes `outer.pt` too where more was learned, such as step sizes.
         """
         path, start = directory / "initialisation.pt", trees.under(LEARNED_PREFIX, outer)
         with path.open("wb") as file:

@@ -50,12 +50,13 @@ NETWORK = "augmentation."
 class Network(Augmentation):
     """A data augmentation network: x + scale * network([x, noise]), whose weights are outer.
 
-    The network sees as many more channels, or columns of a table, of noise; a network of zeros
-    augments nothing (Lorraine, Vicol and Duvenaud, 2020, arXiv:1911.02590, with a U-net).
+    The network sees an example, and noise of the same shape as more channels, or as more columns of
+    a table. If its outputs are zero, nothing is augmented (Lorraine, Vicol and Duvenaud, 2020,
+    arXiv:1911.02590, use a U-net).
 
     Args:
-        network: As conf/model builds one; its outputs are reshaped to an example.
-        scale: Factor of its outputs, > 0. A small one begins close to no augmentation.
+        network: A network as conf/model builds it; its outputs are reshaped to an example.
+        scale: Factor of its outputs, > 0. A small one begins almost without augmentation.
         input_shape: Shape of one example.
         device: Where the network lives.
     """
@@ -178,14 +179,17 @@ class Transforms(Augmentation):
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Images whose pixel at offset (x, y) from the middle is the one at matrix @ (x, y, 1) before.
+    """Images moved by affine maps: the pixel at offset p from the middle was before at M (p, 1).
 
-    Interpolates bilinearly, with zeros outside. torch's grid_sample is not used because it has no
-    forward mode; this is made of operations that have all derivatives.
+    Between pixels it interpolates bilinearly, and outside of the image all is zero. torch's
+    grid_sample has no forward mode; the operations here have all derivatives.
 
     Args:
         images: Of shape [n, channels, height, width].
-        matrices: Of shape [n, 2, 3], in pixels.
+        matrices: M, of shape [n, 2, 3], for offsets (x, y) in pixels.
+
+    Returns:
+        Images of the same shape.
     """
     height, width = images.shape[2:]
     middle = ((width - 1) / 2, (height - 1) / 2)

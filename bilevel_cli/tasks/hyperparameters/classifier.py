@@ -31,18 +31,18 @@ class Hyperparameters(Task):
         f(z, lambda) = mean_i CE(model_z(a(x_i, lambda)), s(y_i, lambda)) + R(z, lambda)
         F(z)         = mean_i CE(model_z(x_i), y_i)
 
-    with an augmentation a and smoothed labels s of the training examples in f, and a penalty R.
-    Validation examples, in F, are as they are. Each of the three may be left out; learned settings
-    of the inner solver come on top (solver=momentum_learned). The start of the inner parameters is
-    the same at every outer step. Franceschi et al. (2017, arXiv:1703.01785) and Lorraine et al.
-    (2020, arXiv:1911.02590) learn hyperparameters so, a million of them.
+    with an augmentation a of the training examples, their smoothed labels s, and a penalty R. Each
+    of the three may be left out. Settings of the inner solver can be learned besides
+    (solver=momentum_learned). The start of the inner parameters is the same at every outer step.
+    Franceschi et al. (2017, arXiv:1703.01785) learn hyperparameters in this way, and Lorraine et
+    al. (2020, arXiv:1911.02590) learn millions of them.
 
     A run of method=none trains with the initial hyperparameters, as a sweeper needs it.
 
     Scores: mean loss and accuracy of the last inner iterate on validation and, if there are some,
-    test examples; the hyperparameters, learned ones of the solver too, or the least, the median and
-    the largest of each kind where they are more than 50. A gradient method has moved them once
-    since it trained that iterate.
+    test examples; then the hyperparameters, those of the solver too. Where there are more than 50,
+    the least, the median and the largest of each kind stand for them. A gradient method has moved
+    them once since it trained that iterate.
 
     Minibatches are blocks (`bilevel_cli.core.blocks`): cut once, each drawn once in an epoch. The
     random numbers of an augmentation are drawn anew for each inner step.

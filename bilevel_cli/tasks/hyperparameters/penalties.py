@@ -52,8 +52,8 @@ class Penalty(abc.ABC):
     Args:
         granularity: Which inner parameters share a lambda.
         initial: exp(lambda) before the first outer step, > 0.
-        largest: exp(lambda) is kept at most this. Gradient descent needs lr * exp(lambda) < 2 of L2
-            penalties, and the weight of a useless parameter grows without end.
+        largest: Bound on exp(lambda). Without one, the weight of a useless parameter grows without
+            end; and with an L2 penalty gradient descent needs lr * exp(lambda) < 2.
     """
 
     granularity: Granularity
@@ -108,7 +108,7 @@ class L2(Penalty):
 
 @dataclass(frozen=True)
 class SmoothedL1(Penalty):
-    """r(z) = sqrt(z^2 + eps^2) - eps, which is |z| but for an error below eps.
+    """r(z) = sqrt(z^2 + eps^2) - eps, which differs from |z| by less than eps.
 
     Its curvature is at most exp(lambda) / eps, at zero.
 

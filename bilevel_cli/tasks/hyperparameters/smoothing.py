@@ -16,7 +16,7 @@ NAME = "label_smoothing_logit"
 class LabelSmoothing:
     """Cross-entropy with the target (1 - s) onehot(y) + s / C, where s = sigmoid(outer parameter).
 
-    With constant s that of Szegedy et al. (2016, arXiv:1512.00567), of C classes.
+    There are C classes. A constant s is that of Szegedy et al. (2016, arXiv:1512.00567).
 
     Args:
         initial: s before the first outer step, in (0, 1).

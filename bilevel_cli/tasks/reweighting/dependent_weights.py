@@ -29,11 +29,13 @@ class DependentWeights(Reweighting):
     could differentiate, and they refuse. Methods that differentiate the inner steps as they are
     serve, `fixed_point` too, and find dw_i/dz for themselves.
 
-    As `detached`, dw_i/dz counts as zero in every derivative, as in the published code. That is the
-    same for one inner step from a start that is a constant, and an approximation for more: claims
-    of derivatives are then made of an inner loop whose weights do not follow z.
+    If `detached`, dw_i/dz counts as zero in every derivative, as in the published code. This makes
+    no difference for one inner step from a constant start, and is an approximation for more steps.
+    What methods claim of their derivatives then holds for an inner loop whose weights do not follow
+    z.
 
-    The inner loss, mean_i w_i CE_i(z) + l2 |z|^2, is a number to look at: its gradient is g.
+    The inner loss, mean_i w_i CE_i(z) + l2 |z|^2 with constant w_i, is a number to look at. Its
+    gradient is g.
 
     Args:
         detached: Whether derivatives take the weights for constants of z.
@@ -77,5 +79,5 @@ class DependentWeights(Reweighting):
         return loss + self.l2 * trees.dot(inner, inner) if self.l2 else loss
 
     def variable(self, x: Tensor) -> Tensor:
-        """A tensor that depends on z, as derivatives are to see it."""
+        """`x`, which depends on z, or a constant of the same value where weights are detached."""
         return constants.held(x) if self.detached else x

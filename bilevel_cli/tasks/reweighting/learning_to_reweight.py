@@ -25,17 +25,17 @@ class LearningToReweight(DependentWeights):
         w_i(z)       = max(a_i, 0) / mean_j max(a_j, 0),   a_i = <grad F_meta(z), grad CE_i(z)>
         F(z)         = mean_i CE_i(z)                        on clean validation examples
 
-    F_meta is the loss of a minibatch of clean validation examples. But for the step size, a_i is
-    minus its derivative in w_i, at weights of 0, after a step of gradient descent, in closed form.
-    Inner steps follow g (`DependentWeights`), and the hypergradient sees that w moves with z.
-    lambda begins at 0, so that `method=none start=warm` is the paper's algorithm; other methods
+    F_meta is the loss of a minibatch of clean validation examples. Take one step of gradient
+    descent from weights of 0: up to the step size, a_i is minus the derivative of F_meta after it
+    in w_i. Inner steps follow g (`DependentWeights`), and the hypergradient sees that w moves with
+    z. lambda begins at 0, so that `method=none start=warm` is the paper's algorithm; other methods
     learn corrections that last.
 
-    Scores: as `Reweighting`, with weights at the last inner iterate, all training and validation
-    examples being one minibatch.
+    Scores: as `Reweighting`, with the weights at the last inner iterate, where all training
+    examples are one minibatch, and all validation examples another.
 
-    Costs two more gradients in an inner step, and twice a product with second derivatives. Where
-    inner steps are differentiated, third derivatives too, unless `detached`.
+    An inner step costs two more gradients, and two products with second derivatives. Where inner
+    steps are differentiated it needs third derivatives too, unless `detached`.
 
     Args:
         detached: Whether derivatives take w for a constant of z. The same for one inner step from a
@@ -97,7 +97,7 @@ class LearningToReweight(DependentWeights):
 
 
 def alignments(losses: Callable[[Params], Tensor], direction: Params, at: Params) -> Tensor:
-    """<direction, grad losses_i(at)> for each i, of shape [n], without a gradient for each.
+    """<direction, grad losses_i(at)> for each i, of shape [n], by two gradients in all.
 
     Args:
         losses: Of all examples, of shape [n].
@@ -109,5 +109,5 @@ def alignments(losses: Callable[[Params], Tensor], direction: Params, at: Params
         gradient = autodiff.grad(lambda z: (weights * losses(z)).sum())(at)
         return trees.dot(direction, gradient)
 
-    # Linear in the weights, hence any will do.
+    # The slope is linear in the weights, so its gradient is the same at all of them.
     return autodiff.grad(slope)(torch.zeros_like(losses(at)))

@@ -26,11 +26,11 @@ class MetaWeightNet(DependentWeights):
 
     with W an MLP of one hidden layer and a sigmoid. Inner steps follow g (`DependentWeights`), and
     the hypergradient sees that W's argument moves with z. One inner step with `start=warm`, and the
-    derivative through it, are the paper's algorithm but for one thing: there the classifier takes
-    each step twice, to learn W and again with the W learned; here that W serves the next step.
+    derivative through it, are the paper's algorithm with one difference. There the classifier takes
+    each step twice: once to learn W, and again with the new W. Here the new W serves the next step.
 
-    Scores: as `Reweighting`. W may be small everywhere, so called clean are the examples of at
-    least half the mean weight.
+    Scores: as `Reweighting`. W may be small everywhere. So the examples of at least half the mean
+    weight are called clean.
 
     Args:
         width: Units of the hidden layer.

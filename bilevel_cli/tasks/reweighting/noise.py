@@ -32,7 +32,7 @@ class Corruption(abc.ABC):
 
 
 class NoNoise(Corruption):
-    """The labels of the source: of which some may be wrong, but nobody knows which."""
+    """The labels of the source. Some may be wrong, but nobody knows which."""
 
     def __call__(
         self, examples: Labelled, num_classes: int, generator: torch.Generator
@@ -42,10 +42,10 @@ class NoNoise(Corruption):
 
 @dataclass(frozen=True)
 class LabelNoise(Corruption):
-    """Labels that become others, the share of examples to which that happens being given.
+    """A given share of the labels become others.
 
     Args:
-        share: In [0, 1).
+        share: The share of the examples whose labels are touched, in [0, 1).
     """
 
     share: float
@@ -77,7 +77,7 @@ class LabelNoise(Corruption):
 
 @dataclass(frozen=True)
 class Symmetric(LabelNoise):
-    """round(share * n) labels become another class, each alike likely; no flagged one is right."""
+    """round(share * n) labels become another class, all others equally likely, and are flagged."""
 
     def corrupt(
         self, labels: Tensor, num_classes: int, generator: torch.Generator
@@ -89,7 +89,7 @@ class Symmetric(LabelNoise):
 
 @dataclass(frozen=True)
 class Pair(LabelNoise):
-    """round(share * n) labels of class c become c + 1, and of the last class 0."""
+    """round(share * n) labels become the next class, and 0 after the last one. All are flagged."""
 
     def corrupt(
         self, labels: Tensor, num_classes: int, generator: torch.Generator
@@ -115,10 +115,10 @@ class Uniform(LabelNoise):
 class Legacy(LabelNoise):
     """round(share * n) labels are drawn anew among all classes, and all of those are flagged.
 
-    What published code of hyper-cleaning does (that of IAPTT-GM, Liu et al., 2021,
-    arXiv:2110.00455, and after it), to compare with its tables. Of ten classes a tenth of the
-    flagged labels is right. A cleaner that finds every wrong label calls these clean: at share 1/2
-    its precision is 50 / 55, and 95.2 % the ceiling of F1.
+    Published code of hyper-cleaning does this (that of IAPTT-GM, Liu et al., 2021,
+    arXiv:2110.00455, and later code); use it to compare with the published tables. With ten classes
+    a tenth of the flagged labels is right. A cleaner that finds every wrong label calls those
+    clean. So at share 1/2 the precision of the best cleaner is 50 / 55, and its F1 is 95.2 %.
     """
 
     def corrupt(
@@ -131,12 +131,12 @@ class Legacy(LabelNoise):
 
 @dataclass(frozen=True)
 class LongTail(Corruption):
-    """Right labels of classes that are not alike frequent: n_c = n_max imbalance^(-c / (C - 1)).
+    """Classes of different sizes, n_c = n_max imbalance^(-c / (C - 1)). All labels stay right.
 
-    C classes, c from 0, and n_max = n / C (Cui et al., 2019, arXiv:1901.05555).
+    There are C classes, c = 0, 1, ..., and n_max = n / C (Cui et al., 2019, arXiv:1901.05555).
 
     Args:
-        imbalance: Examples of the first class for one of the last, >= 1; 10 to 200 are usual.
+        imbalance: Size of the first class over that of the last, >= 1; 10 to 200 are usual.
     """
 
     imbalance: float

@@ -12,9 +12,9 @@ class Weights(abc.ABC):
     """A parametrisation of the weights of training examples.
 
     Attributes:
-        name: Of the outer parameter, of shape [n].
+        name: The name of the outer parameter, which has shape [n].
         threshold: The weight from which an example counts as called clean.
-        probabilities: Whether all weights are between 0 and 1, and the parameters their log-odds.
+        probabilities: Whether weights are probabilities and the parameters are their log-odds.
     """
 
     name: str = "weights"
@@ -23,14 +23,14 @@ class Weights(abc.ABC):
 
     @abc.abstractmethod
     def init(self, count: int) -> Tensor:
-        """The parameters before the first outer step, on the CPU."""
+        """The parameters before the first outer step, of shape [count], on the CPU."""
 
     def of(self, parameters: Tensor) -> Tensor:
         """The weights, entry by entry."""
         return parameters
 
     def project(self, parameters: Tensor) -> Tensor:
-        """Admissible parameters; itself where all are."""
+        """The nearest admissible parameters, of the same shape; all are, unless a class differs."""
         return parameters
 
 
