@@ -1,4 +1,9 @@
-"""What methods ask of an inner loop and its problem, checked before any work."""
+"""What methods ask of an inner loop and its problem, checked before any work.
+
+Each requirement is a function of who asks, the inner loop, the outer parameters and the data of one
+inner problem, without a dimension of episodes. It changes none of them, and raises ValueError where
+it is not met: who needs what, what it got, and which options to use instead.
+"""
 
 from collections.abc import Callable
 
@@ -10,8 +15,6 @@ from bilevel_cli.core.problem import StepData, follows_loss
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 
-# (who needs it, the inner loop, the outer parameters, the data of one inner problem): raises
-# ValueError where the requirement is not met.
 Requirement = Callable[[str, InnerLoop, Params, StepData], None]
 
 
@@ -31,12 +34,12 @@ def start_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) 
     def begun(outer: Params) -> Params:
         return loop.begin(outer, data, loop.fresh(outer, data))["inner"]
 
-    if learned := _moving(begun, outer, _outside_losses(loop, outer, data)):
-        raise ValueError(
-            f"{who} needs a start that is not learned, got {_listed(learned)}, which act through "
-            "the start of the inner loop alone: it would take their hypergradient for zero. Use "
-            "start=cold or start=warm, or method=reverse, which differentiates the start."
-        )
+    _refuse_learned(
+        f"{who} needs a start that is not learned",
+        _moving(begun, outer, _outside_losses(loop, outer, data)),
+        through="the start",
+        instead="start=cold or start=warm",
+    )
 
 
 def solver_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
@@ -48,11 +51,28 @@ def solver_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData)
             state = loop.step(state, outer, data, t)
         return state["inner"]
 
-    if learned := _moving(stepped, outer, _outside_losses(loop, outer, data)):
+    _refuse_learned(
+        f"{who} needs a solver whose settings are not learned",
+        _moving(stepped, outer, _outside_losses(loop, outer, data)),
+        through="the steps",
+        instead="solver=gd",
+    )
+
+
+def _refuse_learned(needs: str, learned: set[str], through: str, instead: str) -> None:
+    """Raises ValueError where outer parameters act through a part of the inner loop alone.
+
+    Args:
+        needs: Who needs what.
+        learned: The names of those outer parameters.
+        through: The part of the inner loop through which they act.
+        instead: The options to use where it is not to be learned.
+    """
+    if learned:
         raise ValueError(
-            f"{who} needs a solver whose settings are not learned, got {_listed(learned)}, which "
-            "act through the steps of the inner loop alone: it would take their hypergradient for "
-            "zero. Use solver=gd, or method=reverse, which differentiates the steps."
+            f"{needs}, got {_listed(learned)}, which act through {through} of the inner loop "
+            f"alone: it would take their hypergradient for zero. Use {instead}, or method=reverse, "
+            f"which differentiates {through}."
         )
 
 
@@ -87,7 +107,18 @@ def no_constraint(who: str, loop: InnerLoop, outer: Params, data: StepData) -> N
         )
 
 
-# Of methods that differentiate the losses at a point, and take it for a minimiser.
+def start_is_learned(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses outer parameters of which none is a learned start: nothing would be learned."""
+    del loop, data
+    if not any(name.startswith(LEARNED_PREFIX) for name in outer):
+        raise ValueError(
+            f"{who} needs a learned start, got outer parameters without any "
+            f"{LEARNED_PREFIX}*: it does not see what acts through the inner loss. Use "
+            "start=learned, or method=darts for a first-order method that does."
+        )
+
+
+# For methods that differentiate the losses at one point, and take it for a minimiser.
 AT_A_MINIMISER: tuple[Requirement, ...] = (
     losses_depend_on_outer,
     start_is_constant,
@@ -98,7 +129,7 @@ AT_A_MINIMISER: tuple[Requirement, ...] = (
 
 def _outside_losses(loop: InnerLoop, outer: Params, data: StepData) -> set[str]:
     """The outer parameters on which neither the inner nor the outer loss depends."""
-    # Away from the start, where a symmetry may hide the dependence.
+    # Not at the start itself, where a symmetry may hide the dependence.
     inner = _away(loop, outer, data)
     inner_part = autodiff.grad(loop.problem.inner_loss, 1)(inner, outer, data.inner_at(-1))
     outer_part = autodiff.grad(loop.problem.outer_loss, 1)(inner, outer, data.outer)
@@ -128,13 +159,3 @@ def _away(loop: InnerLoop, outer: Params, data: StepData) -> Params:
 def _listed(names: "Params | set[str]") -> str:
     some = sorted(names) if isinstance(names, set) else list(names)
     return ", ".join(some[:3]) + " ..." * (len(some) > 3)
-
-
-def check_start(who: str, outer: Params) -> None:
-    """Raises ValueError unless the start of the inner loop is learned."""
-    if not any(name.startswith(LEARNED_PREFIX) for name in outer):
-        raise ValueError(
-            f"{who} needs a learned start, got outer parameters without any "
-            f"{LEARNED_PREFIX}*: it does not see what acts through the inner loss. Use "
-            "start=learned, or method=darts for a first-order method that does."
-        )

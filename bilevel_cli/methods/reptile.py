@@ -10,7 +10,7 @@ from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import check_start
+from bilevel_cli.core.requirements import start_is_learned
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 
@@ -30,8 +30,7 @@ class Reptile(Hypergradient[Carry]):
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        check_start("Reptile", outer)
+    requires = (start_is_learned,)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         begun, pullback = loop.begin_with_pullback(outer, data, carry["inner"])
