@@ -1,4 +1,10 @@
-"""What an estimate is said to be: claims, and the trials that they are held to."""
+"""What an estimate is said to be: claims, and the trials that they are held to.
+
+A method states its claim (`Hypergradient.claim`), and `bilevel-check` holds it to that. So reverse
+mode claims the derivative of F(z_K(lambda), lambda) to 1e-6, as a "value"; evolution strategies
+claim the same as a "mean" over their random numbers; a penalty method claims a "rate", since its
+bias falls as 1 / multiplier.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -11,12 +17,15 @@ from bilevel_cli.core.trees import Params
 class Trial(NamedTuple):
     """One estimate, as a reference sees it: what went into it, and what came out.
 
+    All tensors are on one device, in the precision of the check: float64, unless the user chooses
+    another. A reference changes none of them.
+
     Attributes:
         loop: The inner loop, of one inner problem.
         outer: The outer parameters.
-        data: The data, all of whose minibatches are the same.
+        data: The data of one inner problem, all of whose minibatches are the same.
         carry: The memory before the estimate.
-        last: The inner parameters after it.
+        last: The inner parameters after it, of the shapes of `data.init`.
     """
 
     loop: InnerLoop
@@ -26,6 +35,9 @@ class Trial(NamedTuple):
     last: Params
 
 
+# Computes what an estimate is said to be, in the shapes of `Trial.outer`. Raises NoSolution where
+# the inner problem has no solution to compare with, and `references.Chaotic` where no finite
+# difference tells the derivative.
 Reference = Callable[[Trial], Params]
 
 
@@ -34,20 +46,22 @@ class Claim(NamedTuple):
 
     Attributes:
         text: What g is, for the table of `bilevel-check`.
-        reference: Computes that.
-        tolerance: Largest relative error |g - reference| / |reference|, where theory makes it
-            depend on the problem a function of the trial. Of a mean, the largest number of
+        reference: Computes what g is said to be.
+        tolerance: The largest relative error |g - reference| / |reference|; a function of the trial
+            where theory makes it depend on the problem. For a mean it is the largest number of
             standard errors by which an entry may be off, while the noise of the mean is less than
             half of the reference.
         kind: "value": one estimate is the reference. "mean": its expectation over `data.noise` is.
-            "limit": repeated at fixed outer parameters, estimates tend to it. "rate": so repeated,
-            they tend to something that misses it, and `variant` misses it `ratio` times as much.
+            "limit": estimates that are repeated at fixed outer parameters, each with the memory of
+            the one before, tend to it. "rate": repeated in this way, they tend to something that
+            misses it, and `variant` misses it `ratio` times as much.
         repeats: Estimates to average, or to take on the way to the limit.
-        base: The method to measure where it is not the one that claims: with its schedules frozen.
+        base: The method to measure, where it is another than the one that claims. Such as the same
+            one with its schedules frozen.
         variant: For a rate: the same method with another setting.
         ratio: For a rate: bounds of (error of the variant) / (error of the method).
-        perturbs: Whether the estimate compares losses, and so sees what derivatives of the problem
-            take for constants.
+        perturbs: Whether the estimate compares losses. It then sees what derivatives of the problem
+            take for constants, and its reference must see it too.
     """
 
     text: str

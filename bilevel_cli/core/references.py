@@ -2,6 +2,10 @@
 
 `bilevel-check` holds every method to its own claim. References are central differences in float64,
 and dense matrices of them: slow, and hard to get wrong.
+
+A reference takes a trial, changes nothing of it, and returns a tree of the shapes of `Trial.outer`
+on the same device. Each may raise `Chaotic`. In shapes, n is the number of entries of all inner
+parameters.
 """
 
 import contextlib
@@ -44,7 +48,10 @@ def implicit(inverse: Callable[[Tensor], Tensor]) -> Reference:
     """d_lambda F - (d_lambda d_z f)^T inverse(H) d_z F at the last inner iterate.
 
     Args:
-        inverse: What stands for the inverse, as a function of the dense Hessian [n, n].
+        inverse: What stands for the inverse, [n, n], as a function of the dense Hessian [n, n].
+
+    Raises:
+        NoSolution: The Hessian is too large, or too close to singular for `inverse`.
     """
 
     def reference(trial: Trial) -> Params:
@@ -66,7 +73,10 @@ def solution(trial: Trial) -> Params:
 
 
 def implicit_at(trial: Trial, inner: Params, inverse: Callable[[Tensor], Tensor]) -> Params:
-    """The implicit hypergradient at `inner`, with a dense Hessian of the entries free to move."""
+    """The implicit hypergradient at `inner`, with a dense Hessian of the entries free to move.
+
+    Args and errors: as in `implicit`.
+    """
     derivatives = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))
     direct, cross_by = derivatives(inner, trial.outer, trial.data.outer)
     rhs, free = trees.ravel(direct)[0], _free(trial, inner)
@@ -84,7 +94,7 @@ def hessian(trial: Trial, inner: Params) -> Tensor:
     """The Hessian of f in z at `inner`, [n, n], by central differences of the gradient.
 
     Raises:
-        NoSolution: It is too large.
+        NoSolution: There are more than `LARGEST` inner parameters.
     """
     flat, unravel = trees.ravel(inner)
     if len(flat) > LARGEST:
@@ -169,7 +179,7 @@ class Chaotic(Exception):
 
 @contextlib.contextmanager
 def doubts() -> Iterator[list[float]]:
-    """Collects by how much each of the differences within may be off, as a length."""
+    """Within this context, collects by how much each finite difference may be off, as a length."""
     global _doubts
     before, _doubts = _doubts, []
     try:
@@ -179,13 +189,17 @@ def doubts() -> Iterator[list[float]]:
 
 
 def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
-    """The gradient of scalar `fn`, by central differences; what is `constants.held` stays.
+    """The gradient of scalar `fn` at `params`, by central differences.
 
-    With more than `FEW` entries, along `FEW` // 4 random directions alone, and across them by
-    reverse mode: an error of an estimate is seen along the former.
+    What is `constants.held` keeps its value. With more than `FEW` entries, differences are taken
+    along `FEW` // 4 random directions only, and across them the gradient is that of reverse mode:
+    an error of an estimate is seen along the random directions.
+
+    Returns:
+        A tree of the shapes of `params`.
 
     Raises:
-        AssertionError: The two disagree.
+        AssertionError: Reverse mode and differences disagree.
         Chaotic: Differences of two step sizes disagree.
     """
     flat, unravel = trees.ravel(params)
@@ -208,7 +222,7 @@ def differenced(fn: Callable[[Params], Tensor], params: Params) -> Params:
 
 
 def _slopes(fn: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor) -> Tensor:
-    """The derivatives of scalar `fn` along directions, of shape [directions].
+    """The derivatives of scalar `fn` at `at` [n] along directions [m, n], of shape [m].
 
     Raises:
         Chaotic: They depend on the step.
@@ -216,7 +230,7 @@ def _slopes(fn: Callable[[Tensor], Tensor], at: Tensor, directions: Tensor) -> T
     here = fn(at)
 
     def sides(step: float) -> tuple[Tensor, Tensor]:
-        """The slopes, and how far those to either side differ: h |f''|, or what a kink jumps."""
+        """The slopes, and how far they differ to either side: h |f''|, or the jump at a kink."""
         ahead, behind = (
             torch.stack([fn(at + side * direction) for direction in directions])
             for side in (step, -step)

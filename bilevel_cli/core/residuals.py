@@ -12,10 +12,14 @@ ROUNDING = 1e-5  # relative, of a residual in float32
 def adjoint_doubt(row: dict[str, float], setting: str) -> dict[str, str]:
     """The doubt that steps on the adjoint lead away from the solution.
 
+    The residual of steps on minibatches is noisy: it tells something only above that of v = 0.
+
     Args:
-        row: As in `residual_doubt`. On minibatches the residual is noisy, so that only one above
-            that of v = 0 tells anything.
+        row: One row of train.csv, as in `residual_doubt`.
         setting: The full name of the step size of the adjoint.
+
+    Returns:
+        As `residual_doubt`.
     """
     advice = (
         f"Lower {setting}, which follows the step size of the solver (solver.lr), below "

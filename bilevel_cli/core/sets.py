@@ -8,16 +8,25 @@ from bilevel_cli.core.trees import Params
 
 
 class ConvexSet(abc.ABC):
+    """A closed convex set of inner parameters.
+
+    Its functions take and return trees of one structure, and change none. They can be
+    differentiated and mapped, so that no tensor is asked for its value.
+    """
+
     @abc.abstractmethod
     def project(self, point: Params) -> Params:
-        """The nearest point of the set."""
+        """The nearest point of the set, of the shapes of `point`."""
 
     @abc.abstractmethod
     def free(self, point: Params) -> Params:
         """1 where an entry of `point` can move both ways within the set, 0 where it is held.
 
-        Around a minimiser over the set, the held entries stay where they are, so that the others
-        alone respond to the outer parameters.
+        Around a minimiser over the set, the held entries stay where they are, and only the others
+        respond to the outer parameters.
+
+        Returns:
+            Numbers in the shapes and types of `point`.
         """
 
 

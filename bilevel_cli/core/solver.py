@@ -1,4 +1,12 @@
-"""The interface of inner solvers, and settings of theirs that an outer problem can learn."""
+"""The interface of inner solvers, and the settings of them that an outer problem can learn.
+
+A solver is two functions, `init` and `step`, on a state. Three of them, in these terms:
+
+* Gradient descent (`solvers.gd`): the state is z alone; a step is z - lr * oracle.inner_grad(z).
+* Momentum (`solvers.momentum`): the state is z and a velocity, which is zero at `init`.
+* Projected descent (`solvers.projected`): a step of another solver, whose z is then projected onto
+  a set; `within` names the set, so that methods know over what z is minimised.
+"""
 
 import abc
 import dataclasses
@@ -20,7 +28,11 @@ class SolverState(TypedDict):
 
     Plain dicts are pytrees to torch.func, and load under torch.load(weights_only=True), so no
     solver writes code to map its state over episodes or to checkpoint it. Counters are 0-dim
-    floating tensors, because derivatives flow through the whole state.
+    floating tensors, because derivatives flow through the whole state. All tensors are on the
+    device and in the precision of the inner parameters.
+
+    Attributes:
+        inner: The inner parameters z, of the shapes of `StepData.init`.
     """
 
     inner: Params
@@ -49,10 +61,11 @@ class Learned:
             )
 
     def __call__(self, outer: Params) -> Tensor:
+        """The setting at `outer`, 0-dim, differentiable in it."""
         return outer[self.name].exp()
 
     def inverse(self, setting: float) -> float:
-        """The outer parameter at which the setting is this."""
+        """The value of the outer parameter at which the setting has the value `setting`."""
         return math.log(setting)
 
 
@@ -77,7 +90,7 @@ class LearnedFraction(Learned):
 
 
 def value(setting: float | Learned, outer: Params) -> Scalar:
-    """The number that a setting stands for."""
+    """The number that a setting stands for: a 0-dim tensor where it is learned."""
     return setting(outer) if isinstance(setting, Learned) else setting
 
 
@@ -92,21 +105,33 @@ def check_lr(solver: str, lr: float | Learned) -> None:
 class InnerSolver(abc.ABC, Generic[State]):
     """Optimizer dynamics z_{t+1} = Phi(z_t), with all of its memory in the state.
 
-    What it minimises is said here alone, by `posed`, `within` and `no_minimiser`: by default the
-    inner loss f, over all z.
+    A solver is a frozen dataclass of settings: it never changes, and changes no argument. It works
+    on one inner problem, and is mapped over episodes and differentiated in the whole state, so no
+    function of it asks a tensor for its value.
+
+    `posed`, `within` and `no_minimiser` say what it minimises. By default that is the inner loss f,
+    over all z.
     """
 
     @abc.abstractmethod
     def init(self, inner: Params) -> State:
-        """The state before the first step, at parameters `inner`.
+        """The state before the first step.
 
         A start policy may replace `inner` in it, so the first step must not rely on any other
         entry that depends on the values of `inner`.
+
+        Args:
+            inner: Inner parameters of any shapes, which decide device and precision.
         """
 
     @abc.abstractmethod
     def step(self, oracle: Oracle, state: State) -> State:
-        """One step. Asks `oracle` for gradients, and no tensor for its value."""
+        """The state after one step, of the structure, shapes and types of `state`.
+
+        Args:
+            oracle: Gives gradients, on the minibatch of this step.
+            state: The state before the step.
+        """
 
     def posed(self, problem: Problem) -> "tuple[Problem, InnerSolver[Any]]":
         """The problem whose inner loss this solver minimises, and the solver that steps on it.
@@ -118,12 +143,12 @@ class InnerSolver(abc.ABC, Generic[State]):
 
     @property
     def within(self) -> ConvexSet | None:
-        """The set over which it minimises; None for all z."""
+        """The set over which the solver minimises; None for all z."""
         return None
 
     @property
     def no_minimiser(self) -> str:
-        """Why the point where it comes to rest minimises no loss; empty where it does."""
+        """Why the point where the solver comes to rest minimises no loss; empty where it does."""
         return ""
 
     def outer_init(self, inner: Params) -> Params:
@@ -131,6 +156,10 @@ class InnerSolver(abc.ABC, Generic[State]):
 
         Args:
             inner: Inner parameters, for a solver that learns a setting for each of their entries.
+
+        Returns:
+            Tensors by the names of outer parameters: 0-dim, one for each learned setting with an
+            initial value, unless a solver learns a setting for each entry of `inner`.
         """
         found: Params = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # solvers are dataclasses
@@ -142,7 +171,11 @@ class InnerSolver(abc.ABC, Generic[State]):
         return found
 
     def settings(self, outer: Params) -> Params:
-        """The learned settings at `outer`, by their own names, and those of solvers it wraps."""
+        """The learned settings at `outer`, of this solver and those it wraps.
+
+        Returns:
+            0-dim tensors, by the names of the constructor's arguments.
+        """
         found: Params = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # solvers are dataclasses
             setting: Any = getattr(self, field.name)
