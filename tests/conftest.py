@@ -11,6 +11,7 @@ import torch
 
 from bilevel_cli.data import digits
 from bilevel_cli.data.reading import files
+from bilevel_cli.machine import memory
 from bilevel_cli.runs import build
 from bilevel_cli.runs.runner import Runner
 
@@ -82,3 +83,11 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         yield f"http://127.0.0.1:{running.server_port}/", folder
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def budget_of_this_process() -> Iterator[None]:
+    """The budget may be set in a test: behind it, it is again what it was."""
+    before = memory._budget, memory._threads
+    yield
+    memory._budget, memory._threads = before

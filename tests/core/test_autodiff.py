@@ -368,3 +368,41 @@ def test_a_derivative_built_outside_of_a_mapping_can_be_mapped() -> None:
     points = torch.randn(4, 3)
     slopes = autodiff.vmap(autodiff.grad(lambda x: (x**3).sum()))(points)
     torch.testing.assert_close(slopes, 3 * points**2)
+
+
+def test_what_graphs_share_counts_once_and_what_is_freed_counts_no_more() -> None:
+    x, y = torch.randn(100), torch.randn(100)
+    meter = autodiff.HeldBytes()
+
+    def product(x: Tensor, y: Tensor) -> Tensor:
+        return x * y  # saves both
+
+    def held(*factors: Tensor) -> Any:
+        with meter:
+            return autodiff.vjp(product, *factors)
+
+    vector = 100 * 8
+    assert meter.total() == 0
+    first = held(x, y)
+    assert meter.total() == 2 * vector
+    second = held(x, y.clone())
+    assert meter.total() == 3 * vector
+    third = held(x[:50], x[50:])  # one storage, known already
+    assert meter.total() == 3 * vector
+    del first, third
+    assert meter.total() == 2 * vector
+    del second
+    assert meter.total() == 0
+
+
+def test_a_meter_knows_its_own_graphs_alone() -> None:
+    x, meter = torch.randn(100), autodiff.HeldBytes()
+    before = autodiff.vjp(torch.sin, x.clone())
+    with meter:
+        first = autodiff.vjp(torch.sin, x)
+    after = autodiff.vjp(torch.sin, x.clone())
+    with meter:
+        again = autodiff.vjp(torch.exp, x.clone())  # saves its result
+    assert meter.total() == 2 * x.nbytes
+    for output, pullback in (before, first, after, again):
+        assert pullback(torch.ones_like(output))[0].isfinite().all()
