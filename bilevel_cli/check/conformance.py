@@ -1,6 +1,6 @@
 """What every method, task and solver must satisfy: for the tests of the project and of others.
 
-    from bilevel_cli.check.conformance import check_method
+    from bilevel_cli import check_method
     check_method(MyMethod(...))
 
 Each function returns nothing, and raises AssertionError with the sentence that does not hold.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
+"""Parameters by name: the inner or the outer ones, and all that has their names and shapes."""
 Scalar = float | Tensor
 Tree = Any  # a tensor, None, or a dict or tuple of trees
 

@@ -1,5 +1,6 @@
 """Someone else's method and task: one file and one yaml each, and no edit of the project."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hydra.utils import instantiate
 from plugins import FILES
 from runners import runner_in
 
-from bilevel_cli.check.conformance import check_method, check_task
+from bilevel_cli import check_method, check_task
 from bilevel_cli.config.options import CONF
 
 
@@ -25,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
         monkeypatch.delitem(sys.modules, name)  # another test's, in a folder that is gone
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,29 +1,37 @@
-"""A method and a task that live outside of the package."""
+"""A method and a task that live outside of the package, and import what it declares alone."""
 
 METHOD = '''
-"""The sign of another method's gradient."""
+"""The sign of the hypergradient."""
 
 from dataclasses import dataclass
 
-from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli import Carry, Cost, Estimate, Hypergradient, autodiff
 
 
 @dataclass(frozen=True)
-class SignOfReverse(Reverse):
-    """Sign of the hypergradient.
+class Sign(Hypergradient[Carry]):
+    """Sign of the hypergradient, by backpropagation through the inner steps.
 
     Args:
-        window: As in Reverse.
-        segment: As in Reverse.
         scale: Length of each entry.
     """
 
     scale: float
 
+    def init(self, outer, state):
+        return {"inner": state}
+
     def estimate(self, loop, outer, data, carry):
-        found = super().estimate(loop, outer, data, carry)
-        grad = {name: self.scale * value.sign() for name, value in found.grad.items()}
-        return found._replace(grad=grad)
+        def end(outer):
+            state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
+            return loop.problem.outer_loss(state["inner"], outer, data.outer), state
+
+        grad, (loss, state) = autodiff.grad_and_value(end, has_aux=True)(outer)
+        signs = {name: self.scale * value.sign() for name, value in grad.items()}
+        return Estimate(signs, loss, {"inner": state}, {})
+
+    def cost(self, num_steps, outer, inner, metrics):
+        return Cost(inner_grads=num_steps, hvps=num_steps)
 '''
 
 
@@ -32,8 +40,7 @@ TASK = '''
 
 import torch
 
-from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.task import Task
+from bilevel_cli import StepData, Task
 
 
 class Follow(Task):
@@ -73,8 +80,7 @@ FILES = {
     "mine/sign.py": METHOD,
     "mine/follow.py": TASK,
     "conf/method/sign.yaml": (
-        "# sign of the hypergradient\n_target_: mine.sign.SignOfReverse\n"
-        "window: null\nsegment: null\nscale: 1.0\n"
+        "# sign of the hypergradient\n_target_: mine.sign.Sign\nscale: 1.0\n"
     ),
     "conf/task/follow.yaml": (
         "# @package _global_\n# one number to follow\ndefaults:\n  - override /data: null\n"
