@@ -14,7 +14,8 @@ from torch import Tensor
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 
-Batch = dict[str, Tensor]  # what a loss sees, by name: whatever tensors the problem likes
+Batch = dict[str, Tensor]
+"""What a loss sees, by name: whatever tensors the problem likes."""
 
 
 class StepData(NamedTuple):
