@@ -1,4 +1,9 @@
-"""The interface of linear solvers."""
+"""The interface of linear solvers.
+
+In shapes, n is the number of entries of the inner parameters as one vector. All tensors are on the
+device and in the precision of the right-hand side. A solver holds settings; it never changes, and
+changes no argument. Solves are mapped over episodes: no tensor is asked for its value.
+"""
 
 import abc
 from collections.abc import Callable, Iterator
@@ -21,7 +26,7 @@ class Solved(NamedTuple):
 
     Attributes:
         solution: The approximate solution v, of shape [n].
-        metrics: What the solver has to say for itself, as columns of a row: 0-dim tensors of the
+        metrics: What the solver reports of the solve, as columns of train.csv: 0-dim tensors of the
             type of v, left on the device.
     """
 
@@ -44,13 +49,16 @@ class LinearSolver(abc.ABC):
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         """An approximate solution v of H v = rhs, and how the solve ended.
 
-        The number of products is fixed by the solver's settings: convergence is expressed by
-        masking updates, not by leaving the loop, so that solves can be mapped and captured.
+        The settings alone decide the number of products: a solver that has converged masks its
+        updates and does not leave the loop, so that solves can be mapped and captured.
 
         Args:
-            matvec: Computes H v, for the symmetric H.
+            matvec: Computes H v, from [n] to [n], for the symmetric H.
             rhs: The right-hand side, of shape [n].
             guess: Where an iterative solver begins, of shape [n].
+
+        Raises:
+            CannotServe: The solver cannot serve this H, such as a singular one.
         """
 
     @abc.abstractmethod
@@ -58,7 +66,7 @@ class LinearSolver(abc.ABC):
         """The number of products with H that `solve` takes for n = `size`."""
 
     def draw(self, generator: torch.Generator) -> Params:
-        """The random numbers that one solve consumes, before the size of H is known."""
+        """The random numbers that one solve consumes, drawn before the size of H is known."""
         del generator
         return {}
 
@@ -74,16 +82,19 @@ class LinearSolver(abc.ABC):
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         """What stands for the inverse, from dense algebra that shares nothing with `solve`.
 
-        `inverse(H, rhs, rounds) @ rhs` is what `rounds` solves return of which the first begins at
-        zero, and each other one where the last one ended: what `bilevel-check` holds them to.
+        `inverse(H, rhs, rounds) @ rhs` is the result of `rounds` solves, of which the first begins
+        at zero and each later one where the one before ended. `bilevel-check` holds `solve` to it.
 
         Args:
             hessian: The symmetric H, of shape [n, n].
             rhs: The right-hand side, of shape [n].
             rounds: Number of solves.
 
+        Returns:
+            A matrix of shape [n, n].
+
         Raises:
-            NoSolution: H is such that solves have no limit, or none to compare with.
+            NoSolution: For this H, solves have no limit, or none to compare with.
         """
         del rhs, rounds
         return inverted(hessian)
@@ -164,19 +175,20 @@ def check_rtol(solver: str, rtol: float) -> None:
 
 
 def inverted(hessian: Tensor) -> Tensor:
-    """The inverse of a dense Hessian.
+    """The inverse of a dense Hessian, both of shape [n, n].
 
     Raises:
         NoSolution: It is too close to singular.
     """
-    # Central differences leave 1e-11 of error in H, of which this is all that 1e-6 allows.
+    # Central differences leave an error of 1e-11 in H. At this condition, that makes the 1e-6 to
+    # which inverses are compared.
     if not torch.linalg.cond(hessian.double()) < 1e5:
         raise NoSolution("the inner Hessian is too close to singular to compare inverses")
     return dense.inv(hessian)
 
 
 def filtered(hessian: Tensor, response: Callable[[Tensor], Tensor]) -> Tensor:
-    """The matrix with the eigenvectors of `hessian`, and `response` of its eigenvalues."""
+    """The matrix [n, n] with the eigenvectors of `hessian`, and `response` of its eigenvalues."""
     eigenvalues, vectors = dense.eigh(hessian)
     return (vectors * response(eigenvalues) @ vectors.T).to(hessian.dtype)
 

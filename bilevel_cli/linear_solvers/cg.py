@@ -11,11 +11,11 @@ from bilevel_cli.linear_solvers.base import KrylovSolver, Matvec, Solved, krylov
 
 # A direction of less curvature than FLAT * eps * |H| has none: rounding alone gives it eps * |H|.
 FLAT = 10.0
-# On positive definite H the error falls in the norm of H, so that a residual is at most
-# sqrt(cond(H)) times an earlier one: one that grows by eps^-1/2 shows a matrix that is singular to
+# On positive definite H the error falls in the norm of H, so a residual is at most sqrt(cond(H))
+# times an earlier one. A residual that grows by eps^-1/2 thus shows a matrix that is singular to
 # working precision. One that ends above that of v = 0, and above GROWTH times its smallest, shows a
-# right-hand side that is all but out of the range. Of 400 random matrices of 60 rows none of
-# condition 1e4 ends ten steps so, and 3 of condition 1e6, with an error of 99 per cent.
+# right-hand side that is nearly out of the range. Among 400 random matrices of 60 rows, no solve of
+# ten steps ended like that at condition 1e4; at condition 1e6 three did, with an error of 99 %.
 GROWTH = 10.0
 
 
@@ -24,12 +24,12 @@ class ConjugateGradient(KrylovSolver):
     """Conjugate gradient (Hestenes & Stiefel, 1952), for positive definite H.
 
     Exact after n products in exact arithmetic. The iterate is frozen, and kept, once the residual
-    is small. It is of no use where H is not positive definite, which shows itself in a direction of
-    zero or negative curvature, or, where the right-hand side leaves the range of a singular H, in a
-    residual that grows. There the solve stops, and returns the iterate of smallest residual, the
-    guess among them.
+    is small. Where H is not positive definite, the method breaks down: it meets a direction of zero
+    or negative curvature; or, where the right-hand side leaves the range of a singular H, the
+    residual grows. Then the solve stops, and returns the iterate of smallest residual, which may be
+    the guess.
 
-    Reports `adjoint_stopped`: 1 where it stopped so before the residual was below sqrt(eps) of the
+    Reports `adjoint_stopped`: 1 where it broke down before the residual was below sqrt(eps) of the
     right-hand side, else 0.
 
     Args:
@@ -59,7 +59,7 @@ class ConjugateGradient(KrylovSolver):
         }
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
-        """As of any Krylov solver, but that it stops where `solve` does, at the best iterate."""
+        """As `KrylovSolver.inverse`, but where `solve` breaks down, that of the best iterate."""
         if rounds > 1:
             return super().inverse(hessian, rhs, rounds)
         found = best = torch.zeros_like(hessian)
@@ -84,7 +84,7 @@ class ConjugateGradient(KrylovSolver):
         return best if stopped or left > max(rhs.norm(), GROWTH * least) else found
 
     def iterate(self, basis: Tensor, hessian: Tensor) -> Tensor:
-        # The solution on the Krylov space: V (V'HV)^-1 V' rhs.
+        # The solution on the Krylov space is V (V'HV)^-1 V' rhs, with the basis V.
         return basis @ dense.solve(basis.T @ hessian @ basis, basis.T)
 
     def limit(self, hessian: Tensor) -> Tensor:

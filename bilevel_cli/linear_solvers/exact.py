@@ -16,14 +16,15 @@ from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, invert
 class Exact(LinearSolver):
     """(H + damping * I)^-1, or its pseudo-inverse, from n products with H.
 
-    With damping the response of the proximal problem f + damping / 2 * |z - z_ref|^2 at z = z_ref;
-    with the pseudo-inverse the minimum-norm response of a singular H. Memory is n^2 numbers.
+    With damping it gives the response of the proximal problem f + damping / 2 * |z - z_ref|^2 at
+    z = z_ref; with the pseudo-inverse, the minimum-norm response of a singular H. Memory is n^2
+    numbers.
 
     Args:
         damping: Added to every eigenvalue, >= 0.
         rtol: Eigenvalues of H + damping * I below rtol times the largest, in magnitude, count as
-            zero and are left out (pseudo-inverse). None to solve with all of them; a singular
-            matrix is then an error.
+            zero and are left out (pseudo-inverse). None to solve with all of them; then `solve`
+            raises CannotServe for a singular matrix.
     """
 
     damping: float

@@ -11,7 +11,7 @@ from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
 
 @dataclass(frozen=True)
 class Identity(LinearSolver):
-    """v = rhs: the Hessian taken for the identity.
+    """v = rhs, as if the Hessian were the identity.
 
     T1-T2 (Luketina et al., 2016, arXiv:1511.06727).
     """

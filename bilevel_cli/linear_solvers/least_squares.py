@@ -19,10 +19,11 @@ from bilevel_cli.linear_solvers.base import (
 class LeastSquares(LinearSolver):
     """v_{j+1} = v_j - step_size^2 * H (H v_j - rhs): gradient descent on |H v - rhs|^2 / 2.
 
-    Needs no curvature of one sign, and no inverse: begun at zero it tends to the pseudo-inverse
-    solution, the least-squares one of smallest norm. Converges when step_size < sqrt(2) / |H|, and
-    as slowly as the square of the condition number says (Landweber, 1951; the implicit step of
-    GALET, Xiao, Lu & Chen, 2023, arXiv:2306.02422, whose rho is step_size^2).
+    It serves curvature of both signs, and a singular H: begun at zero, it tends to the solution of
+    the pseudo-inverse, the least-squares solution of smallest norm. Converges when
+    step_size < sqrt(2) / |H|, as slowly as the square of the condition number says (Landweber,
+    1951; the implicit step of GALET, Xiao, Lu & Chen, 2023, arXiv:2306.02422, whose rho is
+    step_size^2).
 
     Args:
         max_steps: Number of steps, of two products each.

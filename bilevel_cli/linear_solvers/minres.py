@@ -15,8 +15,8 @@ class MinimumResidual(KrylovSolver):
 
     Iterate k has the smallest residual |H v - rhs| on the Krylov space of dimension k, by Lanczos'
     three-term recurrence and one Givens rotation a step. Exact after n products in exact
-    arithmetic; of a singular H a least-squares solution. The iterate is frozen, and kept, once the
-    residual is small, or H times it, and when the Krylov space no longer grows.
+    arithmetic; for a singular H it finds a least-squares solution. The iterate is frozen, and kept,
+    once the residual or H times the residual is small, and when the Krylov space no longer grows.
 
     Args:
         max_steps: Number of products with H, besides the one for the first residual.
@@ -33,8 +33,8 @@ class MinimumResidual(KrylovSolver):
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         eps = torch.finfo(rhs.dtype).eps
-        # What counts as zero beside |H|. On 300 random singular systems eps^0.6 let 5 iterates run
-        # away in float64, and 28 in float32; eps^0.5 none.
+        # What counts as zero beside |H|. On 300 random singular systems, eps^0.6 let 5 iterates run
+        # away in float64 and 28 in float32; eps^0.5 let none.
         none = eps**0.5
         target = max(self.rtol, eps) * rhs.norm()
         residual = rhs - matvec(guess)

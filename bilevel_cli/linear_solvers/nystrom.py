@@ -20,9 +20,9 @@ class Nystrom(LinearSolver):
 
         v = (rhs - C (damping * M + C'C)^+ C' rhs) / damping.
 
-    For positive semi-definite H; exact for (H + damping * I)^-1 once the columns span the range of
-    H. On what they leave out, H counts as zero and its inverse as 1 / damping. The columns are
-    chosen anew at every estimate, all subsets with equal probability.
+    It is meant for positive semi-definite H, and exact for (H + damping * I)^-1 once the columns
+    span the range of H. On what they leave out, H counts as zero and its inverse as 1 / damping.
+    The columns are chosen anew at every estimate, all subsets with equal probability.
 
     Args:
         rank: Number of columns, and of products with H. At most all of them are taken.
@@ -60,7 +60,7 @@ class Nystrom(LinearSolver):
         return _OnColumns(self.rank, self.damping, noise["columns"]) if noise else self
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
-        """As a solver given random numbers, on the first columns."""
+        """Takes the first columns, unless `given` has filled in random numbers."""
         del guess
         chosen = self._chosen(rhs)
         rows = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device).index_select(0, chosen)
@@ -77,8 +77,8 @@ class Nystrom(LinearSolver):
     def _rounding(self, largest: Tensor, count: int, dtype: torch.dtype) -> Tensor:
         """The eigenvalues that rounding leaves in the null space of the Gram matrix.
 
-        There is one where columns depend on each other. An eigenvalue h of H makes one of
-        damping * h + h^2; and what rounding makes of h = 0 is count * eps * |H|.
+        The Gram matrix has a null space where columns depend on each other. An eigenvalue h of H
+        gives it an eigenvalue damping * h + h^2, and rounding makes count * eps * |H| of h = 0.
         """
         wide = count * torch.finfo(torch.float64).eps * largest
         hessian = 2 * largest / (self.damping + torch.sqrt(self.damping**2 + 4 * largest))

@@ -1,4 +1,4 @@
-"""Implicit differentiation with a warm adjoint that SGD follows."""
+"""Implicit differentiation with an adjoint that begins warm and moves by SGD."""
 
 import math
 from dataclasses import dataclass
@@ -31,13 +31,15 @@ class Amigo(Hypergradient[ImplicitCarry]):
         v <- v - adjoint_lr * (H_i v - d_z F),    i = 1..adjoint_steps,
         dF/dlambda = d_lambda F - (d_lambda d_z f)^T v,
 
-    all at the last inner iterate: each H_i on an inner minibatch of its own, the cross derivative
-    on one more, the outer derivatives on the outer minibatch. Assumes a strongly convex inner loss.
+    where all derivatives are taken at the last inner iterate. Each H_i sees an inner minibatch of
+    its own, the cross derivative one more, and the outer derivatives the outer minibatch. Assumes a
+    strongly convex inner loss.
+
     Cost: K + adjoint_steps + 1 inner gradients, adjoint_steps + 1 products.
 
     Args:
         adjoint_steps: SGD steps on the adjoint, >= 1.
-        adjoint_lr: Their step size, < 2 / (largest eigenvalue of H).
+        adjoint_lr: Step size of these steps, > 0 and < 2 / (largest eigenvalue of H).
     """
 
     adjoint_steps: int

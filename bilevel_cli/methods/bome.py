@@ -22,16 +22,17 @@ from bilevel_cli.core.trees import Params
 class Bome(Hypergradient[Carry]):
     """BOME (Liu, Ye et al., 2022, arXiv:2209.08709).
 
-    Where q(y, lambda) = f(y, lambda) - f(y_K, lambda), with y_K the end of an inner loop from y
-    and constant, (y, lambda) move together along
+    The value gap is q(y, lambda) = f(y, lambda) - f(y_K, lambda), where y_K is the end of an inner
+    loop from y and counts as a constant. Then y and lambda move together along
 
         d = grad F + multiplier * grad q,
-        multiplier = max(0, eta - <grad F, grad q> / |grad q|^2):
+        multiplier = max(0, eta - <grad F, grad q> / |grad q|^2).
 
-    of all directions along which q falls at rate <grad q, d> >= eta |grad q|^2, the one nearest to
-    grad F. The estimate is the part of d in lambda; y takes one step of the inner solver along the
-    other part. Where y rests, d is the gradient in lambda of F + multiplier * q, which on strongly
-    convex problems misses the hypergradient by O(1 / multiplier).
+    Among all directions along which q falls at a rate <grad q, d> >= eta |grad q|^2, this is the
+    nearest to grad F. The estimate is the part of d in lambda; y takes one step of the inner solver
+    along the other part. Where y comes to rest, the estimate is the gradient in lambda of
+    F + multiplier * q, which on strongly convex problems misses the hypergradient by
+    O(1 / multiplier).
 
     The start is not differentiated: its outer parameters are refused. Reports the gap q and
     the multiplier, which is 0 where q has no gradient.
@@ -58,7 +59,7 @@ class Bome(Hypergradient[Carry]):
     requires = (*AT_A_MINIMISER, no_constraint)
 
     def zero_tells(self, row: dict[str, float], step: int) -> bool:
-        # Where the gap falls by itself, f is not looked at.
+        # Where the gap falls by itself, the estimate does not look at f.
         return super().zero_tells(row, step) and row["multiplier"] != 0
 
     follows_inner_loss = False  # y moves along F and f
@@ -67,7 +68,7 @@ class Bome(Hypergradient[Carry]):
         problem, batch = loop.problem, data.inner_at(-1)
         state = loop.begin(outer, data, carry["inner"])
         y = state["inner"]
-        # With a memory of its own: what the solver remembers is of the steps along d.
+        # With a fresh memory of the solver: the one in `state` belongs to the steps along d.
         best = loop.run(loop.solver.init(y), outer, data)["inner"]
 
         def gap(y: Params, outer: Params) -> Tensor:
@@ -96,7 +97,7 @@ class Bome(Hypergradient[Carry]):
         def reference(trial: Trial) -> Params:
             problem, data = trial.loop.problem, trial.data
             y = trial.carry["inner"]["inner"]
-            # As there, with a memory of its own: momentum would lead elsewhere.
+            # As in the estimate, with a fresh memory of the solver: momentum would lead elsewhere.
             begun = trial.loop.solver.init(y)
             best = trial.loop.run(begun, trial.outer, data)["inner"]
             _, unravel = trees.ravel(y)
@@ -124,7 +125,7 @@ class Bome(Hypergradient[Carry]):
             nearest = upper + short.clamp(min=0.0) / (lower @ lower) * lower
             return restore(nearest[size:])
 
-        # After some estimates, since at the first no direction need be turned.
+        # After some estimates: at the first one, the direction may not have to be turned.
         return Claim("grad F, turned until the value gap falls", reference, repeats=5)
 
 

@@ -24,9 +24,11 @@ class Bsg1(Hypergradient[Carry]):
 
         dF/dlambda = d_lambda F - (d_z F . d_z f / |d_z f|^2) d_lambda f,    all at z_K,
 
-    on the last inner minibatch. An empirical Fisher matrix of one sample: a descent direction under
-    assumptions that fail as d_z f goes to zero, where only the ratio's limit remains. Where
-    d_z f = 0 the second term is left out. Costs K + 1 inner gradients; no second derivative.
+    on the last inner minibatch. The outer product is an empirical Fisher matrix of one sample. The
+    estimate is a descent direction under assumptions that fail as d_z f goes to zero. Where
+    d_z f = 0, the second term is left out.
+
+    Cost: K + 1 inner gradients, and no second derivative.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:
@@ -42,7 +44,7 @@ class Bsg1(Hypergradient[Carry]):
             state["inner"], outer, data.inner_at(-1)
         )
         slope = trees.masked(slope, loop.free(state["inner"]))
-        # Through the unit vector: squares of small gradients underflow.
+        # By the unit vector, since squares of small gradients underflow.
         length = trees.norm(slope)
         safe = torch.where(length > 0, length, 1.0)
         ratio = trees.dot(direct_inner, trees.scale(1 / safe, slope)) / safe

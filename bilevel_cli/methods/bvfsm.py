@@ -26,7 +26,8 @@ from bilevel_cli.methods.parts.value_penalty import (
 class Bvfsm(ValuePenalty):
     """Bi-level value-function-based sequential minimisation (Liu et al., 2021, arXiv:2110.04974).
 
-    Of the paper's penalties and barriers on the constraint f(y) <= f*_mu, the quadratic penalty:
+    The paper has several penalties and barriers for the constraint f(y) <= f*_mu. This is its
+    quadratic penalty:
 
         phi(lambda) = min_y F(y, lambda) + theta/2 |y|^2 + max(0, f(y, lambda) - f*_mu(lambda))^2
                       / (2 sigma),        f*_mu(lambda) = min_z f(z, lambda) + mu/2 |z|^2.
@@ -36,16 +37,15 @@ class Bvfsm(ValuePenalty):
 
         d_lambda [ F(y, lambda) + m (f(y, lambda) - f(z, lambda)) ],    m = max(0, ...) / sigma.
 
-    So m is a multiplier that the violation sets itself; it grows as sigma^(-1/3) where f is
-    strongly convex. With the decay r_k = `decay`(k), step k has theta r_k, mu r_k^2 and
-    sigma r_k^3: then m grows as 1 / r_k, and all parts of the bias fall as r_k. That neither f nor
-    F need be convex, and that the minimiser of f need not be unique, is what the terms in theta
-    and mu are for.
+    So the violation of the constraint decides the multiplier m, which grows as sigma^(-1/3) where f
+    is strongly convex. With the decay r_k = `decay`(k), outer step k has theta r_k, mu r_k^2 and
+    sigma r_k^3. Then m grows as 1 / r_k, and all parts of the bias fall as r_k. Thanks to the terms
+    in theta and mu, neither f nor F need be convex, and f may have several minimisers.
 
-    Steps of y divide the gradient by 1 + m + step_size |f_y|^2 / sigma: the curvature of the
-    penalty is m d_y^2 f + f_y f_y^T / sigma, so a step size that serves F and f serves phi too. In
-    lambda nothing does so: an outer step that leaves y far behind meets a penalty of fourth order.
-    Lower optimizer.lr or raise sigma where that diverges.
+    Steps of y divide the gradient by 1 + m + step_size |f_y|^2 / sigma. The curvature of the
+    penalty is m d_y^2 f + f_y f_y^T / sigma, so a step size that serves F and f serves phi too.
+    Nothing divides the step of lambda: an outer step that leaves y far behind meets a penalty of
+    fourth order. Lower optimizer.lr or raise sigma where that diverges.
 
     The start is not differentiated: its outer parameters are refused. Reports the gap
     f(y) - f(z) and m.
@@ -53,9 +53,9 @@ class Bvfsm(ValuePenalty):
     Cost: 2 K + 2 inner gradients, and K values of the inner loss, which count as gradients.
 
     Args:
-        sigma: Of the penalty, > 0.
-        mu: Of the regulariser of z, >= 0. Large, it lets y miss the constraint.
-        theta: Of the regulariser of y, >= 0.
+        sigma: Scale of the penalty, > 0. The smaller, the steeper.
+        mu: Weight of the regulariser of z, >= 0. A large one lets y miss the constraint.
+        theta: Weight of the regulariser of y, >= 0.
         decay: r_k at outer step k.
         step_size: Of the order of 1 / (largest eigenvalue of d_y^2 f). Usually the learning rate of
             the inner solver.

@@ -26,11 +26,12 @@ class Darts(Hypergradient[Carry]):
         dF/dlambda = d_lambda F - lr * [d_lambda f(z + eps v) - d_lambda f(z - eps v)] / (2 eps),
 
     eps = radius / |v|. DARTS (Liu, Simonyan & Yang, 2019, arXiv:1806.09055) takes one inner step
-    from the current weights: `inner_steps=1 start=warm`. Of more steps all but the last are
-    constants, as the start is. With other solvers, lr is the derivative of the step in the gradient
-    that it takes. The same as a window of one step but for an error of order radius^2.
+    from the current weights: `inner_steps=1 start=warm`. With more inner steps, all but the last
+    count as constants, as does the start. With other solvers, lr is the derivative of the step in
+    the gradient that it takes. The result is that of `Reverse` with a window of one step, but for
+    an error of order radius^2.
 
-    Costs K inner gradients and two gradients of the inner loss in the outer parameters.
+    Cost: K inner gradients, and two gradients of the inner loss in the outer parameters.
 
     Args:
         radius: Distance by which the inner parameters are moved to either side, > 0.

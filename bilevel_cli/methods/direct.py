@@ -18,12 +18,14 @@ from bilevel_cli.core.trees import Params
 class Direct(Hypergradient[Carry]):
     """The derivative of F(z_0(lambda), lambda), at the start of the inner loop.
 
-    What distillation by matching descends (gradient matching, Zhao et al., 2021, arXiv:2006.05929;
-    distribution matching, Zhao & Bilen, 2023, arXiv:2110.04181): the outer loss compares learned
-    and real examples by a network z_0, and the inner loop only makes the next network.
-    `start=pool` or `start=warm` hand it on; with `start=cold` it is a fresh one at each outer step.
+    Distillation by matching descends it (gradient matching, Zhao et al., 2021, arXiv:2006.05929;
+    distribution matching, Zhao & Bilen, 2023, arXiv:2110.04181). There the outer loss compares
+    learned and real examples by a network z_0, and the inner loop only makes the next network.
+    `start=pool` or `start=warm` pass it on; `start=cold` takes a fresh one at each outer step.
 
-    The loss reported is F at z_0. Costs K inner gradients; no second derivative of f.
+    The loss reported is F at z_0.
+
+    Cost: K inner gradients, and no second derivative of f.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:

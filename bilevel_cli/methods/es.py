@@ -28,12 +28,12 @@ class Es(Hypergradient[Carry]):
     quadratic, and off by O(std^2) elsewhere. The relative standard error is
     sqrt((d + 1) / pairs) for d outer parameters.
 
-    No derivative is taken of the inner loop, and nothing is asked of how the outer parameters act:
-    through either loss, or through the start. Every particle sees the same data and begins by the
-    start policy; under `start=warm`, where the unperturbed one stopped.
+    No derivative is taken of the inner loop, and the outer parameters may act in any way: through
+    either loss, or through the start. Every particle sees the same data and begins by the start
+    policy. Under `start=warm` all begin where the unperturbed particle stopped.
 
-    Cost: the inner gradients of 2 pairs + 1 inner loops; the odd one is not perturbed, and is
-    what the task evaluates. Memory: as many solver states, whatever K.
+    Cost: the inner gradients of 2 pairs + 1 inner loops. The one beside the pairs is not perturbed:
+    the task evaluates its inner parameters. Memory: as many solver states, whatever K.
 
     Args:
         pairs: Antithetic pairs.

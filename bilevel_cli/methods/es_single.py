@@ -14,12 +14,12 @@ class EsSingle(Pes):
     """ES-Single (Vicol, Kolter, Swersky, 2023, "Low-variance gradient estimation in unrolled
     computation graphs with ES-Single", arXiv:2304.11153).
 
-    As `Pes`, windows and starts included, but a pair keeps the perturbation that it drew when its
-    inner problem began for all windows of that problem:
+    This is `Pes`, with the same windows and starts, but for one thing: a pair draws a perturbation
+    when its inner problem begins, and keeps it for all windows of that problem:
 
         g = mean over pairs of eps * (L(lambda + eps) - L(lambda - eps)) / (2 std^2).
 
-    Summed over the windows of a problem, that is `Es` on the sum of their losses, so the variance
+    Summed over the windows of a problem, that is `Es` on the sum of their losses. So the variance
     does not grow with the number of windows, as it does for `Pes`. The bias is O(std^2) in every
     window, and grows with the curvature of the longer loss.
 

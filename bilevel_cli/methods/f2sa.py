@@ -24,16 +24,17 @@ class F2sa(ValuePenalty):
 
     which at converged y and z misses the hypergradient by O(1 / multiplier) where f is strongly
     convex. Between outer steps the multiplier grows by `growth`, so the bias vanishes. An error
-    in z enters times the multiplier: let z be the more accurate, the larger it is.
+    in z enters times the multiplier: the larger the multiplier, the more accurate z has to be.
 
-    The inner step size keeps its meaning as the multiplier grows. The start is not
-    differentiated: its outer parameters are refused. Reports the gap f(y) - f(z).
+    The inner step size keeps its meaning as the multiplier grows. The start is not differentiated:
+    its outer parameters are refused. Reports the gap f(y) - f(z).
 
     Cost: 2 K + 2 inner gradients, and no second derivative.
 
     Args:
-        multiplier: At the first outer step, > 0. The larger, the steeper F is than f.
-        growth: What each outer step adds, >= 0.
+        multiplier: The multiplier at the first outer step, > 0. It has to be larger where F is
+            steeper than f.
+        growth: What each outer step adds to it, >= 0.
     """
 
     multiplier: float

@@ -30,18 +30,21 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
 
         v_{j+1} = (d_s Phi)^T v_j + d_s F,    dF/dlambda = d_lambda F + (d_lambda Phi)^T v_K
 
-    (Grazzi et al., 2020, arXiv:2006.16218), from v_0 = 0, where s is the whole state of the solver
-    with its momentum, and F depends on its inner parameters alone. All at the last state, on the
-    last inner minibatch, from one retained graph of one more step. Converges where the solver does.
-    Reports by how much of d_s F the last term moved v: the relative residual of the v before it.
-    With gradient descent it is the Neumann series of as many terms and the same step size, and at a
-    fixed point truncated backpropagation through as many steps.
+    (Grazzi et al., 2020, arXiv:2006.16218), from v_0 = 0. Here s is the whole state of the solver,
+    such as with its momentum, and F depends on its inner parameters alone. All derivatives are
+    taken at the last state, on the last inner minibatch, from one retained graph of one more step.
+    The iteration converges where the solver does. With gradient descent it is the Neumann series of
+    as many terms and the same step size. At a fixed point it is truncated backpropagation through
+    as many steps.
 
-    Costs K + 1 inner gradients, and a product for each term.
+    Reports how far the last term moved v, relative to d_s F: the residual of the v before it.
+
+    Cost: K + 1 inner gradients, and a product for each term.
 
     Args:
         max_steps: Number of terms.
-        warm_adjoint: Begin at the adjoint of the last outer step, not at zero; one more product.
+        warm_adjoint: Begin at the adjoint of the last outer step, not at zero. Takes one product
+            more.
     """
 
     max_steps: int
@@ -113,8 +116,8 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
         def step(vector: Tensor) -> Tensor:
             return _ravel(loop.step(unravel(vector), trial.outer, data, number))[0]
 
-        # In forward mode, where the estimate goes backward: Adam's second moments are smaller than
-        # any step of a central difference.
+        # By forward mode, while the estimate goes backward. No central difference: Adam's second
+        # moments are smaller than any step of one.
         transposed = autodiff.jacfwd(step)(flat).T
         slope, direct = autodiff.grad(loop.problem.outer_loss, (0, 1))(
             trial.last, trial.outer, data.outer

@@ -18,13 +18,15 @@ from bilevel_cli.methods.parts.derivatives import outer_slope
 
 @dataclass(frozen=True)
 class FirstOrderMaml(Hypergradient[Carry]):
-    """First-order MAML (Finn et al., 2017, arXiv:1703.03400): dz_K/dz_0 taken for the identity.
+    """First-order MAML (Finn et al., 2017, arXiv:1703.03400) takes dz_K/dz_0 for the identity.
 
         dF/dlambda = d_lambda F + (dz_0/dlambda)^T d_z F,    both at z_K.
 
-    Learns the start of the inner loop, and what the outer loss itself contains, such as features
-    that all episodes share. Outer parameters that act through the inner loss alone, such as weights
-    of examples, get gradient 0. Costs K inner gradients; no second derivative.
+    It learns the start of the inner loop, and outer parameters in the outer loss itself, such as
+    features that all episodes share. Outer parameters that act through the inner loss alone, such
+    as weights of examples, get gradient 0.
+
+    Cost: K inner gradients, and no second derivative.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:

@@ -20,8 +20,10 @@ class Forward(Hypergradient[Carry]):
     The same exact derivative of F(z_K(lambda), lambda) as `Reverse`, with memory that does not
     grow with K: one solver state for each outer parameter. Meant for few outer parameters.
 
-    Forward over reverse, the order of differentiation that is right for every layer of torch 2.13
-    (the opposite one is silently wrong for batch and layer normalisation).
+    It differentiates forward over reverse. That order is right for every layer of torch 2.13; the
+    opposite one is silently wrong for batch and layer normalisation.
+
+    Cost: K inner gradients, and a product for each of them and each outer parameter.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:

@@ -40,8 +40,8 @@ class Fsla(Hypergradient[FslaCarry]):
         m' = d(z', v', lambda) + (1 - momentum(k)) * (m - d(z, v, lambda_previous)),
 
     where d(z, v, lambda) = d_lambda F - (d_lambda d_z f)^T v is taken twice on the same
-    minibatches, and m' is the hypergradient; the first is d itself. H and d have an inner minibatch
-    each, besides those of the inner steps. Assumes a strongly convex inner loss.
+    minibatches, and m' is the hypergradient. At the first outer step it is d itself. H and d see an
+    inner minibatch each, besides those of the inner steps. Assumes a strongly convex inner loss.
 
     Cost: K + 3 inner gradients, one product with H and two cross products.
 
@@ -84,7 +84,7 @@ class Fsla(Hypergradient[FslaCarry]):
         product = hessian_product(problem, inner, outer, data.extra_at(0), before)
         free = loop.free(inner)
         residual = trees.masked(trees.axpy(-1.0, rhs, product), free)
-        # The one before belongs to the point before, so it is masked by what is free here last.
+        # The adjoint before belongs to the point before. What is free here masks the new one.
         adjoint = trees.masked(trees.axpy(-self.adjoint_lr(count), residual, before), free)
 
         def implicit(inner: Params, outer: Params, adjoint: Params) -> Params:

@@ -31,13 +31,13 @@ class GPbgd(Hypergradient[SlopeCarry]):
         d_lambda [ F(y, lambda) + gamma |d_z f(y, lambda)|^2 ],    y constant,
 
     which at a converged y misses the hypergradient by O(1 / gamma) where d_z^2 f is invertible.
-    Elsewhere a penalty of 0 marks any stationary point of f, saddles too.
+    Elsewhere the penalty is 0 at every stationary point of f, at saddles too.
 
-    With the penalty's own gradient, y could take no step longer than the square of one that
-    serves f. So y steps along step_size / (2 gamma) of it, which is step_size (H d_z f) plus the
-    share of F: where step_size is that of the inner solver, the difference of two successive
-    inner gradients. Where gradient descent on f contracts by 1 - lr h along an eigenvector, this
-    does so by 1 - (lr h)^2.
+    The penalty's own gradient would allow y no step longer than the square of one that serves f. So
+    y steps along step_size / (2 gamma) times that gradient: step_size (H d_z f) plus the share of
+    F. Where step_size is that of the inner solver, step_size (H d_z f) is the difference of two
+    successive inner gradients. Along an eigenvector where gradient descent on f contracts by
+    1 - lr h, these steps contract by 1 - (lr h)^2.
 
     The start is not differentiated: its outer parameters are refused. Reports |d_z f|.
 

@@ -29,11 +29,11 @@ class Iaptt(Hypergradient[Carry]):
     through the k steps that led to it. The paper's other half, an auxiliary initialisation of the
     inner problem, is the start policy `start=learned`. Reports k as `pessimistic_step`.
 
-    On a CPU the graph is that of the steps up to the largest outer loss so far, and of one more:
-    so memory is that of k + 1 steps, or less by the memory budget of the device. Where a larger
-    loss follows smaller ones, the steps in between are run again with a graph. Elsewhere, and
-    mapped or compiled, nobody may ask which step it is: all K graphs are held, and those of later
-    steps are differentiated with weight zero.
+    On a CPU the graph covers the steps up to the largest outer loss so far, and one more. So it
+    takes the memory of k + 1 steps, or less by the memory budget of the device. Where a larger loss
+    follows smaller ones, the steps in between are run again with a graph. On other devices, and
+    where estimates are mapped or compiled, nobody may ask which step it is: all K graphs are held,
+    and those of later steps are differentiated with weight zero.
 
     Cost: K inner gradients, and those of steps run again; K outer losses; a backward pass over k,
     or over K where all graphs are held.

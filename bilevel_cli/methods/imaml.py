@@ -32,7 +32,7 @@ class ImplicitMaml(Implicit):
     Args:
         linear_solver: Solves for the adjoint v.
         warm_adjoint: Begin each solve at the adjoint of the last outer step, not at zero.
-        strength: Weight of the proximal term, > 0. The inner loop contracts if its step size is
+        strength: Weight of the proximal term, > 0. The inner loop contracts where its step size is
             below 2 / (largest eigenvalue of H + strength).
     """
 
@@ -46,7 +46,7 @@ class ImplicitMaml(Implicit):
             )
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
-        an_inner_loss("ImplicitMaml", loop, outer, data)  # which the proximal problem always has
+        an_inner_loss("ImplicitMaml", loop, outer, data)  # the proximal problem always has one
         super().check(self._tied(loop, data, loop.fresh(outer, data)), outer, data)
 
     def estimate(

@@ -34,14 +34,16 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
         dF/dlambda = d_lambda F - (d_lambda d_z f)^T v,    H v = d_z F,    H = d_z^2 f.
 
-    Where the solver keeps z in a set, H and d_z F are those of the entries that the set lets move:
-    v is zero for the others. All derivatives are taken at the last inner iterate, on the last inner
-    minibatch, from one retained graph of the inner gradient (AID, Pedregosa, 2016,
+    Where the solver keeps z in a set, H and d_z F are those of the entries that the set lets move,
+    and v is zero for the others. All derivatives are taken at the last inner iterate, on the last
+    inner minibatch, from one retained graph of the inner gradient (AID, Pedregosa, 2016,
     arXiv:1602.02355; Grazzi et al., 2020, arXiv:2006.16218). The start is not differentiated, and
-    one that is learned is refused.
+    a learned one is refused.
 
-    Reports the relative residual |H v - d_z F| / |d_z F|, at the cost of one product, and what the
-    linear solver says of its end.
+    Reports the relative residual |H v - d_z F| / |d_z F|, and what the linear solver reports.
+
+    Cost: K + 1 inner gradients, the products of the linear solver, one product for the residual,
+    and one with the cross derivative.
 
     Args:
         linear_solver: Solves for the adjoint v.

@@ -31,9 +31,9 @@ class Meha(ValuePenalty):
 
         v(y, lambda) = min_theta f(theta, lambda) + |theta - y|^2 / (2 gamma),
 
-    which equals f(y, lambda) at stationary points of f alone where gamma is below 1 / (weak
-    convexity of f). The inner loop alternates a step of theta along that loss, and one of y along
-    F / c_k + f - v, which is
+    which, where gamma is below 1 / (weak convexity of f), equals f(y, lambda) at stationary points
+    of f and nowhere else. The inner loop alternates a step of theta along that loss, and one of y
+    along F / c_k + f - v, which is
 
         F_y / c_k + f_y(y, lambda) - (y - theta) / gamma.
 
@@ -41,8 +41,8 @@ class Meha(ValuePenalty):
 
         d_lambda [ F(y, lambda) + c_k (f(y, lambda) - f(theta, lambda)) ],    y, theta constant,
 
-    which misses it by O(1 / c_k) at converged y and theta where f is strongly convex; f need be
-    only weakly convex for the method to make sense. The paper takes one inner step.
+    which misses it by O(1 / c_k) at converged y and theta where f is strongly convex. The method
+    makes sense wherever f is weakly convex. The paper takes one inner step.
 
     The start is not differentiated: its outer parameters are refused. Reports the gap
     f(y) - f(theta).
@@ -51,7 +51,7 @@ class Meha(ValuePenalty):
 
     Args:
         outer_weight: 1 / c_k at outer step k.
-        gamma: Of the envelope, > 0. Large, it brings theta near to the minimiser of f.
+        gamma: Width of the envelope, > 0. A large one brings theta near to the minimiser of f.
     """
 
     outer_weight: PowerLaw

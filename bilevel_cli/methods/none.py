@@ -16,7 +16,7 @@ from bilevel_cli.core.trees import Params
 class NoHypergradient(Hypergradient[Carry]):
     """Solves the inner problem and returns a gradient of zero.
 
-    What the outer parameters are worth is the difference to this run, on the same data.
+    Learned outer parameters are worth what another method gains over this run on the same data.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:

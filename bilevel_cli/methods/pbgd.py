@@ -25,8 +25,9 @@ class Pbgd(ValuePenalty):
 
     At converged y and z it misses the hypergradient by O(1 / gamma) where f satisfies the
     Polyak-Lojasiewicz inequality; f need not be convex, nor its minimiser unique. The released
-    code divides both steps by max(gamma, 1). Here that holds for y, whose step size so keeps its
-    meaning as gamma grows; the gradient is on the scale of the hypergradient, as of every method.
+    code divides both steps by max(gamma, 1). Here that holds for y only, so that its step size
+    keeps its meaning as gamma grows. The estimate stays on the scale of the hypergradient, as that
+    of every method.
 
     The start is not differentiated: its outer parameters are refused. Reports the gap
     f(y) - f(z).
@@ -35,8 +36,8 @@ class Pbgd(ValuePenalty):
 
     Args:
         gamma: The multiplier, as a function of the outer step.
-        penalised_steps: Steps of y in one outer step, >= 1, on the last of the inner minibatches;
-            more of them than there are begin again with the first. The paper takes one.
+        penalised_steps: Steps of y in one outer step, >= 1, on the last of the inner minibatches.
+            Where these are fewer, they are gone through again. The paper takes one step.
     """
 
     gamma: Ramp

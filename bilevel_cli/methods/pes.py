@@ -19,7 +19,7 @@ from bilevel_cli.methods.parts import perturbations
 class PesCarry(Carry):
     particles: Any  # solver states, with a leading dimension: the unperturbed one first, then pairs
     directions: Params
-    age: Tensor  # windows of the present inner problem that are over
+    age: Tensor  # windows of the present inner problem that are over, 0-dim
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Pes(Hypergradient[PesCarry]):
 
     Each outer step is one window, of K inner steps, of an inner problem of `horizon` windows.
     Antithetic pairs of particles keep their own inner states from window to window, and are
-    perturbed anew in each. Weighing the present losses with the sum of all perturbations since the
-    problem began, the drift, removes the bias of truncation:
+    perturbed anew in each. The present losses are weighed with the drift, which is the sum of all
+    perturbations since the problem began. That removes the bias of truncation:
 
         g = mean over pairs of drift * (L(lambda + eps) - L(lambda - eps)) / (2 std^2),
         L = mean over the steps t of the window of F(z_t, lambda),    drift = sum of eps so far.

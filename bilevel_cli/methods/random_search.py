@@ -29,19 +29,21 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
     """Independent candidates, the best of which is kept (Bergstra and Bengio, 2012).
 
     Each outer step runs the inner loop on candidates drawn from N(first, std^2), where `first` are
-    the outer parameters at which the run began, themselves the first candidate of the first step.
-    Candidates are made admissible where the task says how. What is best goes by the outer loss
-    at the end of the inner loop, on the data of the step; a loss that is no number is never best.
+    the outer parameters at which the run began. They are the first candidate of the first step.
+    Candidates are projected where the task has a projection. The best candidate is the one with the
+    smallest outer loss at the end of the inner loop, on the data of its step; a loss that is not a
+    number is never best.
 
         g = lambda - best,
 
     so that gradient descent with step size 1, which the yaml asks for, moves to the best one. The
-    inner state and the loss are the best candidate's. Each candidate begins by the start policy:
-    under `start=cold`, which the yaml asks for, all of them have the same number of inner steps;
-    under `start=warm` each begins where the best one stopped.
+    inner state and the loss are the best candidate's. Each candidate begins by the start policy.
+    Under `start=cold`, which the yaml asks for, all have the same number of inner steps; under
+    `start=warm` each begins where the best one stopped.
 
-    Cost: the inner gradients of an inner loop for each candidate. Reports the best loss among
-    the candidates of the step as `candidate_loss`.
+    Reports the best loss among the candidates of the step as `candidate_loss`.
+
+    Cost: the inner gradients of an inner loop for each candidate.
 
     Args:
         candidates: Candidates of an outer step.
@@ -111,7 +113,7 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
         return Cost(self.candidates * num_steps, 0)
 
     def claim(self) -> Claim:
-        # Close to the first candidate about half of the others are better, and some always.
+        # Close to the first candidate, about half of the others are better, and always some.
         candidates, std = max(self.candidates, 10), min(self.std, 0.01)
         base = replace(self, candidates=candidates, std=std)
         return Claim("lambda - the best candidate", distance_to_best, base=base, perturbs=True)

@@ -41,7 +41,7 @@ class MomentumCarry(Carry):
 class RecursiveMomentum(Hypergradient[MomentumCarry]):
     """Single loop with recursive momentum on the inner gradient and on the hypergradient.
 
-    From the same (z, lambda), one step of the inner solver along m_z and the hypergradient m_x,
+    From one (z, lambda), it takes one step of the inner solver along m_z, and returns m_x:
 
         m_z <- g(z, lambda) + (1 - momentum(k)) * (m_z - g(z_previous, lambda_previous)),
         m_x <- h(z, lambda) + (1 - momentum(k)) * (m_x - h(z_previous, lambda_previous)),
@@ -52,9 +52,9 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     arXiv:2102.07367). Assumes a strongly convex inner loss.
 
     Each product with H has an inner minibatch of its own; g and the cross derivative share one.
-    With more than one inner step, all but the last are ordinary ones and come first. The solver
-    steps along one given direction, so one that asks for gradients elsewhere (Nesterov), or of F
-    too, is not itself here.
+    With more than one inner step, the first K - 1 are ordinary steps of the solver. The last step
+    follows one given direction, so a solver that asks for gradients elsewhere (Nesterov), or for
+    those of F too, does not take its own step there.
 
     Cost: K - 1 + 2 terms inner gradients, 2 (terms - 1) products with H and two cross products.
 
@@ -139,9 +139,8 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     def _pair(
         self, loop: InnerLoop, inner: Params, outer: Params, data: StepData
     ) -> tuple[Pair, Tensor]:
-        """The inner gradient and the hypergradient at (z, lambda); and what the series leaves."""
+        """The inner gradient and the hypergradient at (z, lambda); the residual of the series."""
         problem = loop.problem
-
         free = loop.free(inner)
 
         def product(number: int, vector: Params) -> Params:

@@ -17,14 +17,16 @@ from bilevel_cli.core.trees import Params
 
 @dataclass(frozen=True)
 class Reptile(Hypergradient[Carry]):
-    """Reptile (Nichol, Achiam & Schulman, 2018, arXiv:1803.02999): z_0 - z_K for the gradient.
+    """Reptile (Nichol, Achiam & Schulman, 2018, arXiv:1803.02999) takes z_0 - z_K for the gradient.
 
-    The direction in which the learned start z_0(lambda) approaches the end of the inner loop,
+    Along it the learned start z_0(lambda) approaches the end of the inner loop: it is
 
         d/dlambda |z_0(lambda) - z_K|^2 / 2,    with z_K fixed.
 
-    It does not look at the outer loss, which is reported alone. All outer parameters but the
-    learned start get gradient 0. Costs K inner gradients; no second derivative.
+    The outer loss is reported, and not descended. All outer parameters but the learned start get
+    gradient 0.
+
+    Cost: K inner gradients, and no second derivative.
     """
 
     def init(self, outer: Params, state: SolverState) -> Carry:

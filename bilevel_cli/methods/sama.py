@@ -22,15 +22,15 @@ from bilevel_cli.methods.parts.finite_difference import check_radius, cross_prod
 class Sama(Hypergradient[Carry]):
     """Scalable meta-learning by algorithm adaptation (Choe et al., 2023, arXiv:2310.05674).
 
-    The Hessian is taken for the identity, times what the solver makes of a gradient,
+    The inverse Hessian is replaced by D, what the last step of the solver makes of a gradient:
 
         dF/dlambda = d_lambda F - (d_lambda d_z f)^T D^T d_z F,    D = -(d z_K / d gradient),
 
-    both at z_K: D is the step size for gradient descent, and the adaptive step of Adam for Adam.
-    The cross derivative is a central difference along v = D^T d_z F, as in DARTS. The last inner
-    minibatch and the last step's gradient serve for all.
+    both at z_K. So D is the step size for gradient descent, and the adaptive step of Adam for Adam.
+    The cross derivative is a central difference along v = D^T d_z F, as in DARTS. All of it uses
+    the last inner minibatch, and the gradient of the last step.
 
-    Costs K inner gradients and two gradients of the inner loss in the outer parameters.
+    Cost: K inner gradients, and two gradients of the inner loss in the outer parameters.
 
     Args:
         radius: Distance by which the inner parameters are moved to either side, > 0.

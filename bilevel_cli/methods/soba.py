@@ -26,16 +26,17 @@ class SobaCarry(ImplicitCarry):
 
 @dataclass(frozen=True)
 class Soba(Hypergradient[SobaCarry]):
-    """SOBA (Dagreou et al., 2022, arXiv:2201.13409), a single loop: from the same (z, v, lambda)
+    """SOBA (Dagreou et al., 2022, arXiv:2201.13409): a single loop that, from one (z, v, lambda),
+    takes
 
         z <- one step of the inner solver along d_z f,
         v <- v - adjoint_lr(k) * (H v - d_z F),
         dF/dlambda = d_lambda F - (d_lambda d_z f)^T v.
 
-    f is seen on one inner minibatch, F on one outer. With more than one inner step, all but the
-    last are ordinary ones and come first. Assumes a strongly convex inner loss. The solver
-    steps along one given direction, so one that asks for gradients elsewhere (Nesterov), or of F
-    too, is not itself here.
+    f is seen on one inner minibatch, and F on one outer minibatch. With more than one inner step,
+    the first K - 1 are ordinary steps of the solver. Assumes a strongly convex inner loss. The last
+    step follows one given direction, so a solver that asks for gradients elsewhere (Nesterov), or
+    for those of F too, does not take its own step there.
 
     Cost: K inner gradients, and one product with H and the cross derivative at once.
 

@@ -33,10 +33,11 @@ class StochasticImplicit(Hypergradient[Carry]):
     timescales TTSA (Hong et al., 2020, arXiv:2007.05170). Assumes a strongly convex inner loss;
     biased by the truncation of the series alone.
 
-    Reports the size of the last term of the series beside the first, as the residual of the others.
-
     The outer derivatives are taken on the outer minibatch, and the cross derivative on an inner one
-    of its own. Cost: K + terms inner gradients, terms - 1 products with H and one cross product.
+    of its own. Reports the size of the last term of the series relative to the first: the residual
+    of the terms before it.
+
+    Cost: K + terms inner gradients, terms - 1 products with H and one cross product.
 
     Args:
         series: The Neumann series.

@@ -21,13 +21,14 @@ class Tesla(Hypergradient[Carry]):
 
         dF/dlambda = d_lambda F + sum_t (d_lambda Phi_t(z_t))^T d_z F(z_K) + (dz_0/dlambda)^T d_z F
 
-    Phi_t is a step of the inner solver; its derivative in z_t is taken for the identity, that of
-    any memory of the solver for zero. For gradient descent on constant step sizes and the loss
-    |z_K - target|^2 this is TESLA's gradient: exact where minibatches of different steps share no
-    outer parameters and curvature is ignored.
+    Phi_t is a step of the inner solver. Its derivative in z_t is taken for the identity, and that
+    in any memory of the solver for zero. For gradient descent with constant step sizes and the loss
+    |z_K - target|^2, this is TESLA's gradient. It is exact where minibatches of different steps
+    share no outer parameters and curvature is ignored.
 
-    Memory: the graph of one step, whatever K. Costs 2K inner gradients and K products with the
-    cross derivative.
+    Memory: the graph of one step, whatever K.
+
+    Cost: 2 K inner gradients, and K products with the cross derivative.
     """
 
     def init(self, outer: Params, state: Any) -> Carry:

@@ -13,17 +13,17 @@ from bilevel_cli.core.trees import Params
 
 
 class AdamState(SolverState):
-    mean: Params
-    square: Params
-    count: Tensor
+    mean: Params  # of gradients, in the shapes of `inner`
+    square: Params  # the mean of their squares, likewise
+    count: Tensor  # steps taken, 0-dim
 
 
 @dataclass(frozen=True)
 class Adam(InnerSolver[AdamState]):
     """Adam (Kingma & Ba, 2015, arXiv:1412.6980), as torch.optim.Adam has it.
 
-    Where an entry of the gradient has been zero at every step, the update is zero and so is the
-    derivative taken of sqrt(square): a plain sqrt would turn it into NaN.
+    Where an entry of the gradient has been zero at every step, the update is zero, and the
+    derivative of sqrt(square) is taken for zero: that of a plain sqrt would be NaN.
 
     Args:
         lr: Step size.

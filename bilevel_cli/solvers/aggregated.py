@@ -16,7 +16,7 @@ from bilevel_cli.core.trees import Params, Scalar
 class Aggregated(Wrapper):
     """Any solver, run on inner_weight * f + outer_weight * F.
 
-    Penalty methods blend to follow f + F / multiplier.
+    Penalty methods use it to follow f + F / multiplier.
 
     Args:
         base: The solver to run.
@@ -32,17 +32,17 @@ class Aggregated(Wrapper):
 
 
 class AggregationState(SolverState):
-    blends: Tensor
+    blends: Tensor  # steps taken, 0-dim
 
 
 @dataclass(frozen=True)
 class DescentAggregation(InnerSolver[AggregationState]):
     """Any solver, run on (1 - a_t) * f + a_t * F with a_t = outer_weight * decay^t.
 
-    Bilevel descent aggregation (Liu et al., 2020, arXiv:2006.04045): of several inner minimisers,
-    the inner loop tends to one that the outer loss prefers. As a_t falls to zero the inner problem
-    is solved all the same. Steps are counted over the life of the state, so that `start=warm` would
-    let a_t fall over the whole run.
+    Bilevel descent aggregation (Liu et al., 2020, arXiv:2006.04045). Where f has several
+    minimisers, the inner loop tends to one that the outer loss prefers. As a_t falls to zero, the
+    inner problem is solved all the same. Steps are counted over the life of the state: with
+    `start=warm`, a_t falls over the whole run.
 
     Args:
         base: The solver to run.

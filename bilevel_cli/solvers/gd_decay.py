@@ -12,15 +12,15 @@ from bilevel_cli.core.trees import Params
 
 
 class CountedState(SolverState):
-    count: Tensor
+    count: Tensor  # steps taken, 0-dim
 
 
 @dataclass(frozen=True)
 class DecayingGradientDescent(InnerSolver[CountedState]):
     """z_{t+1} = z_t - lr(t) * grad f(z_t), counting steps over the life of the state.
 
-    With `start=warm` the count goes on from one outer step to the next, so that with one inner step
-    t is the outer step: the two-timescale schedules of single-loop methods.
+    With `start=warm` the count goes on from one outer step to the next. With one inner step, t is
+    then the outer step, as in the two-timescale schedules of single-loop methods.
 
     Args:
         lr: Step size as a function of t.

@@ -15,11 +15,11 @@ PREFIX = "lr."
 
 @dataclass(frozen=True)
 class MetaSgd(InnerSolver[SolverState]):
-    """z_{t+1} = z_t - lr * grad f(z_t), entry by entry, with `lr` of the shapes of z and outer.
+    """z_{t+1} = z_t - lr * grad f(z_t), entry by entry, where `lr` is learned, in the shapes of z.
 
-    Meta-SGD (Li et al., 2017, arXiv:1707.09835), where the start is learned too. As there, a step
-    size may become negative, so that directions are learned as well as lengths. Doubles the number
-    of outer parameters of MAML: outer["lr." + name] belongs to inner parameter `name`.
+    Meta-SGD (Li et al., 2017, arXiv:1707.09835), which learns the start too. As there, a step size
+    may become negative, so that directions are learned as well as lengths. outer["lr." + name] has
+    the shape of inner parameter `name`: twice as many outer parameters as in MAML.
 
     Args:
         lr: Every step size before the first outer step.

@@ -16,7 +16,7 @@ from bilevel_cli.core.trees import Params, Scalar
 
 
 class MomentumState(SolverState):
-    velocity: Params
+    velocity: Params  # in the shapes of `inner`
 
 
 @dataclass(frozen=True)

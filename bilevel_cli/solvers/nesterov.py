@@ -12,9 +12,9 @@ from bilevel_cli.core.trees import Params
 
 
 class NesterovState(SolverState):
-    previous: Params
-    t: Tensor
-    weight: Tensor
+    previous: Params  # z one step before, in the shapes of `inner`
+    t: Tensor  # t_k, 0-dim
+    weight: Tensor  # weight_k, 0-dim
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class Nesterov(InnerSolver[NesterovState]):
         z_{k+1} = u_k - lr * grad f(u_k)
         t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2,         t_0 = 1, weight_0 = 0
 
-    Optimal for convex f with lr = 1 / L. The "accelerated" variant of Liu et al. (2021,
-    arXiv:2110.00455), whose print lacks the factor 4: without it t tends to 4/3 and the momentum
-    to the constant 1/4, and nothing is accelerated.
+    Optimal for convex f with lr = 1 / L, where L is the Lipschitz constant of grad f. This is the
+    "accelerated" variant of Liu et al. (2021, arXiv:2110.00455), whose print lacks the factor 4.
+    Without that factor t tends to 4/3 and the momentum to the constant 1/4, and nothing is
+    accelerated.
 
     Args:
         lr: Step size.

@@ -40,14 +40,13 @@ class WeightDecay(Wrapper):
 
 @dataclass(frozen=True)
 class DecoupledWeightDecay(Wrapper):
-    """Any solver that besides shrinks z by the factor 1 - shrink at each step.
+    """Any solver, whose steps also subtract lr * weight_decay * z.
 
-    Around Adam, with shrink = lr * weight_decay, this is torch.optim.AdamW (Loshchilov & Hutter,
-    2019, arXiv:1711.05101).
+    Around Adam this is torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101).
 
     Args:
         base: The solver to run.
-        lr: Step size by which `weight_decay` is multiplied; that of the base.
+        lr: Step size by which `weight_decay` is multiplied, usually that of the base.
         weight_decay: Coefficient of the decay, >= 0.
     """
 
@@ -88,7 +87,7 @@ class _Decayed(OracleWrapper):
 
 @dataclass(frozen=True)
 class DecayedProblem(ProblemWrapper):
-    """f + weight_decay / 2 * |z|^2, and F. All else is that of the base."""
+    """f + weight_decay / 2 * |z|^2 in place of f. Everything else is that of the base."""
 
     weight_decay: float
 

@@ -1,4 +1,9 @@
-"""The derivatives that stochastic methods take, each on a minibatch of its own."""
+"""The derivatives of both losses at one point, each on a minibatch of its own.
+
+Everywhere `inner` is z and `outer` is lambda, of one inner problem: trees of any shapes. Vectors v
+have the shapes of z. So do d_z f, d_z F and H v; d_lambda F and (d_lambda d_z f)^T v have those of
+lambda.
+"""
 
 from collections.abc import Callable
 
@@ -13,7 +18,7 @@ from bilevel_cli.core.trees import Params
 def inner_slope(
     problem: Problem, inner: Params, outer: Params, batch: Batch
 ) -> tuple[Params, Callable[[Params], tuple[Params, Params]]]:
-    """d_z f, and the function v -> (H v, (d_lambda d_z f)^T v): both from the same graph."""
+    """d_z f, and the function from v to (H v, (d_lambda d_z f)^T v): both from the same graph."""
 
     def slope(inner: Params, outer: Params) -> Params:
         return autodiff.grad(problem.inner_loss)(inner, outer, batch)
@@ -25,7 +30,7 @@ def inner_slope(
 def outer_slope(
     problem: Problem, inner: Params, outer: Params, batch: Batch
 ) -> tuple[Params, Params, Tensor]:
-    """d_z F, d_lambda F and F."""
+    """d_z F, d_lambda F and F itself, 0-dim, by one backward pass."""
     both, loss = autodiff.grad_and_value(problem.outer_loss, (0, 1))(inner, outer, batch)
     return *both, loss
 

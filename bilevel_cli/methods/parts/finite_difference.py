@@ -1,4 +1,4 @@
-"""What methods without second derivatives are made of."""
+"""What methods that take no second derivatives share."""
 
 import math
 from collections.abc import Callable
@@ -28,8 +28,19 @@ def cross_product(
 
         [d_lambda f(z + eps * direction) - d_lambda f(z - eps * direction)] / (2 eps)
 
-    with eps = radius / |direction|: two gradients of f in lambda, exact where they are linear or
-    quadratic in z, and off by O(radius^2) elsewhere.
+    with eps = radius / |direction|. It takes two gradients of f in lambda. It is exact where these
+    are linear or quadratic in z, and off by O(radius^2) elsewhere.
+
+    Args:
+        problem: The problem.
+        inner: z.
+        outer: The outer parameters.
+        batch: The minibatch of f.
+        direction: A vector of the shapes of z.
+        radius: The distance by which z is moved to either side.
+
+    Returns:
+        A tree of the shapes of `outer`.
     """
     length = trees.norm(direction)
     eps = radius / torch.where(length > 0, length, 1.0)
@@ -45,11 +56,12 @@ class LastStep:
     """The last inner step, as a function of the inner gradient that it takes.
 
     Attributes:
-        state: The solver's state after it.
-        asked: Where the solver took the inner gradient.
-        pullback: (v, numbers) to the cotangents of the gradient (0) and of the outer parameters
-            (1), where v is one of the inner parameters after the step. The state before the step is
-            a constant. The outer parameters are those of the solver, such as a learned step size.
+        state: The solver's state after the step.
+        asked: Where the solver took the inner gradient, in the shapes of z.
+        pullback: From (v, numbers) to the cotangents of the gradient (number 0) and of the outer
+            parameters (number 1), where v is a cotangent of the inner parameters after the step.
+            The state before the step is a constant. The outer parameters act through the solver
+            only, such as a learned step size.
     """
 
     state: SolverState

@@ -1,4 +1,7 @@
-"""What the methods that perturb the outer parameters at random share."""
+"""What the methods that perturb the outer parameters at random share.
+
+Perturbations are trees of the shapes of the outer parameters, with one more leading dimension.
+"""
 
 import math
 from typing import Any
@@ -13,9 +16,9 @@ from bilevel_cli.core.trees import Params, Tree
 # The mean of `REPEATS` estimates with `ENOUGH` directions each has a relative standard error of
 # sqrt((d + 1) / 4000) in d dimensions: less than a half for d <= `FEW`.
 REPEATS, ENOUGH, FEW = 100, 40, 900
-# Where a loss is not quadratic, the mean is off by O(std^2), or O(std) where differences look to
-# one side: behind twenty steps of Adam by up to 15 standard errors at 0.01, by 5 at 0.0001 near a
-# sign that changes, by none that can be seen at 0.00001.
+# Where a loss is not quadratic, the mean is off by O(std^2), or by O(std) where differences look to
+# one side only. After twenty steps of Adam that was up to 15 standard errors at std = 0.01, 5 at
+# 0.0001 near a sign that changes, and too little to be seen at 0.00001.
 NARROW = 1e-5
 
 
@@ -43,14 +46,14 @@ def mirrored(perturbations: Params) -> Params:
 
 
 def around(outer: Params, perturbations: Params) -> Params:
-    """`outer` as it is, and then with each perturbation added: one more leading dimension."""
+    """`outer` as it is, and then with each perturbation added, along a leading dimension."""
     return {
         name: torch.cat([value[None], value + perturbations[name]]) for name, value in outer.items()
     }
 
 
 def combine(weights: Tensor, directions: Params) -> Params:
-    """sum_i weights_i * directions_i."""
+    """sum_i weights_i * directions_i, for weights [n] and n directions."""
     return {name: torch.tensordot(weights, value, dims=1) for name, value in directions.items()}
 
 
@@ -70,14 +73,14 @@ def choose(condition: Tensor, these: Tree, others: Tree) -> Tree:
 
 
 def mean_claim(text: str, reference: Reference, base: Any, perturbs: bool = True) -> Claim:
-    """That the expectation of an estimate over its perturbations is the reference.
+    """The claim that the expectation of an estimate over its perturbations is the reference.
 
     Args:
         text: What the estimate is.
-        reference: Computes that.
+        reference: Computes what the estimate is said to be.
         base: The method with at least `ENOUGH` directions. Its estimate is a mean over them, so
             that their number changes the noise and nothing else.
-        perturbs: Whether it compares losses, and takes no derivative of an inner step.
+        perturbs: Whether the estimate compares losses, and takes no derivative of an inner step.
     """
 
     def in_few_dimensions(trial: Trial) -> Params:

@@ -26,8 +26,8 @@ def recursive(here: Params, there: Params, direction: Params, weight: Tensor) ->
 
     Args:
         here: A gradient at the present point.
-        there: That at the previous point, on the same minibatch.
-        direction: What was returned there.
-        weight: Of what is remembered, 0-dim.
+        there: The gradient at the previous point, on the same minibatch.
+        direction: What this function returned at the previous point.
+        weight: The weight of what is remembered, 0-dim.
     """
     return {n: value + weight * (direction[n] - there[n]) for n, value in here.items()}

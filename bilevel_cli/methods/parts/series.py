@@ -17,10 +17,10 @@ Product = Callable[[int, Params], Params]  # (i, v) -> H_i v, on minibatch i
 
 @dataclass(frozen=True)
 class Series(abc.ABC):
-    """step_size * sum_{j < terms} (I - step_size * H)^j rhs, or an estimate: about H^-1 rhs.
+    """step_size * sum_{j < terms} (I - step_size * H)^j rhs, or an estimate of it: about H^-1 rhs.
 
-    Converges for step_size < 2 / (largest eigenvalue of H). The number of terms, not of products,
-    names its length: it takes `terms` - 1 products, each on a minibatch of its own.
+    Converges for step_size < 2 / (largest eigenvalue of H). Its length is the number of terms. It
+    takes one product less, each on a minibatch of its own.
 
     Args:
         terms: Terms of the series, >= 1.
@@ -61,13 +61,13 @@ class Series(abc.ABC):
         Without noise that term is rhs - H v, where v is the sum of the terms before it.
 
         Args:
-            product: H_i v for the i-th minibatch, i < `products`.
-            rhs: What the series is applied to.
-            noise: As drawn.
+            product: H_i v for the i-th minibatch, i < `products`, of the shapes of v.
+            rhs: What the series is applied to, of the shapes of the inner parameters.
+            noise: The random numbers of `draw`.
         """
 
     def matrix(self, hessian: Tensor) -> Tensor:
-        """The sum for a dense Hessian [n, n]: what the estimates are of, in expectation."""
+        """The matrix [n, n] of the sum for a dense Hessian [n, n]; of estimates, their mean."""
         identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
         found = torch.zeros_like(hessian)
         for power in range(self.terms):

@@ -1,4 +1,4 @@
-"""Backpropagation through inner steps, in the memory there is."""
+"""Backpropagation through inner steps, within the memory budget of the device."""
 
 import logging
 import math
@@ -20,13 +20,14 @@ from bilevel_cli.machine import memory
 
 log = logging.getLogger(__name__)
 
-# Derivatives of F in a state and in the outer parameters, and what takes them back through steps.
-# The sum over later steps goes in, and the terms of these steps are added to it one by one, in the
-# order in which a single graph of all steps adds them: where it is cut moves no bit on a CPU.
+# Derivatives of F in a state and in the outer parameters, and the function that takes them back
+# through steps. The sum over later steps goes in, and the terms of these steps are added to it one
+# by one, in the order in which a single graph of all steps adds them. So on a CPU, no bit of the
+# result depends on where the steps are cut.
 Slopes = tuple[Any, Params]
 Pullback = Callable[[Slopes], Slopes]
 
-# Of inner functions, whose annotations torch.compile evaluates: it cannot subscript a type.
+# For annotations of inner functions: torch.compile evaluates them, and cannot subscript a type.
 Variables = tuple[SolverState, Params]
 Loss = tuple[Tensor, SolverState]
 
@@ -54,7 +55,7 @@ def inner_grads(metrics: dict[str, Any], num_steps: int) -> int | float:
 
 
 def graph_bytes(loop: InnerLoop, outer: Params, data: StepData) -> int:
-    """Bytes of the graph of one inner step, from two that are taken for it, on the first minibatch.
+    """Bytes of the graph of one inner step, from two steps that are taken on the first minibatch.
 
     Args:
         loop: The inner loop.
@@ -105,10 +106,10 @@ class Steps:
         """The state behind the steps `start` to `stop` (excluded), within a derivative.
 
         Args:
-            state: Before them.
+            state: The state before them.
             outer: The outer parameters, as the derivative sees them.
             start: The first step.
-            stop: Behind the last step.
+            stop: The step after the last one.
             measure: Whether this is one of the two steps, both held, that tell what a step takes.
         """
         self.taken += stop - start
@@ -124,9 +125,9 @@ class Steps:
     def run(self, state: SolverState, start: int, stop: int) -> SolverState:
         """The state behind the steps `start` to `stop` (excluded), whose graphs are not kept.
 
-        They are made all the same, one at a time: torch computes the gradient of some layers, such
-        as group normalisation, in another order where no derivative will follow, and where there
-        are kinks a state that differs in its last digits may have quite another derivative.
+        The graphs are made all the same, one at a time. Where no derivative will follow, torch
+        computes the gradient of some layers, such as group normalisation, in another order. Near a
+        kink, a state that differs in its last digits may have quite another derivative.
         """
         if autodiff.mapped():
             return self.advance(state, self.outer, start, stop)
@@ -137,7 +138,7 @@ class Steps:
     def graph(
         self, state: SolverState, start: int, stop: int, measure: bool = False
     ) -> tuple[SolverState, Pullback]:
-        """The state behind some steps, and the pullback through them; arguments of `advance`."""
+        """The state behind some steps, and the pullback through them. Arguments as in `advance`."""
 
         def steps(state: SolverState, outer: Params) -> Variables:
             return self.advance(state, outer, start, stop, measure), outer
@@ -154,9 +155,9 @@ class Steps:
         back, a segment at a time.
 
         Args:
-            state: Before the steps.
+            state: The state before the steps.
             first: The first step.
-            last: Behind the last step.
+            last: The step after the last one.
             segment: Steps whose graph is held at once; None for what the memory budget holds.
         """
         count = last - first
@@ -177,8 +178,8 @@ class Steps:
         """The derivative in the outer parameters, that of the start included.
 
         Args:
-            previous: What the start policy was handed.
-            slopes: At the start.
+            previous: What the start policy was given.
+            slopes: The derivatives of F at the start.
         """
 
         def begin(outer: Params) -> Variables:
@@ -223,7 +224,7 @@ class Steps:
         loss, pullback, end = autodiff.vjp(outer_loss, state, self.outer, has_aux=True, once=True)
         return Unrolled(loss, end, pullback(torch.ones_like(loss)))
 
-    # What measures is made when it is asked for: none of it can be compiled.
+    # What measures is made only when it is asked for, since none of it can be compiled.
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         parts = trees.leaves((self.outer, self.data.init, self.data.inner, self.data.outer))
@@ -259,18 +260,18 @@ class Steps:
 
 @lru_cache
 def _sizes(count: int, graph: int, state: int, budget: int) -> tuple[int, ...]:
-    """Into how many steps to cut `count` steps, and those again; the last is held as a graph.
+    """Into segments of how many steps to cut `count` steps, and each of those segments again.
 
-    Of the plans that fit, the one that runs the fewest steps again; or else the one that needs
-    least. With one level of stored states all but the last S steps are run twice; with two levels,
-    three times at most. Between the states of the first of two levels lie multiples of S, which
-    serve as well as any number.
+    A segment of the last level is held as a graph. Among the plans that fit, this is the one that
+    runs the fewest steps again; where none fits, the one that needs least memory. With one level of
+    stored states, all but the last S steps are run twice; with two levels, three times at most. At
+    the first of two levels, segments are multiples of S, which serve as well as any number.
 
     Args:
-        count: Steps.
-        graph: Bytes of the graph of one.
+        count: Number of steps.
+        graph: Bytes of the graph of one step.
         state: Bytes of a state.
-        budget: Bytes.
+        budget: Bytes that may be held.
     """
 
     def held(sizes: tuple[int, ...]) -> int:

@@ -16,8 +16,8 @@ from bilevel_cli.core.trees import Params, Scalar
 
 
 class PenaltyCarry(Carry):
-    value: SolverState  # of z, whose loss is the value f(z) ~ min f
-    count: Tensor  # outer steps taken
+    value: SolverState  # the state of z, whose loss is the value f(z) ~ min f
+    count: Tensor  # outer steps taken, 0-dim
 
 
 class ValuePenalty(Hypergradient[PenaltyCarry]):
@@ -31,7 +31,7 @@ class ValuePenalty(Hypergradient[PenaltyCarry]):
     requires = AT_A_MINIMISER
 
     def zero_tells(self, row: dict[str, float], step: int) -> bool:
-        # Where the constraint holds, f is not looked at.
+        # Where the constraint holds, the estimate does not look at f.
         return super().zero_tells(row, step) and row.get("multiplier", 1.0) != 0
 
     def followed(
@@ -56,10 +56,19 @@ def penalised_gradient(
     """The gradient in `outer` of F(y, outer) + penalty(f(y, outer) - f(z, outer)).
 
     Both y and z are constants. At minimisers in y and z this is the total derivative, by the
-    envelope theorem: no second derivative is left. Takes two gradients of f.
+    envelope theorem: no second derivative is left. It takes two gradients of f.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer parameters.
+        data: The data of one inner problem, whose last inner minibatch is that of f.
+        y: Inner parameters at which F and f are taken.
+        z: Inner parameters at which f has its smallest value, or nearly so.
+        penalty: A differentiable function of the gap, from 0-dim to 0-dim.
 
     Returns:
-        The gradient, F(y, outer), and the gap f(y, outer) - f(z, outer).
+        The gradient, of the shapes of `outer`; F(y, outer) and the gap f(y, outer) - f(z, outer),
+        both 0-dim.
     """
     problem, batch = loop.problem, data.inner_at(-1)
 
@@ -78,8 +87,8 @@ class Proximal(OracleWrapper):
 
     Args:
         base: The oracle of f.
-        weight: Negative to be driven away from the center.
-        center: A constant.
+        weight: 0-dim where it is a tensor. A negative weight drives z away from the center.
+        center: A constant, of the shapes of z.
     """
 
     weight: Scalar
