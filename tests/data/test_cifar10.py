@@ -16,7 +16,7 @@ import pytest
 import standins
 import torch
 from configs import SHARED_DATA as REAL
-from data_files import Mine, built, message
+from data_files import Trap, built, message
 from problems import seeded
 
 from bilevel_cli.data.cifar10 import FOLDER, RECORD, TRAIN, Cifar10
@@ -101,7 +101,7 @@ def test_cifar10_is_downloaded_with_its_checksum(
 def test_the_pickles_of_cifar10_are_refused_and_the_binary_version_named(tmp_path: Path) -> None:
     home = tmp_path / "cifar-10-batches-py"
     home.mkdir()
-    (home / "data_batch_1").write_bytes(pickle.dumps(Mine(tmp_path / "ran")))
+    (home / "data_batch_1").write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
     for root in (tmp_path, home):
         text = message(cifar10(root).read)
         assert "needs the binary version, got" in text

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import Mine, bounded, built, message
+from data_files import Trap, bounded, built, message
 from problems import seeded
 
 from bilevel_cli.data.arrays import Arrays
@@ -92,13 +92,13 @@ def test_channels_last_needs_images(tmp_path: Path) -> None:
 
 def test_an_object_array_is_refused_unread(tmp_path: Path) -> None:
     for names in ({"x": X}, {"y": Y}):
-        objects = np.array([Mine(tmp_path / "ran")] * 10, dtype=object)
+        objects = np.array([Trap(tmp_path / "ran")] * 10, dtype=object)
         np.savez(tmp_path / "my.npz", **{"x": objects, "y": objects} | names)
         assert "pickled objects" in message(npz(tmp_path / "my.npz").read)
         np.savez(tmp_path / "my.npz", x=X, y=Y)
         with zipfile.ZipFile(tmp_path / "my.npz", "w") as archive:
             for name in ("x", "y"):
-                archive.writestr(f"{name}.npy", pickle.dumps(Mine(tmp_path / "ran")))
+                archive.writestr(f"{name}.npy", pickle.dumps(Trap(tmp_path / "ran")))
         assert "cannot read 'x'" in message(npz(tmp_path / "my.npz").read)
     assert not (tmp_path / "ran").exists()
 

@@ -13,7 +13,7 @@ import pytest
 import standins
 import torch
 from configs import composed
-from data_files import Mine, bounded, built, message
+from data_files import Trap, bounded, built, message
 from problems import seeded
 from runners import runner_in
 from sklearn.impute import SimpleImputer
@@ -320,7 +320,7 @@ def test_a_small_file_that_would_be_large_as_numbers_is_refused(tmp_path: Path) 
 
 
 def test_a_pickle_is_not_a_table(tmp_path: Path) -> None:
-    path = written(tmp_path, pickle.dumps(Mine(tmp_path / "ran")), "my.pkl")
+    path = written(tmp_path, pickle.dumps(Trap(tmp_path / "ran")), "my.pkl")
     assert str(path) in message(own(path).read)
     assert not (tmp_path / "ran").exists()
 

@@ -13,7 +13,6 @@ import pickle
 import struct
 import sys
 import tarfile
-import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ import pytest
 import standins
 import torch
 from configs import settings_of
-from data_files import message
+from data_files import Trap, bounded, message
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -42,21 +41,7 @@ from bilevel_cli.tasks.distillation.storage import load_npz
 PACKAGE = Path(bilevel_cli.__file__).parent
 READERS = [name for name in options.names("data") if hasattr(standins, name)]
 ROOTED = [n for n in READERS if "root" in settings_of("data", n)]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache")
-
-
-class Trap:
-    """Leaves a file where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
+pytestmark = pytest.mark.usefixtures("data_cache")
 
 
 def reading(name: str, folder: Path, link: Path | None = None) -> Callable[[], object]:
@@ -80,21 +65,6 @@ def reading(name: str, folder: Path, link: Path | None = None) -> Callable[[], o
         return source.splits(torch.Generator()) if hasattr(source, "splits") else None
 
     return read
-
-
-def bounded(call: Callable[[], object], megabytes: int) -> Callable[[], None]:
-    """`call`, in so much memory at most."""
-
-    def run() -> None:
-        tracemalloc.start()
-        try:
-            call()
-        finally:
-            _, peak = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-            assert peak < megabytes * 10**6
-
-    return run
 
 
 def contents(folder: Path) -> list[Path]:

@@ -1,4 +1,8 @@
-"""Files of data sets, small, broken and large."""
+"""Files of data sets, small, broken and hostile; and what tests of data sets say of them.
+
+`built` is a data set of its option, `message` what it says of a file that it refuses, and `bounded`
+the memory in which it does.
+"""
 
 import bz2
 import gzip
@@ -27,8 +31,8 @@ def message(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def bounded(call: Callable[[], object]) -> Callable[[], None]:
-    """`call`, which may take 10 MB at most: a tenth of what the bombs below unpack to."""
+def bounded(call: Callable[[], object], megabytes: int = 10) -> Callable[[], None]:
+    """`call`, in so much memory at most: by default a tenth of what bombs in tests unpack to."""
 
     def run() -> None:
         tracemalloc.start()
@@ -39,7 +43,7 @@ def bounded(call: Callable[[], object]) -> Callable[[], None]:
         finally:
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            assert peak - before < 10**7
+            assert peak - before < megabytes * 10**6
 
     return run
 
@@ -125,7 +129,7 @@ def members(stem: str) -> dict[str, bytes]:
     }
 
 
-class Mine:
+class Trap:
     """Leaves a file where it is unpickled."""
 
     def __init__(self, path: Path) -> None:
