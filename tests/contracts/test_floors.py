@@ -4,11 +4,14 @@ The floors themselves, who may import whom, are held by import-linter.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[2] / "bilevel_cli"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -143,3 +146,20 @@ def test_what_is_private_stays_in_its_module() -> None:
 def test_locks_are_taken_in_one_module() -> None:
     using = [name for name, tree in TREES.items() if "flock" in ast.dump(tree)]
     assert using == [f"{PACKAGE.name}.records.lock"]
+
+
+# ---- what documents say of files
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["CONTRIBUTING.md", "bilevel_cli/core/__init__.py", "bilevel_cli/report/__init__.py"],
+)
+def test_the_files_that_a_page_names_are_there(document: str) -> None:
+    page = PACKAGE.parent / document
+    names = set(re.findall(r"\b(?:\w+/)*\w+\.py\b", page.read_text())) - {"x.py"}
+    roots = [PACKAGE, PACKAGE.parent, page.parent, *PACKAGE.glob("*/")]
+    examples = {"methods/x.py", "tests/methods/test_x.py", "mine/sign.py"}
+    missing = {name for name in names if not any((root / name).exists() for root in roots)}
+    assert len(names) > 5
+    assert missing <= examples
