@@ -25,7 +25,7 @@ from bilevel_cli.errors import UsageError
 if TYPE_CHECKING:
     from bilevel_cli.check.verdict import Finding
 
-# What a check is of unless the command line says otherwise: small, with a closed form, in float64.
+# What is checked unless the command line says otherwise: a small task in closed form, in float64.
 DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.dtype": "float64"}
 
 NOT_HELD = ("WRONG", "unsettled", "failed")

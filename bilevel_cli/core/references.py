@@ -75,7 +75,10 @@ def solution(trial: Trial) -> Params:
 def implicit_at(trial: Trial, inner: Params, inverse: Callable[[Tensor], Tensor]) -> Params:
     """The implicit hypergradient at `inner`, with a dense Hessian of the entries free to move.
 
-    Args and errors: as in `implicit`.
+    Args:
+        trial: The trial, for everything but the inner parameters.
+        inner: The inner parameters.
+        inverse: As in `implicit`, which also says what it raises.
     """
     derivatives = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))
     direct, cross_by = derivatives(inner, trial.outer, trial.data.outer)

@@ -47,7 +47,7 @@ class Learned:
 
     Args:
         name: Name of the outer parameter, a 0-dim tensor.
-        initial: The setting before the first outer step. None where the task contributes the
+        initial: The setting before the first outer step, > 0. None where the task contributes the
             parameter itself.
     """
 
@@ -72,7 +72,10 @@ class Learned:
 class LearnedFraction(Learned):
     """A setting in (0, 1) that is an outer parameter: sigmoid(outer[name]).
 
-    Args: as `Learned`.
+    Args:
+        name: Name of the outer parameter, a 0-dim tensor.
+        initial: The setting before the first outer step, in (0, 1). None where the task contributes
+            the parameter itself.
     """
 
     def __post_init__(self) -> None:
@@ -187,7 +190,7 @@ class InnerSolver(abc.ABC, Generic[State]):
 
 
 def counter(inner: Params, start: float) -> Tensor:
-    """A 0-dim count, on the device and in the precision of the parameters."""
+    """A 0-dim count, which begins at `start`, on the device and in the precision of `inner`."""
     return next(iter(inner.values())).new_full((), start)
 
 
