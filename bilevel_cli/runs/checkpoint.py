@@ -10,12 +10,13 @@ import os
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from bilevel_cli.records.atomic import replaced
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +49,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
         ValueError: `state` holds something else, which `load` would refuse.
         OSError: The disk is full, say. The newest checkpoint that was whole stays.
     """
-    partial = path.with_suffix(".partial")
-    try:
+    with replaced(path) as partial:
         with partial.open("w+b") as file:
             _write(state, file)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
             os.replace(path, previous(path))
-        os.replace(partial, path)
-        _sync(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    _sync(path.parent)
 
 
 def resume(path: Path) -> dict[str, Any] | None:
