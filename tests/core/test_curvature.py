@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from claims import held_to_its_claim
-from configs import composed
 from problems import Quadratic, Several, estimate
-from runners import runner_in
+from runners import built
 from torch import Tensor
 
 from bilevel_cli.core import autodiff
@@ -300,8 +299,7 @@ def test_mapped_inner_problems_report_the_share_in_which_it_stopped() -> None:
 
 
 def test_a_follower_with_many_best_responses_no_longer_ends_the_run(tmp_path: Path) -> None:
-    config = composed("task=bda_toy", "method=cg", "device=cpu", "outer_steps=100")
-    run = runner_in(config, tmp_path)
+    run = built(tmp_path, "task=bda_toy", "method=cg", "outer_steps=100")
     run.run()
     table = pd.read_csv(run.rows.train.path)
     assert table.notna().all(axis=None)

@@ -10,14 +10,12 @@ from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.methods.implicit import Implicit
 
 PLANE = Plane()
-
-
 OUTER = {"x": Plane.x}
 
-
+# Steps of gradient descent at lr 0.1 from (0, 1), and the hypergradient of them all.
 UNROLLED = {1: (0.82, 1.21), 3: (1.221425, 1.514025), 5: (1.4229143125, 1.710774625)}
 
-
+# Of five such steps: those that are differentiated, and the hypergradient of them alone.
 TRUNCATED = {1: (0.850825, 1.228375), 2: (1.0841575, 1.39883), 3: (1.2412025, 1.52890625)}
 
 

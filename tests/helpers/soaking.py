@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from runners import runner_in
 
 STEPS, ROWS = 50_000, 500
-
-
 TINY = [
     *("task=quadratic", "task.inner_dim=3", "task.outer_dim=2", "inner_steps=1", "device=cpu"),
     *(f"outer_steps={STEPS}", "log_every=100", "eval_every=1000", "save_every=1000"),

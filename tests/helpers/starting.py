@@ -1,4 +1,4 @@
-"""Runs that begin, observed."""
+"""Runs as they begin: what a process has imported and spent, and a small one that is built."""
 
 import json
 import os
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import LIBRARIES
-from configs import composed
-from runners import runner_in
+from runners import built
 
 from bilevel_cli.runs.runner import Runner
 
@@ -50,5 +49,4 @@ def started(directory: Path, *overrides: str) -> dict[str, Any]:
 
 
 def build(directory: Path, *overrides: str) -> Runner:
-    config = composed("device=cpu", "task=quadratic", "inner_steps=10", *overrides)
-    return runner_in(config, directory)
+    return built(directory, "task=quadratic", "inner_steps=10", *overrides)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from configs import SHARED_DATA, composed
-from runners import runner_in
+from configs import SHARED_DATA
+from runners import built
 
 from bilevel_cli.config.options import pairs
 from bilevel_cli.errors import UsageError
@@ -46,9 +46,8 @@ def test_the_inner_loss_falls_on_every_pair_of_task_and_data(
         chosen += [f"data.root={folder}"]
         if task == "augmentation" and data != "ijcnn1":
             chosen += PART
-    config = composed("device=cpu", "method=none", "outer_steps=1", "retrain=null", *chosen)
     try:
-        run = runner_in(config, tmp_path)
+        run = built(tmp_path, "method=none", "outer_steps=1", "retrain=null", *chosen)
     except UsageError as error:  # of a default that does not fit; it says what does
         pytest.skip(str(error))
     row = first_row(run)
