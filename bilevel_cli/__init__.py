@@ -33,6 +33,7 @@ HOMES = {
     "Estimate": "bilevel_cli.core.method",
     "Carry": "bilevel_cli.core.method",
     "Cost": "bilevel_cli.core.method",
+    "CannotServe": "bilevel_cli.core.method",
     "Claim": "bilevel_cli.core.claim",
     "Trial": "bilevel_cli.core.claim",
     "references": "bilevel_cli.core",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from bilevel_cli.core.claim import Claim as Claim
     from bilevel_cli.core.claim import Trial as Trial
     from bilevel_cli.core.loop import InnerLoop as InnerLoop
+    from bilevel_cli.core.method import CannotServe as CannotServe
     from bilevel_cli.core.method import Carry as Carry
     from bilevel_cli.core.method import Cost as Cost
     from bilevel_cli.core.method import Estimate as Estimate

@@ -29,6 +29,9 @@ class Failed(Exception):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self) -> "tuple[type[Failed], tuple[str, str]]":
+        return type(self), (str(self), self.status)  # for launchers, which pickle what a job raises
+
 
 class Unwritten(Failed):
     """A run could not write its files: it continues once it can."""

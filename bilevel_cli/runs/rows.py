@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel_cli.core.host import is_host
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.records.table import Row, Table
 from bilevel_cli.vocabulary import EVAL, TRAIN
@@ -85,7 +86,7 @@ def read(values: dict[str, Any]) -> Row:
         values: 0-dim tensors and numbers, by the names of their columns.
     """
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    away = {name: value.double() for name, value in tensors.items() if not value.is_cpu}
+    away = {name: value.double() for name, value in tensors.items() if not is_host(value.device)}
     if away:
         fetched = torch.stack(list(away.values())).cpu()
         away = dict(zip(away, fetched, strict=True))

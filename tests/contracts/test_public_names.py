@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 CONTRACTS = {
     *("Problem", "StepData", "Batch", "Params", "Task"),
     *("InnerSolver", "SolverState", "Oracle", "Start", "InnerLoop", "LinearSolver"),
-    *("Hypergradient", "Estimate", "Carry", "Cost", "Claim", "Trial", "Metric", "StepView"),
+    *("Hypergradient", "Estimate", "Carry", "Cost", "CannotServe", "Claim", "Trial"),
+    *("Metric", "StepView"),
     *("Logger", "Examples", "TwoClasses", "Regression", "Labelled", "Classes", "ClassSplits"),
 }
 TOOLS = {"autodiff", "trees", "references", "requirements", "functional", "Functional", "build"}

@@ -20,6 +20,7 @@ from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.hyperparameters.augmentation import Augmentation
 from bilevel_cli.tasks.hyperparameters.penalties import Penalty
 from bilevel_cli.tasks.hyperparameters.smoothing import LabelSmoothing
+from bilevel_cli.vocabulary import EVAL
 
 MOST_COLUMNS = 50
 CHUNK = 2000  # examples that an evaluation holds in memory at once
@@ -155,7 +156,7 @@ class Hyperparameters(Task):
         import pandas as pd  # here: a run does not wait for it
 
         files = super().save_result(directory, outer, inner)
-        evaluations = directory / "eval.csv"
+        evaluations = directory / EVAL
         if evaluations.exists():
             table = pd.read_csv(evaluations)
             losses = table["validation_loss"].fillna(math.inf)

@@ -182,7 +182,7 @@ function note(traces, log, cut) {
   if (cut) lines.push("The first values are out of view: see the full range.");
   if (report.pointwise.includes(state.axis)) lines.push("A point for each reading of each run: memory is no grid to average over.");
   if (kinds.has("cross")) lines.push("A cross ends a run that broke; it is in no mean.");
-  if (log.x && state.axis !== "peak_memory_mb") lines.push("A logarithmic axis leaves out what cost nothing yet.");
+  if (log.x && !report.pointwise.includes(state.axis)) lines.push("A logarithmic axis leaves out what cost nothing yet.");
   return lines.join(" ");
 }
 
