@@ -26,6 +26,7 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.nn import attention, blame, differentiability, purity, randomness
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
+from bilevel_cli.runs.runner import Runner
 
 CPU = torch.device("cpu")
 DIGITS = (1, 8, 8)
@@ -321,11 +322,11 @@ def test_a_derivative_that_misses_nothing_is_not(
 
 
 def run_of(name: str, *overrides: str) -> Functional:
-    model: Functional = vars(runner_of(name, *overrides).task)["model"]
+    model: Functional = vars(runner_of(name, *overrides).experiment.task)["model"]
     return model
 
 
-def runner_of(name: str, *overrides: str) -> Any:
+def runner_of(name: str, *overrides: str) -> Runner:
     small = ("task=hpo", "data.train=12", "data.validation=12", "inner_steps=2", "device=cpu")
     config = composed(*small, *overrides)
     config.model = {"_target_": f"own_models.{name}", "_partial_": True}
