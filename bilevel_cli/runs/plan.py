@@ -33,6 +33,8 @@ class Schedule:
         for name, steps in vars(self).items():
             if steps is not None and steps < 1:
                 raise ValueError(f"A run needs {name} >= 1, got {name}={steps}. Set {name}.")
+            if steps is not None and steps >= 2**63:  # of which torch makes no tensor
+                raise ValueError(f"A run needs {name} < 2^63, got {name}={steps}. Set {name}.")
 
     @property
     def cadence(self) -> tuple[int, int, int]:

@@ -263,6 +263,7 @@ def test_float32_numbers_are_written_in_their_shortest_form(tmp_path: Path) -> N
         (["start=learned_apart", "start.lr=0"], "LearnedApart needs a finite lr > 0, got lr=0"),
         (["budget=many"], "budget needs a whole number, got 'many'"),
         (["outer_steps=0"], "A run needs outer_steps >= 1, got outer_steps=0"),
+        ([f"inner_steps={2**67}"], r"A run needs inner_steps < 2\^63, got inner_steps=14757"),
         (["solver.lr=fast"], "solver.lr needs a number or a Learned, got 'fast'"),
         (["seed=1.5"], "seed needs a whole number, got 1.5"),
         (["task.inner_dim=2.5"], "task.inner_dim needs a whole number, got 2.5"),
