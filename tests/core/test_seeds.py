@@ -70,7 +70,8 @@ def test_every_method_receives_the_same_data_for_one_seed(task: str, tmp_path: P
             by_method[method] = received(runner)
     expected = by_method["reverse"]
     assert len(set(expected)) == STEPS, "other data at every step"
-    assert len(by_method) > len(options("method")) / 3
+    # The others refuse the task: many have no use for the start that the few-shot tasks learn.
+    assert len(by_method) >= len(options("method")) / 3
     assert {name for name, found in by_method.items() if found != expected} == set()
     other = build(tmp_path / "other", task, "reverse", seed=1)
     assert other is not None
