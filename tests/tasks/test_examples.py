@@ -256,7 +256,6 @@ def test_reverse_mode_is_stuck_on_the_toy(start: str, f: float, x: float, tmp_pa
 def test_a_hundred_steps_separate_truncation_from_none(tmp_path: Path) -> None:
     toy = ["task=toy", "task.start=[7.0,-1.0]", "inner_steps=100", "start=learned"]
     for method in ("iaptt", "reverse"):
-        built(tmp_path / method, *toy, f"method={method}").folder.mkdir()
         built(tmp_path / method, *toy, f"method={method}").run()
     errors = {
         method: pd.read_csv(tmp_path / method / "eval.csv")["relative_error_f"].iloc[-1]
