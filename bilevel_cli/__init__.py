@@ -56,17 +56,17 @@ HOMES = {
     "Functional": "bilevel_cli.nn.functional",
     "build": "bilevel_cli.nn.building",
     # Whether one's own are right.
-    "check_method": "bilevel_cli.check.conformance",
-    "check_task": "bilevel_cli.check.conformance",
-    "check_solver": "bilevel_cli.check.conformance",
+    "check_method": "bilevel_cli.checks.conformance",
+    "check_task": "bilevel_cli.checks.conformance",
+    "check_solver": "bilevel_cli.checks.conformance",
 }
 
 __all__ = ["__version__", *HOMES]
 
 if TYPE_CHECKING:
-    from bilevel_cli.check.conformance import check_method as check_method
-    from bilevel_cli.check.conformance import check_solver as check_solver
-    from bilevel_cli.check.conformance import check_task as check_task
+    from bilevel_cli.checks.conformance import check_method as check_method
+    from bilevel_cli.checks.conformance import check_solver as check_solver
+    from bilevel_cli.checks.conformance import check_task as check_task
     from bilevel_cli.core import autodiff as autodiff
     from bilevel_cli.core import references as references
     from bilevel_cli.core import requirements as requirements

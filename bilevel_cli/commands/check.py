@@ -23,7 +23,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from bilevel_cli.check.verdict import Finding
+    from bilevel_cli.checks.verdict import Finding
 
 # What is checked unless the command line says otherwise: a small task in closed form, in float64.
 DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.dtype": "float64"}
@@ -122,7 +122,7 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 
 
 def _checked(config: DictConfig) -> "Finding":
-    from bilevel_cli.check import verdict  # here, as the next: --help does not wait for torch
+    from bilevel_cli.checks import verdict  # here, as the next: --help does not wait for torch
     from bilevel_cli.config.objects import parts
 
     chosen = dict(config.hydra.runtime.choices)

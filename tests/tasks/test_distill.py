@@ -12,7 +12,7 @@ from runners import runner_in
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from bilevel_cli.check.conformance import check_task
+from bilevel_cli.checks.conformance import check_task
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError

@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
-from bilevel_cli.check.conformance import check_task
-from bilevel_cli.check.verdict import check
+from bilevel_cli.checks.conformance import check_task
+from bilevel_cli.checks.verdict import check
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData

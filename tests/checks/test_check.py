@@ -15,8 +15,8 @@ from plugins import FILES
 from problems import Quadratic
 from torch import Tensor
 
-from bilevel_cli.check.verdict import Finding
-from bilevel_cli.check.verdict import check as hold
+from bilevel_cli.checks.verdict import Finding
+from bilevel_cli.checks.verdict import check as hold
 from bilevel_cli.commands import check
 from bilevel_cli.config.objects import parts
 from bilevel_cli.core import references

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bilevel_cli.check.trials import End, Trials, distance, relative_error, setting
+from bilevel_cli.checks.trials import End, Trials, distance, relative_error, setting
 from bilevel_cli.core import constants, references, trees
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.episodes import refuse_memory

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from runners import runner_in
 from torch import Tensor
 
-from bilevel_cli.check.conformance import check_method, check_solver, check_task
+from bilevel_cli.checks.conformance import check_method, check_solver, check_task
 from bilevel_cli.config.options import pairs
 from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop

@@ -1,0 +1,1 @@
+"""What a user imports: the commands as functions of Python."""
