@@ -136,7 +136,7 @@ CHECKED := quadratic ridge logistic
 SMALL := task.inner_dim=6 task.outer_dim=3 +suggest.inner_low=-0.2 +suggest.inner_high=0.2
 
 .PHONY: docs
-docs: $(READY)  ## write the tables of README.md and docs/methods.md anew, in about half an hour
+docs: $(READY)  ## measure the tables of docs/methods.md and docs/measured/ anew, in about half an hour
 	mkdir -p outputs/docs
 	for task in $(CHECKED); do $(BIN)/bilevel-check task=$$task --csv outputs/docs/$$task.csv || exit 1; done
 	$(BIN)/python docs/generate.py check $(foreach task,$(CHECKED),$(task)=outputs/docs/$(task).csv)

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/methods.md from what the commands report: `make docs`.
+"""Writes the tables of docs/measured/ and docs/ from what the commands report: `make docs`.
 
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
 python docs/generate.py solvers CSV SOLVER=CSV methods by solvers, from `bilevel-check --csv`
@@ -6,6 +6,7 @@ python docs/generate.py budget SWEEP           all methods at one cost, from a s
 python docs/generate.py ijcnn1 METHOD=RUN ...  the bilevel benchmark, from its runs
 """
 
+import csv
 import json
 import math
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).parents[1]
+DOCS = Path(__file__).parent
+MEASURED = DOCS / "measured"  # what the pages of methods on the site repeat
+Rows = list[list[str]]
 MOMENTS = (30, 60, 120, 240, 400)  # seconds of training
 LAST = 10  # evaluations
 SCORES: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
@@ -32,7 +35,7 @@ PUBLISHED = {
 }
 
 
-def check_table(files: dict[str, Path]) -> str:
+def check_table(files: dict[str, Path]) -> Rows:
     """One row for each method, one column of what was measured for each task."""
     tables = {task: pd.read_csv(path).set_index("method") for task, path in files.items()}
     first = next(iter(tables.values()))
@@ -40,14 +43,14 @@ def check_table(files: dict[str, Path]) -> str:
     for method in first.index:
         cells = [_measured(table.loc[method]) for table in tables.values()]
         counts = [_count(first.loc[method, name]) for name in ("inner_grads", "hvps")]
-        lines.append([f"`{method}`", str(first.loc[method, "claim"]), *cells, *counts])
-    return _markdown(lines)
+        lines.append([str(method), str(first.loc[method, "claim"]), *cells, *counts])
+    return lines
 
 
-def solver_table(path: Path, apart: list[tuple[str, Path]]) -> str:
+def solver_table(path: Path, apart: list[tuple[str, Path]]) -> tuple[Rows, Rows]:
     """A row for each method, a column for each solver: what was measured, or a refusal's letter.
 
-    Below it, the refusals by letter. Anything else that a check found stands there as its verdict.
+    Besides it, the refusals by letter. Anything else that a check found is its verdict.
 
     Args:
         path: Of all solvers but some.
@@ -59,7 +62,7 @@ def solver_table(path: Path, apart: list[tuple[str, Path]]) -> str:
     table = pd.concat([one.assign(name=one["method"]) for one in others] + [table])
     kinds: dict[str, str] = {}  # of a reason, without the names in it, to a letter
     reasons: dict[str, str] = {}  # of a letter, to the first reason of its kind
-    rows = [["method", *(f"`{solver}`" for solver in table["solver"].unique())]]
+    rows = [["method", *table["solver"].unique()]]
     for name, of_method in table.groupby("name"):
         cells = []
         for _, row in of_method.iterrows():
@@ -70,19 +73,18 @@ def solver_table(path: Path, apart: list[tuple[str, Path]]) -> str:
             letter = kinds.setdefault(needs, chr(ord("a") + len(kinds)))
             reasons.setdefault(letter, f"needs {needs}, got {rest}")
             cells.append(f"refused ({letter})")
-        rows.append([f"`{name}`", *cells])
-    notes = [f"- ({letter}) {reason}" for letter, reason in reasons.items()]
-    return "\n".join([_markdown(rows), "", "Why a method refuses:", "", *notes])
+        rows.append([str(name), *cells])
+    return rows, [["letter", "reason"], *map(list, reasons.items())]
 
 
-def budget_table(sweep: Path) -> str:
+def budget_table(sweep: Path) -> Rows:
     """The last scores of every job of a sweep over methods, with what they cost."""
     rows = []
     for path in sorted(sweep.glob("*/manifest.json")):
         manifest = json.loads(path.read_text())
         method = _method(path.parent.name)
         if manifest["status"] != "completed":
-            rows.append((math.inf, [f"`{method}`", *["-"] * 5, _reason(manifest)]))
+            rows.append((math.inf, [method, *["-"] * 5, _reason(manifest)]))
             continue
         train, scores = (
             pd.read_csv(path.parent / name).iloc[-1] for name in ("train.csv", "eval.csv")
@@ -94,12 +96,12 @@ def budget_table(sweep: Path) -> str:
             f"{train['inner_grads']:.0f}",
             f"{train['hvps']:.0f}",
         ]
-        rows.append((-scores["test_accuracy"], [f"`{method}`", *cells, ""]))
+        rows.append((-scores["test_accuracy"], [method, *cells, ""]))
     head = ["method", "test accuracy %", "F1 %", "outer steps", "inner gradients", "products"]
-    return _markdown([[*head, "remark"], *(row for _, row in sorted(rows))])
+    return [[*head, "remark"], *(row for _, row in sorted(rows))]
 
 
-def curve_table(kind: str, runs: dict[str, Path]) -> str:
+def curve_table(kind: str, runs: dict[str, Path]) -> Rows:
     """A score along each run, best median first: after some seconds, at the end, its median."""
     rows = []
     for method, directory in runs.items():
@@ -120,11 +122,25 @@ def curve_table(kind: str, runs: dict[str, Path]) -> str:
         ]
         published = PUBLISHED.get(kind, {}).get(method)
         cells.append("-" if published is None else f"{published:{digits}}")
-        rows.append((median, [f"`{method}`", *cells]))
+        rows.append((median, [method, *cells]))
     moments = [f"{moment} s" for moment in MOMENTS]
     head = ["method", *moments, "last", f"median of the last {LAST}", "outer steps", "seconds"]
     head.append("published median")
-    return _markdown([head, *(row for _, row in sorted(rows))])
+    return [head, *(row for _, row in sorted(rows))]
+
+
+def with_notes(rows: Rows, refusals: Rows) -> str:
+    """The table of `solver_table` in Markdown, with the refusals below it."""
+    (first, *solvers), *body = rows
+    notes = [f"- ({letter}) {reason}" for letter, reason in refusals[1:]]
+    table = _markdown([[first, *(f"`{solver}`" for solver in solvers)], *body])
+    return "\n".join([table, "", "Why a method refuses:", "", *notes])
+
+
+def keep(name: str, rows: Rows) -> None:
+    """Writes a table where the site finds it: docs/measured/<name>.csv."""
+    with (MEASURED / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def replace_between(path: Path, name: str, table: str) -> None:
@@ -155,8 +171,10 @@ def _reason(manifest: dict[str, str]) -> str:
     return f"{manifest['status']}: {manifest['error']}"
 
 
-def _markdown(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+def _markdown(rows: Rows) -> str:
+    """A table with a row for each method, whose name is code."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *([f"`{line[0]}`", *line[1:]] for line in body)]
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
@@ -166,13 +184,16 @@ if __name__ == "__main__":
     pairs = [argument.split("=", 1) for argument in arguments if "=" in argument]
     files = {name: Path(path) for name, path in pairs}
     if kind == "check":
-        replace_between(ROOT / "README.md", "checked", check_table(files))
+        keep("checked", check_table(files))
     elif kind == "solvers":
-        methods = ROOT / "docs" / "methods.md"
         apart = [(name, Path(path)) for name, path in pairs]
-        replace_between(methods, "solvers", solver_table(Path(arguments[0]), apart))
+        table, refusals = solver_table(Path(arguments[0]), apart)
+        keep("solvers", table)
+        keep("solvers_refusals", refusals)
+        replace_between(DOCS / "methods.md", "solvers", with_notes(table, refusals))
     elif kind == "budget":
-        replace_between(ROOT / "docs" / "methods.md", "budget", budget_table(Path(arguments[0])))
+        table = budget_table(Path(arguments[0]))
+        keep("budget", table)
+        replace_between(DOCS / "methods.md", "budget", _markdown(table))
     else:
-        table = curve_table(kind, files)
-        replace_between(ROOT / "docs" / "benchmark.md", kind, table)
+        replace_between(DOCS / "benchmark.md", kind, _markdown(curve_table(kind, files)))
