@@ -150,6 +150,12 @@ docs: $(READY)  ## measure the tables of docs/methods.md and docs/measured/ anew
 		hydra.sweep.dir=outputs/docs/methods || true  # methods that refuse are part of the table
 	$(BIN)/python docs/generate.py budget outputs/docs/methods
 
+.PHONY: site
+site: $(READY)  ## the pages of docs/ with notebooks and reference, into build/site; off the network
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going \
+		--jobs 2 --quiet --doctree-dir build/doctrees docs build/site
+	$(BIN)/python docs/sitemaker/offline.py build/site
+
 .PHONY: format
 format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
