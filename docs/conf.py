@@ -30,6 +30,7 @@ myst_links_external_new_tab = False
 
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
+nb_execution_show_tb = True
 nb_execution_timeout = 120  # seconds for a cell
 nb_ipywidgets_js = {}  # come from another host
 nb_merge_streams = True

@@ -115,8 +115,10 @@ def contents(pages: Iterable[str], depth: int = 1) -> str:
     return "\n".join(["```{toctree}", ":hidden:", f":maxdepth: {depth}", "", *pages, "```"])
 
 
-def listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def sentence(line: str) -> str:
+    """One line of plain text with a capital and a full stop; but dF/dlambda stays what it is."""
+    first = line[0] if line[1:2].isupper() else line[0].upper()
+    return escaped(f"{first}{line[1:]}.")
 
 
 def underlined(title: str, mark: str = "=") -> str:

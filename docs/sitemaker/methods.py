@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from bilevel_cli.core.claim import Claim
 from sitemaker import links, markdown, measured, probes, yamls
-from sitemaker.markdown import code, docstring, escaped, page, prose, section, table
+from sitemaker.markdown import code, docstring, escaped, page, prose, section, sentence, table
 from sitemaker.source import home
 
 HELD = {
@@ -75,8 +75,7 @@ def _page(name: str) -> str:
 
 
 def _line(name: str) -> str:
-    line = escaped(yamls.first_comment("method", name))
-    return f"{line[0].upper()}{line[1:]}."
+    return sentence(yamls.first_comment("method", name))
 
 
 def _papers(kind: type) -> list[str]:

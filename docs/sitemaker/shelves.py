@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from bilevel_cli.config import options
 from sitemaker import links, markdown, yamls
-from sitemaker.markdown import code, docstring, escaped, page, prose, section, table
+from sitemaker.markdown import code, docstring, page, prose, section, sentence, table
 from sitemaker.source import home
 
 PAGES_OF_THEIR_OWN = ("method", "task")
@@ -53,8 +53,7 @@ def _choice(group: str) -> str:
 
 
 def _section(group: str, option: str) -> str:
-    line = escaped(yamls.first_comment(group, option))
-    line = f"{line[0].upper()}{line[1:]}."
+    line = sentence(yamls.first_comment(group, option))
     label = f"({links.label(group, option)})="
     if group == "experiment":
         path = yamls.files(group, option)[-1]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from bilevel_cli.config import options
 from sitemaker import links, markdown, probes, yamls
-from sitemaker.markdown import code, docstring, escaped, page, prose, section, table
+from sitemaker.markdown import code, docstring, escaped, page, prose, section, sentence, table
 from sitemaker.source import home
 
 
@@ -64,8 +64,7 @@ def _page(name: str) -> str:
 
 
 def _line(name: str) -> str:
-    line = escaped(yamls.first_comment("task", name))
-    return f"{line[0].upper()}{line[1:]}."
+    return sentence(yamls.first_comment("task", name))
 
 
 def _papers(kind: type) -> list[str]:
