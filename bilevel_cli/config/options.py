@@ -38,7 +38,7 @@ def describe(group: str, folders: list[Path]) -> str:
         known = ", ".join(groups())
         return f"There is no group {group!r}{hint(group, groups())} The groups are {known}."
     width = max(map(len, files))
-    lines = [f"  {name:<{width}}  {_first_comment(path)}" for name, path in sorted(files.items())]
+    lines = [f"  {name:<{width}}  {first_comment(path)}" for name, path in sorted(files.items())]
     return "\n".join([f"{group}=", *lines])
 
 
@@ -98,6 +98,19 @@ def keys(tree: object, prefix: str = "") -> list[str]:
     ]
 
 
+def path(group: str, option: str, folders: Iterable[Path] = ()) -> Path | None:
+    """The file of an option; None where there is none."""
+    return _files(group, folders).get(option)
+
+
+def first_comment(path: Path) -> str:
+    """What the file of an option says about it in its first line."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.removeprefix("#").strip()
+    return ""
+
+
 def _files(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     return {path.stem: path for root in (CONF, *folders) for path in (root / group).glob("*.yaml")}
 
@@ -110,10 +123,3 @@ def _class(path: Path, group: str) -> Any:
         return get_object(target)
     parent = next(name for name in node.defaults if isinstance(name, str) and name != "_self_")
     return _class(path.with_stem(parent), group)
-
-
-def _first_comment(path: Path) -> str:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.removeprefix("#").strip()
-    return ""
