@@ -11,7 +11,7 @@ import torch
 from bilevel_cli.commands import run
 
 # Besides torch, what takes long to import, and is imported where it is used.
-LIBRARIES = ["sklearn", "scipy", "pandas", "matplotlib", "PIL", "pooch", "torchvision"]
+LIBRARIES = ["sympy", "sklearn", "scipy", "pandas", "matplotlib", "PIL", "pooch", "torchvision"]
 
 
 def exit_code(
