@@ -55,6 +55,10 @@ HOMES = {
     "functional": "bilevel_cli.nn.functional",
     "Functional": "bilevel_cli.nn.functional",
     "build": "bilevel_cli.nn.building",
+    # Own losses, without a configuration.
+    "hypergradient": "bilevel_cli.api.hypergradient",
+    "BilevelEstimate": "bilevel_cli.api.hypergradient",
+    "UsageError": "bilevel_cli.errors",
     # Whether one's own are right.
     "check_method": "bilevel_cli.checks.conformance",
     "check_task": "bilevel_cli.checks.conformance",
@@ -64,6 +68,8 @@ HOMES = {
 __all__ = ["__version__", *HOMES]
 
 if TYPE_CHECKING:
+    from bilevel_cli.api.hypergradient import BilevelEstimate as BilevelEstimate
+    from bilevel_cli.api.hypergradient import hypergradient as hypergradient
     from bilevel_cli.checks.conformance import check_method as check_method
     from bilevel_cli.checks.conformance import check_solver as check_solver
     from bilevel_cli.checks.conformance import check_task as check_task
@@ -94,6 +100,7 @@ if TYPE_CHECKING:
     from bilevel_cli.data.base import Labelled as Labelled
     from bilevel_cli.data.base import Regression as Regression
     from bilevel_cli.data.base import TwoClasses as TwoClasses
+    from bilevel_cli.errors import UsageError as UsageError
     from bilevel_cli.linear_solvers.base import LinearSolver as LinearSolver
     from bilevel_cli.loggers.base import Logger as Logger
     from bilevel_cli.metrics.base import Metric as Metric
