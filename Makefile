@@ -163,4 +163,4 @@ format: $(READY)  ## rewrite the code in the project's format
 
 .PHONY: clean
 clean:  ## remove what was installed and cached; outputs/ stays
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build dist docs/reference/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
