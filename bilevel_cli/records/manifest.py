@@ -28,10 +28,17 @@ class Manifest:
     Args:
         directory: The folder of the run.
         settings: The resolved configuration.
+        choices: The option chosen from each config group, by which people call the parts of a run.
         process: The command, versions and commit of the process that runs it.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any], process: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: dict[str, Any],
+        choices: dict[str, str],
+        process: dict[str, Any],
+    ) -> None:
         self._path = directory / MANIFEST
         self._entries: dict[str, Any] = {
             "status": RUNNING,
@@ -44,6 +51,7 @@ class Manifest:
                 json.dumps(settings, sort_keys=True).encode()
             ).hexdigest(),
             "settings": settings,
+            "choices": choices,
         }
 
     def begin(

@@ -1,5 +1,6 @@
 """Settings by their dotted names, and which entries of a configuration are none."""
 
+from collections.abc import Mapping
 from typing import Any
 
 # The parts of a configuration that change no number of a run: where it writes, what a sweeper
@@ -14,6 +15,20 @@ NOT_OF_A_JOB = tuple(name for name in NOT_SETTINGS if name not in ("objective", 
 # A report compares runs by their options. These settings are none: runs that differ by their seed
 # alone are repetitions, and a suggestion shows in the settings that are computed from it.
 NOT_OPTIONS = ("seed", "suggest")
+
+
+def chosen(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options of an experiment, by config group.
+
+    Args:
+        options: What Hydra notes as `runtime.choices`: its own groups too, and None for a group
+            from which nothing was chosen.
+    """
+    return {
+        str(group): str(option)
+        for group, option in options.items()
+        if option is not None and str(group).partition("/")[0] != "hydra"
+    }
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -58,12 +59,14 @@ class Stepping(Protocol):
 
 
 AnyRun = TypeVar("AnyRun", bound=Stepping)
+Bars = Callable[..., "tqdm[Any]"]  # makes a bar of `total`, `initial` and `unit`, as tqdm does
 
 
 def drive(
     runs: list[AnyRun],
     estimates: Callable[[list[AnyRun], list[Inputs]], Sequence[Estimate | Exception]],
     ranks: Ranks,
+    bars: Bars | None = None,
 ) -> list[Row | BaseException]:
     """Takes the outer steps that remain to some runs, those furthest behind first.
 
@@ -75,6 +78,7 @@ def drive(
         estimates: The estimates of one outer step, of those runs and with those inputs; or what
             a run's own raised.
         ranks: The processes that share the outer steps.
+        bars: Makes the progress bar; None for a bar on standard error, if that is a terminal.
     """
     clock = Clock()
     clock.runs = max(1, len(runs))
@@ -83,7 +87,7 @@ def drive(
     outcomes: dict[AnyRun, Row | BaseException] = {}
     inputs: dict[AnyRun, Inputs] = {}
     quiet = not ranks.first
-    with torch.no_grad(), stop_requests(quiet) as requests, _progress(runs, quiet) as bar:
+    with torch.no_grad(), stop_requests(quiet) as requests, _progress(runs, quiet, bars) as bar:
         agreed = ranks.agreed(requests)
         steps = {run: run.steps(bar, agreed) for run in runs}
         voice, doubts = Voice(quiet), {run.name: run.doubts for run in runs}
@@ -123,12 +127,11 @@ def drive(
     return [outcomes[run] for run in runs]
 
 
-def _progress(runs: Sequence[Stepping], quiet: bool) -> "tqdm[Any]":
+def _progress(runs: Sequence[Stepping], quiet: bool, bars: Bars | None) -> "tqdm[Any]":
     # None: silent where standard error is not a terminal.
-    return tqdm(
+    bars = bars or partial(tqdm, disable=quiet or None, dynamic_ncols=True)
+    return bars(
         total=sum(run.outer_steps for run in runs),
         initial=sum(run.step for run in runs),
         unit="step",
-        disable=quiet or None,
-        dynamic_ncols=True,
     )

@@ -15,6 +15,7 @@ from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build
+from bilevel_cli.runs.driver import Bars
 from bilevel_cli.runs.lifetime import Run, own_folder
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.vocabulary import DIVERGED, FAILED, OOM
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 MOST_REPLICAS = 10_000
 
 
-def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float | None:
+def run(
+    config: DictConfig, directory: Path, options: dict[str, str], bars: Bars | None = None
+) -> float | None:
     """Runs the experiment that `config` describes, in `directory`.
 
     Args:
@@ -32,7 +35,8 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
         directory: The folder of the run. Each of several replicas has a folder `seed=K` in it, like
             that of a single run with this seed. A run whose folder holds a checkpoint of the same
             configuration is continued.
-        options: The option chosen in each config group, for messages.
+        options: The option chosen in each config group, for messages and the manifest.
+        bars: Makes the progress bar; None for that of the command.
 
     Returns:
         The last value of the column of eval.csv that config.objective names, as a mean over
@@ -45,16 +49,16 @@ def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float |
         Unwritten: Likewise; a run could not write its files.
         Interrupted: A signal stopped the runs; those that are not complete can be continued.
     """
-    replicas = _replicas(config, directory)
+    folders = replicas(config, directory)
     with contextlib.ExitStack() as locks:
-        for _, folder in replicas:
+        for _, folder in folders:
             locks.enter_context(own_folder(folder))
         ranks = locks.enter_context(leading(lambda: [plain(config), str(directory), options]))
-        runs = [Run(one, folder, len(replicas), ranks) for one, folder in replicas]
-        if len(replicas) > 1 and (directory / ".hydra").is_dir():
+        runs = [Run(one, folder, len(folders), ranks, options) for one, folder in folders]
+        if len(folders) > 1 and (directory / ".hydra").is_dir():
             for one in runs:  # Hydra notes the configuration of a single run
                 one.note_config()
-        return _run(runs, config.objective, options)
+        return _run(runs, config.objective, bars)
 
 
 def follow() -> None:
@@ -77,9 +81,9 @@ def follow() -> None:
         runner.result()
 
 
-def _run(runs: list[Run], objective: str | None, options: dict[str, str]) -> float | None:
+def _run(runs: list[Run], objective: str | None, bars: Bars | None) -> float | None:
     """Runs the replicas. Returns the objective, if one is asked for; raises as `run` does."""
-    _carry_out(runs, options)
+    _carry_out(runs, bars)
     failures = {one: failure for one in runs if (failure := one.end())}
     for kind in (KeyboardInterrupt, UsageError):
         for one in runs:
@@ -96,8 +100,12 @@ def _run(runs: list[Run], objective: str | None, options: dict[str, str]) -> flo
     return fmean(_objective(objective, one.scores) for one in completed)
 
 
-def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path]]:
-    """The configuration and the folder of each replica."""
+def replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path]]:
+    """The configuration and the folder of each replica, as `run` runs them.
+
+    Raises:
+        UsageError: There are none or too many, or several processes are to share them.
+    """
     count = whole(config, "replicas")
     if not 1 <= count <= MOST_REPLICAS:
         raise UsageError(
@@ -118,11 +126,11 @@ def _replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Pat
     return found
 
 
-def _carry_out(runs: list[Run], options: dict[str, str]) -> None:
+def _carry_out(runs: list[Run], bars: Bars | None) -> None:
     """Builds the runs and takes their outer steps; takes none if one of the runs is refused."""
     try:
         for one in runs:
-            one.build(options)
+            one.build()
             if isinstance(one.outcome, UsageError):
                 return
         for one in runs:
@@ -132,7 +140,7 @@ def _carry_out(runs: list[Run], options: dict[str, str]) -> None:
         for statement in dict.fromkeys(runner.experiment.task.statement for runner in runners):
             if statement:
                 log.info(statement)
-        for one, outcome in zip(ready, Replicas(runners).run(), strict=True):
+        for one, outcome in zip(ready, Replicas(runners).run(bars), strict=True):
             one.conclude(outcome)
     except KeyboardInterrupt as error:
         for one in runs:

@@ -16,6 +16,7 @@ from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.nn import blame
 from bilevel_cli.records.lock import hold
 from bilevel_cli.records.manifest import Doubt, Manifest
+from bilevel_cli.records.settings import chosen
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build, checkpoint
 from bilevel_cli.runs.divergence import Diverged
@@ -54,6 +55,7 @@ class Run:
         directory: The folder of the run.
         replicas: How many runs the command has; for messages.
         ranks: The processes that share the run.
+        options: The option chosen in each config group, for messages and the manifest.
 
     Attributes:
         runner: None until it is built.
@@ -62,11 +64,18 @@ class Run:
         files: The files that a completed run has written.
     """
 
-    def __init__(self, config: DictConfig, directory: Path, replicas: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        directory: Path,
+        replicas: int,
+        ranks: Ranks,
+        options: dict[str, str],
+    ) -> None:
         self.config, self.directory, self.replicas = config, directory, replicas
-        self.ranks = ranks
+        self.ranks, self.options = ranks, options
         self.settings = resolved(config)
-        self.manifest = Manifest(directory, self.settings, process())
+        self.manifest = Manifest(directory, self.settings, chosen(options), process())
         self.runner: Runner | None = None
         self.begun = False
         self.outcome: Row | BaseException | None = None
@@ -80,19 +89,15 @@ class Run:
         except OSError as error:
             self.outcome = error
 
-    def build(self, options: dict[str, str]) -> None:
-        """Makes the runner and the loggers.
-
-        Args:
-            options: The option chosen in each config group, for messages.
-        """
+    def build(self) -> None:
+        """Makes the runner and the loggers."""
         if self.outcome is not None:
             return
         try:
             names = self.config.get("loggers") or {}
             loggers = {name: make(self.config, f"loggers.{name}") for name in names}
             self.runner = build.build(
-                self.config, self.settings, self.directory, options, self.ranks
+                self.config, self.settings, self.directory, self.options, self.ranks
             )
             self.runner.rows.loggers = Loggers(loggers)
         except Exception as error:

@@ -63,7 +63,7 @@ VERSIONS = ["bilevel-cli", "python", "platform", "torch", "numpy", "hydra-core",
 MANIFEST = [
     *("status", "error", "doubts", "started", "ended"),
     *("command", "working_directory", "versions", "git_commit"),
-    *("settings_sha256", "settings"),
+    *("settings_sha256", "settings", "choices"),
     *("data", "data_sha256", "first_step", "higher_is_better"),
     *("device", "gpu", "threads", "processes", "cores"),
 ]
@@ -111,6 +111,15 @@ def test_the_keys_of_a_manifest_and_of_a_checkpoint_are_in_their_order(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert list(manifest) == [*MANIFEST, "diverged_at", "restores"]
     assert list(manifest["versions"]) == VERSIONS
+    assert manifest["choices"] == {
+        "task": "quadratic",
+        "method": "reverse",
+        "solver": "gd",
+        "start": "warm",
+        "optimizer": "adam",
+        "scheduler": "constant",
+        "device": "cpu",
+    }
     assert (manifest["status"], manifest["error"], manifest["first_step"]) == ("completed", None, 0)
     assert (folder / "manifest.json").read_text() == json.dumps(manifest, indent=2) + "\n"
     for name, step in (("checkpoint.pt", 4), ("checkpoint.previous.pt", 2)):

@@ -109,6 +109,23 @@ def test_replicas_share_the_choices_of_the_folder_above_them(tmp_path: Path) -> 
     assert run.choices == {"method": "iaptt"}
 
 
+def test_the_choices_in_a_manifest_name_a_run_whatever_class_or_note_of_hydra_is_there(
+    tmp_path: Path,
+) -> None:
+    for name in ("cg", "neumann"):
+        folder = run_at(
+            tmp_path / name,
+            choices={"method": "renamed"},
+            manifest={"choices": {"method": name, "method/linear_solver": name}},
+            method={"_target_": "p.Implicit", "linear_solver": {"_target_": f"p.Class{name}"}},
+        )
+    assert labels(tmp_path) == ["cg", "neumann"]
+    (folder / ".hydra" / "hydra.yaml").unlink()
+    assert labels(tmp_path) == ["cg", "neumann"]
+    table = differences(configurations(runs.read([tmp_path])))
+    assert table == {"method": ["cg", "neumann"], "method/linear_solver": ["cg", "neumann"]}
+
+
 def test_of_a_run_that_was_repeated_the_last_counts_however_it_ended(tmp_path: Path) -> None:
     run_at(tmp_path / "b", (0.1, 0.9))
     run_at(tmp_path / "a", (0.1, 0.5), manifest={"started": "2026-02-01", "status": "diverged"})

@@ -387,7 +387,7 @@ def test_a_picture_shows_each_class_in_a_row(tmp_path: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     overrides = ["data.train=200", "data.validation=1", "data.test=100", "device=cpu", "seed=3"]
     settings = resolved(composed("task=reweight", *overrides))
-    Manifest(tmp_path, settings, {}).end("completed")
+    Manifest(tmp_path, settings, {}, {}).end("completed")
     train, _, _ = instantiate(settings["data"]).splits(seeded())
     rows = Herding().select(train.x, train.y, 1, seeded())
     save_npz(tmp_path / "distilled.npz", train.x[rows], hard(train.y[rows], 10))

@@ -12,7 +12,7 @@ import yaml
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records import lock
-from bilevel_cli.records.settings import NOT_SETTINGS, flat
+from bilevel_cli.records.settings import NOT_SETTINGS, chosen, flat
 from bilevel_cli.report.read import tables
 from bilevel_cli.vocabulary import (
     COMPLETED,
@@ -107,7 +107,7 @@ def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
         for folder in folders:
             name = _name(folder, root, len(roots) > 1, len(folders) > 1)
             found.setdefault(folder.resolve(), (folder, name))
-    return [_read(folder, name, known) for folder, name in found.values()]
+    return [read_one(folder, name, known) for folder, name in found.values()]
 
 
 def _folders(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -145,7 +145,14 @@ def _name(folder: Path, root: Path, several_roots: bool, several_runs: bool) -> 
     return plain(folder.resolve().name if alone else str(folder.relative_to(root)))
 
 
-def _read(folder: Path, name: str, known: tables.Known) -> Run:
+def read_one(folder: Path, name: str, known: tables.Known) -> Run:
+    """The run in a folder; one without rows where there is none.
+
+    Args:
+        folder: Of the run.
+        name: What people call it.
+        known: As in `read`.
+    """
     warnings: list[str] = []
     manifest = _manifest(folder / MANIFEST, warnings)
     settings = manifest.get("settings")
@@ -164,7 +171,7 @@ def _read(folder: Path, name: str, known: tables.Known) -> Run:
         _status(manifest, folder),
         None if error is None else str(error),
         named,
-        _choices(folder),
+        _choices(manifest, folder),
         manifest,
         train,
         evals,
@@ -212,8 +219,14 @@ def _status(manifest: dict[str, Any], folder: Path) -> str:
     return KILLED if status == RUNNING and held is False else status
 
 
-def _choices(folder: Path) -> dict[str, str]:
-    """The choices that Hydra noted. Replicas share the notes in the folder above them."""
+def _choices(manifest: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The choices in the manifest; of a run of version 0.1, or without a manifest, Hydra's notes.
+
+    Replicas share these notes in the folder above them.
+    """
+    noted = manifest.get("choices")
+    if noted and isinstance(noted, dict):
+        return chosen(noted)
     for hydra in (folder / ".hydra", folder.parent / ".hydra"):
         path = hydra / "hydra.yaml"
         if path.is_file():
@@ -222,14 +235,27 @@ def _choices(folder: Path) -> dict[str, str]:
         return {}
     try:
         with path.open("rb") as file:
-            choices = _Loader(file).get_single_data()["hydra"]["runtime"]["choices"].items()
+            return chosen(_Loader(file).get_single_data()["hydra"]["runtime"]["choices"])
     except Exception:  # a YAML file can raise anything; classes in the manifest say nearly the same
         return {}
-    return {
-        str(group): str(option)
-        for group, option in choices
-        if option is not None and not str(group).startswith("hydra")
-    }
+
+
+def typed(folder: Path) -> list[str]:
+    """The settings that were typed for a run, as Hydra noted them: `task=meta`, `solver.lr=0.1`.
+
+    Those of Hydra itself are left out. Replicas share the notes in the folder above them.
+    """
+    for hydra in (folder / ".hydra", folder.parent / ".hydra"):
+        path = hydra / "overrides.yaml"
+        if path.is_file():
+            break
+    else:
+        return []
+    try:
+        with path.open("rb") as file:
+            return [str(override) for override in _Loader(file).get_single_data()]
+    except Exception:  # a YAML file can raise anything
+        return []
 
 
 # Both are safe; the one in C is ten times as fast, but PyYAML may have been built without it.
