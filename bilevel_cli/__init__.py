@@ -15,6 +15,12 @@ __version__ = "0.2.0"
 
 # What each name is imported from. The block below says the same to type checkers.
 HOMES = {
+    # The commands as functions, and what they return and raise.
+    "run": "bilevel_cli.api.running",
+    "load": "bilevel_cli.api.loading",
+    "Run": "bilevel_cli.api.result",
+    "UsageError": "bilevel_cli.errors",
+    "Failed": "bilevel_cli.errors",
     # The problem, and the data of one outer step.
     "Problem": "bilevel_cli.core.problem",
     "StepData": "bilevel_cli.core.problem",
@@ -58,7 +64,6 @@ HOMES = {
     # Own losses, without a configuration.
     "hypergradient": "bilevel_cli.api.hypergradient",
     "BilevelEstimate": "bilevel_cli.api.hypergradient",
-    "UsageError": "bilevel_cli.errors",
     # Whether one's own are right.
     "check_method": "bilevel_cli.checks.conformance",
     "check_task": "bilevel_cli.checks.conformance",
@@ -70,6 +75,9 @@ __all__ = ["__version__", *HOMES]
 if TYPE_CHECKING:
     from bilevel_cli.api.hypergradient import BilevelEstimate as BilevelEstimate
     from bilevel_cli.api.hypergradient import hypergradient as hypergradient
+    from bilevel_cli.api.loading import load as load
+    from bilevel_cli.api.result import Run as Run
+    from bilevel_cli.api.running import run as run
     from bilevel_cli.checks.conformance import check_method as check_method
     from bilevel_cli.checks.conformance import check_solver as check_solver
     from bilevel_cli.checks.conformance import check_task as check_task
@@ -100,6 +108,7 @@ if TYPE_CHECKING:
     from bilevel_cli.data.base import Labelled as Labelled
     from bilevel_cli.data.base import Regression as Regression
     from bilevel_cli.data.base import TwoClasses as TwoClasses
+    from bilevel_cli.errors import Failed as Failed
     from bilevel_cli.errors import UsageError as UsageError
     from bilevel_cli.linear_solvers.base import LinearSolver as LinearSolver
     from bilevel_cli.loggers.base import Logger as Logger

@@ -1,7 +1,9 @@
 """The device that a run computes on, with the settings of torch that go with it."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +11,10 @@ import torch
 from bilevel_cli.core.host import is_host
 from bilevel_cli.machine import memory, place
 from bilevel_cli.machine.malloc import keep_freed_memory
-from bilevel_cli.machine.precision import set_precision
+from bilevel_cli.machine.precision import precision, set_precision
 from bilevel_cli.nn import affine
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Device:
         """
         if self.deterministic:
             # cuBLAS reads this when it starts. Without it torch refuses every matrix product.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            os.environ.setdefault(WORKSPACE, ":4096:8")
         if self.capture == "compile" and not any(
             map(shutil.which, ("c++", "g++", "clang++", "cl"))
         ):
@@ -121,6 +125,35 @@ class Device:
                 "device=cuda, or device.capture=null."
             )
         return device
+
+
+@contextlib.contextmanager
+def settings_restored() -> Iterator[None]:
+    """Makes torch's settings and the environment what they were, whatever `prepare` does within.
+
+    Only glibc's malloc keeps what it was told: it has no question to ask for what it was told
+    before.
+    """
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(WORKSPACE)
+    with (
+        precision(torch.get_float32_matmul_precision()),
+        memory.budget_restored(),
+        affine.kernels_restored(),
+    ):
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            if torch.are_deterministic_algorithms_enabled() != deterministic:
+                torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark
+            if workspace is None:
+                os.environ.pop(WORKSPACE, None)
 
 
 def gpu_name(device: torch.device) -> str | None:

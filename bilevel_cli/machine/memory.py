@@ -36,6 +36,17 @@ def set_budget(setting: int | str, device: torch.device, processes: int = 1) -> 
     _budget = (free(device) // 2 if size is None else size) // processes
 
 
+@contextlib.contextmanager
+def budget_restored() -> Iterator[None]:
+    """Makes the budget what it was before, when the context ends."""
+    global _budget, _threads
+    before = _budget, _threads
+    try:
+        yield
+    finally:
+        _budget, _threads = before
+
+
 def budget(problems: int = 1) -> int:
     """Bytes that the graphs of one inner problem may hold; half of what is free if nobody set it.
 

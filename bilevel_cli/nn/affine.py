@@ -18,7 +18,9 @@ of five on benchmarks of full size, by two threads on two cores of an AMD EPYC w
 `python -m benchmarks linear` measures them again.
 """
 
+import contextlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,6 +42,17 @@ def use(kernels: str) -> None:
     _kernel = None
     if kernels == "auto" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _kernel = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+@contextlib.contextmanager
+def kernels_restored() -> Iterator[None]:
+    """Makes the kernels what they were before, when the context ends."""
+    global _kernel
+    before = _kernel
+    try:
+        yield
+    finally:
+        _kernel = before
 
 
 def routed(module: nn.Module) -> nn.Module:

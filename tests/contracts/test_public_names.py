@@ -25,7 +25,7 @@ CONTRACTS = {
 }
 TOOLS = {"autodiff", "trees", "references", "requirements", "functional", "Functional", "build"}
 CHECKS = {"check_method", "check_task", "check_solver"}
-DOOR = {"hypergradient", "BilevelEstimate", "UsageError"}
+DOOR = {"run", "load", "hypergradient", "Run", "BilevelEstimate", "UsageError", "Failed"}
 ALIASES = {"Batch", "Params"}  # of types of Python's, whose docstring is not theirs
 
 

@@ -51,7 +51,7 @@ def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> li
     runs = _last(runs)
     if group_by is None:
         groups = _grouped(runs, [_everything])
-        shown = _needed(_options(runs), [group[0] for group in groups])
+        shown = _needed(all_options(runs), [group[0] for group in groups])
     else:
         shown = {name: _named(name, runs) for name in group_by}
         groups = _grouped(runs, shown.values())
@@ -61,7 +61,7 @@ def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> li
         {name: found for name, value in shown.items() if (found := value(group[0])) is not ABSENT}
         for group in groups
     ]
-    chosen = _groups(runs)
+    chosen = config_groups(runs)
     labels = _labels(
         [_label(one, short, chosen, group[0]) for one, group in zip(values, groups, strict=True)]
     )
@@ -75,7 +75,7 @@ def differences(configurations: Sequence[Configuration]) -> dict[str, list[Any]]
     """Every option that differs between configurations, with its values; "-" where it has none."""
     firsts = [configuration.runs[0] for configuration in configurations]
     found: dict[str, list[Any]] = {}
-    for name, value in _options(firsts).items():
+    for name, value in all_options(firsts).items():
         # A class says nothing new where the choice of its group is there.
         said = name.endswith(TARGET) and _group(name) in found
         if len(_grouped(firsts, [value])) > 1 and not said:
@@ -88,7 +88,7 @@ class _Absent:
 
 
 ABSENT = _Absent()
-_Value = Callable[[Run], Any]
+Value = Callable[[Run], Any]
 
 
 def _last(runs: list[Run]) -> list[Run]:
@@ -98,42 +98,43 @@ def _last(runs: list[Run]) -> list[Run]:
     """
     last: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("started") or "")):
-        key = str(run.folder) if run.seed is None else f"{_everything(run)} {_key(run.seed)}"
+        key = str(run.folder) if run.seed is None else f"{_everything(run)} {key_of(run.seed)}"
         last[key] = run
     kept = set(last.values())
     return [run for run in runs if run in kept]
 
 
 def _everything(run: Run) -> str:
-    return _key([{k: v for k, v in run.settings.items() if _is_option(k)}, run.choices])
+    return key_of([{k: v for k, v in run.settings.items() if _is_option(k)}, run.choices])
 
 
 def _is_option(name: str) -> bool:
     return name.split(".")[0] not in NOT_OPTIONS
 
 
-def _key(value: Any) -> str:
+def key_of(value: Any) -> str:
+    """Equal for equal values, whatever they are."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _grouped(runs: Iterable[Run], values: Iterable[_Value]) -> list[list[Run]]:
+def _grouped(runs: Iterable[Run], values: Iterable[Value]) -> list[list[Run]]:
     values, groups = list(values), dict[tuple[str, ...], list[Run]]()
     for run in runs:
-        groups.setdefault(tuple(_key(value(run)) for value in values), []).append(run)
+        groups.setdefault(tuple(key_of(value(run)) for value in values), []).append(run)
     return list(groups.values())
 
 
-def _options(runs: Sequence[Run]) -> dict[str, _Value]:
+def all_options(runs: Sequence[Run]) -> dict[str, Value]:
     """All options of some runs, in the order in which they are tried for labels."""
     settings = dict.fromkeys(name for run in runs for name in run.settings if _is_option(name))
     # Classes before numbers: a class may come with several numbers, and says more.
     ranked = sorted(settings, key=lambda name: not name.endswith(TARGET))
-    groups = {group: _choice(group) for group in sorted(_groups(runs), key=_rank)}
+    groups = {group: _choice(group) for group in sorted(config_groups(runs), key=_rank)}
     # A group from which a run chose nothing is among its settings, as null: not a second option.
     return groups | {name: _setting(name) for name in ranked if name not in groups}
 
 
-def _groups(runs: Sequence[Run]) -> list[str]:
+def config_groups(runs: Sequence[Run]) -> list[str]:
     """The config groups from which the runs chose.
 
     Choices may be unknown: each class in the settings was chosen from a group too.
@@ -155,7 +156,7 @@ def _rank(group: str) -> tuple[int, int]:
     return (place, group.count("/"))
 
 
-def _choice(group: str) -> _Value:
+def _choice(group: str) -> Value:
     def value(run: Run) -> Any:
         if group in run.choices:
             return run.choices[group]
@@ -165,13 +166,13 @@ def _choice(group: str) -> _Value:
     return value
 
 
-def _setting(name: str) -> _Value:
+def _setting(name: str) -> Value:
     return lambda run: run.settings.get(name, ABSENT)
 
 
-def _needed(options: dict[str, _Value], firsts: list[Run]) -> dict[str, _Value]:
+def _needed(options: dict[str, Value], firsts: list[Run]) -> dict[str, Value]:
     """The options that tell apart runs which the options taken before them do not."""
-    needed: dict[str, _Value] = {}
+    needed: dict[str, Value] = {}
     apart = 1
     for name, value in options.items():
         if apart == len(firsts):
@@ -182,9 +183,9 @@ def _needed(options: dict[str, _Value], firsts: list[Run]) -> dict[str, _Value]:
     return needed
 
 
-def _named(name: str, runs: Sequence[Run]) -> _Value:
+def _named(name: str, runs: Sequence[Run]) -> Value:
     """An option by its whole name, or by the end of its name where only one has that end."""
-    options = _options(runs)
+    options = all_options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
         several = f": it may be {', '.join(ends)}." if ends else hint(name, options)
