@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from bilevel_cli.runs.driver import Bars
+    from bilevel_cli.runs.progress import Bar
 
 
-def bars(wanted: bool) -> "Bars | None":
+def bar(wanted: bool) -> "Bar | None":
     """What makes the progress bar.
 
     It is a widget in a notebook that has ipywidgets, and a line of text in one that has not. In a

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bilevel_cli.api import overrides as spelling
-from bilevel_cli.api.bars import bars
+from bilevel_cli.api.bars import bar
 from bilevel_cli.api.result import Run, result
 from bilevel_cli.api.surroundings import command_line, hydra_apart, hydra_of_conf, logged_to
 from bilevel_cli.commands.explain import explain
@@ -154,5 +154,5 @@ class _Call:
         log = self.directory / f"{composed.job.name}.log"
         with logged_to(log), settings_restored(), torch.enable_grad():
             choices = dict(composed.runtime.choices)
-            entry.run(config, self.directory, choices, bars(self.progress))
+            entry.run(config, self.directory, choices, bar(self.progress))
             self.folders = [path for _, path in entry.replicas(config, self.directory)]

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from bilevel_cli.core import counting
+
 Result = TypeVar("Result")
 
 
@@ -35,6 +37,6 @@ def on_cores(
 
     try:
         with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(call, *arguments))
+            return list(counting.counted(pool.map(call, *arguments), len(arguments[0])))
     finally:
         torch.set_num_threads(threads)

@@ -2,11 +2,9 @@
 
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.errors import out_of_memory
@@ -15,6 +13,7 @@ from bilevel_cli.machine.signals import Interrupted, stop_requests
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.clock import Clock
 from bilevel_cli.runs.doubts import Doubts, Voice
+from bilevel_cli.runs.progress import Bar, Progress
 from bilevel_cli.runs.state import Inputs
 
 
@@ -49,24 +48,23 @@ class Stepping(Protocol):
     def doubts(self) -> Doubts:
         """What it doubts of its own numbers."""
 
-    def steps(self, bar: "tqdm[Any]", requests: list[int]) -> Generator[Inputs, Estimate, Row]:
+    def steps(self, progress: Progress, requests: list[int]) -> Generator[Inputs, Estimate, Row]:
         """Yields the inputs of each outer step, is sent its estimate, and returns the last scores.
 
         Args:
-            bar: Told of each outer step.
+            progress: Told of each outer step.
             requests: The signals so far that ask to stop.
         """
 
 
 AnyRun = TypeVar("AnyRun", bound=Stepping)
-Bars = Callable[..., "tqdm[Any]"]  # makes a bar of `total`, `initial` and `unit`, as tqdm does
 
 
 def drive(
     runs: list[AnyRun],
     estimates: Callable[[list[AnyRun], list[Inputs]], Sequence[Estimate | Exception]],
     ranks: Ranks,
-    bars: Bars | None = None,
+    bar: Bar | None = None,
 ) -> list[Row | BaseException]:
     """Takes the outer steps that remain to some runs, those furthest behind first.
 
@@ -78,7 +76,7 @@ def drive(
         estimates: The estimates of one outer step, of those runs and with those inputs; or what
             a run's own raised.
         ranks: The processes that share the outer steps.
-        bars: Makes the progress bar; None for a bar on standard error, if that is a terminal.
+        bar: As in `Progress`.
     """
     clock = Clock()
     clock.runs = max(1, len(runs))
@@ -87,9 +85,9 @@ def drive(
     outcomes: dict[AnyRun, Row | BaseException] = {}
     inputs: dict[AnyRun, Inputs] = {}
     quiet = not ranks.first
-    with torch.no_grad(), stop_requests(quiet) as requests, _progress(runs, quiet, bars) as bar:
+    with torch.no_grad(), stop_requests(quiet) as requests, _progress(runs, quiet, bar) as shown:
         agreed = ranks.agreed(requests)
-        steps = {run: run.steps(bar, agreed) for run in runs}
+        steps = {run: run.steps(shown, agreed) for run in runs}
         voice, doubts = Voice(quiet), {run.name: run.doubts for run in runs}
 
         def proceed(run: AnyRun, estimate: Any) -> None:
@@ -127,11 +125,6 @@ def drive(
     return [outcomes[run] for run in runs]
 
 
-def _progress(runs: Sequence[Stepping], quiet: bool, bars: Bars | None) -> "tqdm[Any]":
-    # None: silent where standard error is not a terminal.
-    bars = bars or partial(tqdm, disable=quiet or None, dynamic_ncols=True)
-    return bars(
-        total=sum(run.outer_steps for run in runs),
-        initial=sum(run.step for run in runs),
-        unit="step",
-    )
+def _progress(runs: Sequence[Stepping], quiet: bool, bar: Bar | None) -> Progress:
+    total = sum(run.outer_steps for run in runs)
+    return Progress(total, sum(run.step for run in runs), quiet, bar)

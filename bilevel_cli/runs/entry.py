@@ -15,8 +15,8 @@ from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build
-from bilevel_cli.runs.driver import Bars
 from bilevel_cli.runs.lifetime import Run, own_folder
+from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.vocabulary import DIVERGED, FAILED, OOM
 
@@ -26,7 +26,7 @@ MOST_REPLICAS = 10_000
 
 
 def run(
-    config: DictConfig, directory: Path, options: dict[str, str], bars: Bars | None = None
+    config: DictConfig, directory: Path, options: dict[str, str], bar: Bar | None = None
 ) -> float | None:
     """Runs the experiment that `config` describes, in `directory`.
 
@@ -36,7 +36,7 @@ def run(
             that of a single run with this seed. A run whose folder holds a checkpoint of the same
             configuration is continued.
         options: The option chosen in each config group, for messages and the manifest.
-        bars: Makes the progress bar; None for that of the command.
+        bar: As in `Progress`.
 
     Returns:
         The last value of the column of eval.csv that config.objective names, as a mean over
@@ -58,7 +58,7 @@ def run(
         if len(folders) > 1 and (directory / ".hydra").is_dir():
             for one in runs:  # Hydra notes the configuration of a single run
                 one.note_config()
-        return _run(runs, config.objective, bars)
+        return _run(runs, config.objective, bar)
 
 
 def follow() -> None:
@@ -81,9 +81,9 @@ def follow() -> None:
         runner.result()
 
 
-def _run(runs: list[Run], objective: str | None, bars: Bars | None) -> float | None:
+def _run(runs: list[Run], objective: str | None, bar: Bar | None) -> float | None:
     """Runs the replicas. Returns the objective, if one is asked for; raises as `run` does."""
-    _carry_out(runs, bars)
+    _carry_out(runs, bar)
     failures = {one: failure for one in runs if (failure := one.end())}
     for kind in (KeyboardInterrupt, UsageError):
         for one in runs:
@@ -126,7 +126,7 @@ def replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path
     return found
 
 
-def _carry_out(runs: list[Run], bars: Bars | None) -> None:
+def _carry_out(runs: list[Run], bar: Bar | None) -> None:
     """Builds the runs and takes their outer steps; takes none if one of the runs is refused."""
     try:
         for one in runs:
@@ -140,7 +140,7 @@ def _carry_out(runs: list[Run], bars: Bars | None) -> None:
         for statement in dict.fromkeys(runner.experiment.task.statement for runner in runners):
             if statement:
                 log.info(statement)
-        for one, outcome in zip(ready, Replicas(runners).run(bars), strict=True):
+        for one, outcome in zip(ready, Replicas(runners).run(bar), strict=True):
             one.conclude(outcome)
     except KeyboardInterrupt as error:
         for one in runs:

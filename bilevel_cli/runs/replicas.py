@@ -16,8 +16,9 @@ from bilevel_cli.machine import memory
 from bilevel_cli.machine.ranks import ALONE
 from bilevel_cli.methods.parts import unroll
 from bilevel_cli.records.table import Row
-from bilevel_cli.runs.driver import Bars, drive
+from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.one_function import unmappable
+from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.runs.state import Inputs
 
@@ -48,14 +49,14 @@ class Replicas:
         self._alike: set[Runner] = set()  # those whose outer steps are known to be one function
         self._steps: dict[int, episodes.OuterStep] = {}  # mapped ones, by the number of replicas
 
-    def run(self, bars: Bars | None = None) -> list[Row | BaseException]:
+    def run(self, bar: Bar | None = None) -> list[Row | BaseException]:
         """Takes the outer steps that remain. Returns the last scores of each, or what it raised.
 
         Args:
-            bars: As in `drive`.
+            bar: As in `Progress`.
         """
         ranks = self.runners[0].machine.ranks if self.runners else ALONE
-        return drive(self.runners, self._estimates, ranks, bars)
+        return drive(self.runners, self._estimates, ranks, bar)
 
     def _estimates(
         self, runners: list[Runner], inputs: list[Inputs]

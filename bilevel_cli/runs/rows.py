@@ -94,13 +94,6 @@ def read(values: dict[str, Any]) -> Row:
     return {n: found[n] if isinstance(value, Tensor) else value for n, value in values.items()}
 
 
-def shown(row: Row, scores: Row) -> str:
-    """The loss, the gradient and the task's first score, for the progress bar."""
-    first = dict(list(scores.items())[:1])
-    values = {"loss": row["outer_loss"], "grad": row["grad_norm"], **first}
-    return ", ".join(f"{name}={value:.4g}" for name, value in values.items())
-
-
 def _shortest(number: float, dtype: torch.dtype) -> float | int:
     """The number whose decimal form is the shortest that identifies it in its own precision."""
     if not dtype.is_floating_point:

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.trees import Scalar
 from bilevel_cli.machine.memory import peak_memory_mb
@@ -22,7 +20,8 @@ from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
 from bilevel_cli.runs.judgement import Judgement
 from bilevel_cli.runs.plan import Plan
-from bilevel_cli.runs.rows import NEW, Rows, shown
+from bilevel_cli.runs.progress import Progress
+from bilevel_cli.runs.rows import NEW, Rows
 from bilevel_cli.runs.state import Inputs, RunState
 from bilevel_cli.vocabulary import CHECKPOINT
 
@@ -114,23 +113,24 @@ class Runner:
             raise outcome
         return outcome
 
-    def steps(self, bar: "tqdm[Any]", requests: list[int]) -> Generator[Inputs, Estimate, Row]:
+    def steps(self, progress: Progress, requests: list[int]) -> Generator[Inputs, Estimate, Row]:
         """As `run`, but asks for the estimate of each outer step: yields its inputs.
 
         Args:
-            bar: Told of each outer step.
+            progress: Told of each outer step.
             requests: The signals so far that ask to stop.
         """
         if self.state.over:
             return self.rows.last_scores()
-        scores = self.rows.last_scores() if self.rows.scored else self._evaluate(bar)
+        scores = self.rows.last_scores() if self.rows.scored else self._evaluate(progress)
+        progress.report({}, scores)
         if self.plan.on_divergence == "restore" and not self._saved():
             self.save()
         while not self.state.over:
             try:
-                scores = yield from self._take_step(scores, bar, requests)
+                scores = yield from self._take_step(scores, progress, requests)
             except Exception as error:
-                scores = self._go_back(error, bar)
+                scores = self._go_back(error, progress)
         if self.divergence.last is not None:
             raise self.divergence.last
         return scores
@@ -161,7 +161,7 @@ class Runner:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _take_step(
-        self, scores: Row, bar: "tqdm[Any]", requests: list[int]
+        self, scores: Row, progress: Progress, requests: list[int]
     ) -> Generator[Inputs, Estimate, Row]:
         """One outer step and what is due after it. Returns the last scores."""
         self.clock.start()
@@ -170,7 +170,7 @@ class Runner:
         # Reading waits for the device: only for a row, and so that the clock is honest.
         row = self.judgement.read(report) if write or evaluate or save else None
         self.clock.stop()
-        bar.update()
+        progress.step()
         if row is not None and write:
             costs = {"peak_memory_mb": round(peak_memory_mb(self.machine.device), 1)}
             self.rows.write("train", {**self._when(), **row, **costs})
@@ -179,9 +179,9 @@ class Runner:
             self.judgement.doubt(self.step, row, self.state.outer)
             self.divergence.check_row(self.step, row)
         if evaluate:
-            scores = self._evaluate(bar)
-        if row is not None and not bar.disable:
-            bar.set_postfix_str(shown(row, scores), refresh=evaluate)
+            scores = self._evaluate(progress)
+        if row is not None:
+            progress.report(row, scores)
         if save or requests:
             self.divergence.check_row(self.step, row or self.judgement.read(report))
             self.divergence.check_outer(self.step, self.state.outer)
@@ -200,15 +200,14 @@ class Runner:
         self.judgement.look(self.step, estimate.grad, self.state.outer)
         return report
 
-    def _evaluate(self, bar: "tqdm[Any]") -> Row:
-        bar.set_description("evaluating")
-        scores = evaluation.scores(self.state)
-        bar.set_description()
+    def _evaluate(self, progress: Progress) -> Row:
+        with progress.evaluating():
+            scores = evaluation.scores(self.state)
         self.rows.write("eval", {**self._when(), **scores})
         self.divergence.check_row(self.step, scores)
         return scores
 
-    def _go_back(self, error: Exception, bar: "tqdm[Any]") -> Row:
+    def _go_back(self, error: Exception, progress: Progress) -> Row:
         """Restores the last checkpoint, with half the outer step size; returns its scores.
 
         Costs that were paid stay: seconds, inner gradients and products count what was lost too.
@@ -231,7 +230,7 @@ class Runner:
         state.halve_step_size()
         self.save()  # so that a run which is killed now goes on in the same way
         log.warning("%s Back to step %d, with half the outer step size.", diverged, self.step)
-        bar.update(self.step - step)
+        progress.back(step - self.step)
         return self.rows.last_scores()
 
     def _when(self) -> Row:

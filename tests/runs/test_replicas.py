@@ -14,7 +14,6 @@ import torch
 from configs import configured
 from runners import runner_in
 from torch import Tensor
-from tqdm import tqdm
 
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.problem import StepData
@@ -22,6 +21,7 @@ from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.methods.parts import unroll
 from bilevel_cli.runs import build, clock, entry, one_function
+from bilevel_cli.runs.progress import Progress
 from bilevel_cli.runs.replicas import Replicas, apart
 from bilevel_cli.runs.runner import Runner
 
@@ -189,7 +189,7 @@ def test_one_that_was_ahead_and_has_another_loss_is_not_mapped_with_the_others(
 
 
 def inputs_of(runner: Runner) -> Any:
-    return next(runner.steps(tqdm(disable=True), []))
+    return next(runner.steps(Progress(0, quiet=True), []))
 
 
 def reason(tmp_path: Path, how: Callable[[Runner], None], *overrides: str) -> str | None:
