@@ -1,5 +1,6 @@
 """The bilevel-run command."""
 
+import atexit
 import logging
 import os
 import re
@@ -13,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bilevel_cli import __version__
-from bilevel_cli.commands import torchrun
+from bilevel_cli.commands import ending, torchrun
+from bilevel_cli.commands.ending import Where
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.command_line import check_command_line
@@ -22,8 +24,11 @@ from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals
 from bilevel_cli.sweeps import launcher, plugins, summary, worker
 
+log = logging.getLogger(__name__)
+
 _DEBUG = "HYDRA_FULL_ERROR"
 _errors: list[Exception] = []
+_begun: list[Where] = []  # where the command writes, once it does
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -38,8 +43,12 @@ def _job(config: DictConfig) -> float | None:
 
     if composed.mode == RunMode.MULTIRUN:
         return worker.carry_out(run, config, directory)
+    where = Where("hydra.run.dir", str(composed.run.dir))
+    _begun.append(where)
     try:
-        return run()
+        found = run()
+        log.info("Next: %s", where.report)
+        return found
     except (UsageError, Failed) as error:
         _errors.append(error)  # not raised: Hydra would add its own words
         return None
@@ -65,6 +74,7 @@ def main() -> None:
             print(options.describe_pairs(folders))
         return
     _errors.clear()
+    _begun.clear()
     plugins.ignore_broken()
     # argparse takes overrides in one piece: a -m between them would end it.
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
@@ -72,6 +82,7 @@ def main() -> None:
     debug = os.environ.get(_DEBUG)
     logging.raiseExceptions = False  # a full disk must not end a run by its log
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
+    stop: KeyboardInterrupt | None = None
     with launcher.remaining() as known:
         try:
             check_command_line(arguments)
@@ -79,13 +90,22 @@ def main() -> None:
             with signals.stops_at_once():
                 _job()
         except KeyboardInterrupt as error:
-            sys.exit(getattr(error, "code", 128 + signal.SIGINT))
+            stop = error
         except Exception as error:  # from composing: besides its own, Hydra raises all kinds
             _errors.append(error)
         finally:
             del os.environ[_DEBUG]
             if known:
+                _begun.append(Where("hydra.sweep.dir", str(known[0].config.hydra.sweep.dir)))
                 print(summary.table(known), flush=True)
+    where = next(iter(_begun), None)
+    if stop:
+        code = getattr(stop, "code", 128 + signal.SIGINT)
+        atexit.register(signals.ignore)  # while torch is taken down, which takes a while
+        with signals.unheard():
+            _exit(code, ending.stopped(stop, where, arguments))
+    if known and where:
+        print(f"Next: {where.report}", flush=True)
     for reason in _errors:
         if debug:
             raise reason

@@ -23,12 +23,14 @@ class Stopped(KeyboardInterrupt):
         signum: The signal.
         code: The exit code: 128 + the signal; 0 for SIGUSR2, by which a scheduler asks a run to
             make way. The scheduler starts such a run again.
+        step: The outer step after which the run continues; None where it begins anew.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
         self.code = 0 if signum == signal.SIGUSR2 else 128 + signum
+        self.step: int | None = None
 
 
 class Interrupted(Stopped):
@@ -62,10 +64,23 @@ def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
             raise Stopped(signum)
         requests.append(signum)
         if not (quiet or _ignored):  # in a pool, the process that passed it on says so
-            print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+            _say("Stopping after this step; once more to stop at once.")
 
     with _handled(note):
         yield requests
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Ignores the signals, so that the last words of a stopped command are not cut short."""
+    with _handled(lambda signum, frame: None):
+        yield
+
+
+def ignore() -> None:
+    """Ignores the signals for good, in a process that ends."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -82,7 +97,7 @@ def passed_on() -> Iterator[list[int]]:
         if requests or not children:
             raise Stopped(signum)
         requests.append(signum)
-        print("\nStopping the jobs after their step; once more to stop at once.", file=sys.stderr)
+        _say("Stopping the jobs after their step; once more to stop at once.")
         for child in children:
             if child.pid:
                 with contextlib.suppress(ProcessLookupError):
@@ -110,6 +125,12 @@ def serve() -> list[int] | None:
     elif handler is not _ask:
         return None
     return asked
+
+
+def _say(line: str) -> None:
+    # Nobody may read it any more; the run is to be saved all the same.
+    with contextlib.suppress(OSError, ValueError):
+        print(f"\n{line}", file=sys.stderr, flush=True)
 
 
 def _ask(signum: int, frame: FrameType | None) -> None:

@@ -13,6 +13,8 @@ from bilevel_cli.config.resolved import plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
+from bilevel_cli.machine.signals import Stopped
+from bilevel_cli.records.paths import short
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build
 from bilevel_cli.runs.lifetime import Run, own_folder
@@ -88,6 +90,8 @@ def _run(runs: list[Run], objective: str | None, bar: Bar | None) -> float | Non
     for kind in (KeyboardInterrupt, UsageError):
         for one in runs:
             if isinstance(one.outcome, kind):
+                if isinstance(one.outcome, Stopped):
+                    one.outcome.step = _saved(runs)
                 raise one.outcome
     completed = [one for one in runs if one not in failures]
     _report(completed)
@@ -160,8 +164,15 @@ def _report(runs: list[Run]) -> None:
     several = f" of {len(runs)} replicas" if len(runs) > 1 else ""
     log.info("After %d outer steps%s: %s", steps, several, shown)
     for one in runs:
-        for path in one.files:
-            log.info("Wrote %s", path)
+        if one.files:
+            log.info("Wrote %s to %s", ", ".join(one.names), short(one.directory))
+
+
+def _saved(runs: list[Run]) -> int | None:
+    """The outer step that all of the runs have saved; None where one of them has saved none."""
+    steps = [one.runner.saved if one.runner else None for one in runs]
+    known = [step for step in steps if step is not None]
+    return min(known) if len(known) == len(steps) else None
 
 
 def _failed(failures: dict[Run, Failed], count: int) -> Failed:

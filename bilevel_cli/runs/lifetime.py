@@ -209,6 +209,11 @@ class Run:
             log.warning("manifest.json still has the last status: %s", refused.strerror)
 
     @property
+    def names(self) -> list[str]:
+        """Those of its files, in its folder."""
+        return [str(path.relative_to(self.directory)) for path in self.files]
+
+    @property
     def scores(self) -> Row:
         assert isinstance(self.outcome, dict)
         return self.outcome

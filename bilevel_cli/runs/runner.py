@@ -50,6 +50,7 @@ class Runner:
         estimate: The same, captured, and shared with other processes.
         clock: Counts the seconds of its outer steps.
         earlier: Seconds of computing that `clock` has not counted.
+        saved: The step of the last checkpoint; None where there is none.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class Runner:
         self._file = folder / CHECKPOINT
         self.divergence = Divergence(plan.on_divergence, self._saved, self.judgement)
         self.rows = Rows(folder, machine.ranks.first)
+        self.saved: int | None = None
         saved = machine.ranks.once(partial(checkpoint.resume, self._file))
         if saved is not None:
             resuming.check(saved, {**self._state(), "tables": NEW}, identity, plan, folder)
             self._restore(saved)
+            self.saved = self.step
         self.rows.open(saved["tables"] if saved else NEW)
 
     @property
@@ -140,6 +143,7 @@ class Runner:
         state = self._state()
         if self.machine.ranks.first:
             checkpoint.save(self._file, {**state, "tables": self.rows.synced()})
+        self.saved = self.step
 
     def result(self) -> list[Path]:
         """Writes what the task learned, each file in whole or not, and returns the files."""
