@@ -97,7 +97,7 @@ def main() -> None:
             del os.environ[_DEBUG]
             if known:
                 _begun.append(Where("hydra.sweep.dir", str(known[0].config.hydra.sweep.dir)))
-                print(summary.table(known), flush=True)
+                _tell(summary.table(known))
     where = next(iter(_begun), None)
     if stop:
         code = getattr(stop, "code", 128 + signal.SIGINT)
@@ -105,7 +105,7 @@ def main() -> None:
         with signals.unheard():
             _exit(code, ending.stopped(stop, where, arguments))
     if known and where:
-        print(f"Next: {where.report}", flush=True)
+        _tell(f"Next: {where.report}")
     for reason in _errors:
         if debug:
             raise reason
@@ -113,6 +113,13 @@ def main() -> None:
         _exit(getattr(reason, "code", full), explain(reason))
     if failed := summary.failures(known):
         _exit(*failed)
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough: flushing at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit(code: int, message: str) -> None:
