@@ -20,6 +20,7 @@ from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # What is checked unless the command line says otherwise: a small task in closed form, in float64.
 DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.dtype": "float64"}
+
+# The parts of a configuration that a check reads.
+READ = ("device", "data", "model", "task", "solver", "start", "method", "inner_steps", "seed")
 
 NOT_HELD = ("WRONG", "unsettled", "failed")
 
@@ -126,6 +130,7 @@ def _checked(config: DictConfig) -> "Finding":
     from bilevel_cli.config.objects import parts
 
     chosen = dict(config.hydra.runtime.choices)
+    check_resolves(config, chosen, READ)
     try:
         _, _, task, loop, method = parts(config, chosen)
     except ValueError as error:

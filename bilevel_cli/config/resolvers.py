@@ -17,7 +17,10 @@ def solver_lr(*, _root_: DictConfig) -> Any:
     lr = node.get("lr") if isinstance(node, DictConfig) else None
     if isinstance(lr, DictConfig):
         lr = lr.get("initial")
-    return OmegaConf.select(_root_, "suggest.inner_lr") if lr is None else lr
+    found = OmegaConf.select(_root_, "suggest.inner_lr") if lr is None else lr
+    if found is None:  # in the words of a plain reference, which `resolved` explains
+        raise ValueError("Interpolation key 'suggest.inner_lr' not found")
+    return found
 
 
 def scaled(number: float, *, _root_: DictConfig) -> float:
@@ -27,6 +30,9 @@ def scaled(number: float, *, _root_: DictConfig) -> float:
     `suggest.inner_lr_scale`.
     """
     factor = OmegaConf.select(_root_, "suggest.inner_lr_scale", default=1.0)
+    for name, value in (("A scaled step size", number), ("suggest.inner_lr_scale", factor)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} needs a number, got {value!r}")
     return float(f"{number * factor:.12g}")  # 0.1 * 3 is 0.3 to a reader
 
 

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config.objects import whole
-from bilevel_cli.config.resolved import plain, resolved
+from bilevel_cli.config.resolved import check_resolves, plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
@@ -51,6 +51,7 @@ def run(
         Unwritten: Likewise; a run could not write its files.
         Interrupted: A signal stopped the runs; those that are not complete can be continued.
     """
+    check_resolves(config, options)
     folders = replicas(config, directory)
     with contextlib.ExitStack() as locks:
         for _, folder in folders:

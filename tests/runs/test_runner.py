@@ -313,7 +313,7 @@ def test_a_resolved_configuration_is_plain(tmp_path: Path) -> None:
     config = composed(*QUICK)
     assert resolved(config)["outer_steps"] == 20
     OmegaConf.update(config, "solver.lr", "${nowhere}")
-    with pytest.raises(UsageError, match=r"solver.lr: Interpolation key 'nowhere' not found"):
+    with pytest.raises(UsageError, match=r"solver.lr reads nowhere, which nothing sets"):
         resolved(config)
 
 
