@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_cli.checks.engines import engines_used
 from bilevel_cli.core import autodiff, episodes, trees
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.loop import InnerLoop
@@ -32,9 +33,18 @@ from bilevel_cli.tasks.examples.quadratic import Quadratic
 
 STEPS = 4
 
+# The functions that are mapped and differentiated, of a method, a task and a solver.
+ESTIMATING = ("init", "begin", "draw", "estimate", "followed")
+POSING = ("init_inner", "inner_loss", "outer_loss", "inner_direction", "project_outer")
+STEPPING = ("init", "step", "outer_init", "posed")
+
 
 def check_method(method: Hypergradient[Any]) -> None:
-    """Checks keys, shapes, purity, mapping, cost and memory of a method on a small quadratic."""
+    """Checks keys, shapes, purity, mapping, cost and memory of a method on a small quadratic.
+
+    And that its derivatives come from `bilevel_cli.autodiff`.
+    """
+    _check_engine(method, ESTIMATING)
     for dtype in (torch.float32, torch.float64):
         with computing_in(dtype):
             _check_method_in_this_precision(method)
@@ -97,6 +107,7 @@ def check_task(task: Task, num_steps: int = 2) -> None:
         task: The task, as its yaml builds it.
         num_steps: Inner steps to sample.
     """
+    _check_engine(task, POSING)
     with torch.no_grad():
         device = next(iter(task.init_outer(torch.Generator()).values()), torch.empty(0)).device
         outer, again = (task.init_outer(torch.Generator().manual_seed(1)) for _ in range(2))
@@ -126,6 +137,7 @@ def check_task(task: Task, num_steps: int = 2) -> None:
 
 def check_solver(solver: InnerSolver[Any]) -> None:
     """Checks purity and memory of an inner solver, and that a start may replace its `inner`."""
+    _check_engine(solver, STEPPING)
     with computing_in(torch.float64):
         task = _quadratic()
         data = task.sample(STEPS, torch.Generator().manual_seed(0))
@@ -149,6 +161,12 @@ def check_solver(solver: InnerSolver[Any]) -> None:
             "The first step reads no memory that depends on where the solver was begun",
         )
         _check_reload(state)
+
+
+def _check_engine(part: object, functions: tuple[str, ...]) -> None:
+    """Checks that no function takes a derivative from torch itself."""
+    for use in engines_used(part, functions):
+        raise AssertionError(str(use))
 
 
 def _check_estimate(estimate: Estimate, outer: Params, carry: Carry) -> None:
