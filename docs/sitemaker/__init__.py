@@ -19,8 +19,17 @@ def setup(app: Sphinx) -> dict[str, Any]:
     links.setup(app)
     docstrings.setup(app)
     app.connect("builder-inited", _generate)
+    app.connect("html-page-context", _without_source)
     logging.getLogger("sphinx.sphinx.directives.other").addFilter(_is_no_empty_list)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _without_source(
+    app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Takes the links to the source from generated pages, of which the repository has none."""
+    if name.startswith("reference/generated/"):
+        context["page_source_suffix"] = ""
 
 
 def _is_no_empty_list(record: logging.LogRecord) -> bool:

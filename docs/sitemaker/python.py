@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import bilevel_cli
+from sitemaker.docstrings import escaped
 from sitemaker.markdown import underlined
 
 
@@ -19,6 +20,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "",
         "The names that ``from bilevel_cli import ...`` knows. They stay where files move.",
         "",
+        *_table([name for names in groups.values() for name in names]),
         ".. toctree::",
         "   :maxdepth: 1",
         "",
@@ -28,6 +30,34 @@ def pages() -> Iterator[tuple[str, str]]:
     for title, names in groups.items():
         entries = [_entry(name) for name in names]
         yield f"python/{slugs[title]}", "\n\n".join([underlined(title), *entries]) + "\n"
+
+
+def _table(names: list[str]) -> Iterator[str]:
+    """A row for each name, with the first sentence of what it is."""
+    yield from (".. list-table::", "   :widths: 25 75", "")
+    for name in names:
+        thing = getattr(bilevel_cli, name)
+        if inspect.ismodule(thing):
+            role, full = "mod", thing.__name__
+        else:
+            role = (
+                "class"
+                if inspect.isclass(thing)
+                else "func"
+                if inspect.isfunction(thing)
+                else "data"
+            )
+            full = f"bilevel_cli.{name}"
+        yield f"   * - :py:{role}:`{name} <{full}>`"
+        yield f"     - {escaped(_first_sentence(name, thing))}"
+    yield ""
+
+
+def _first_sentence(name: str, thing: Any) -> str:
+    documented = inspect.ismodule(thing) or inspect.isclass(thing) or inspect.isfunction(thing)
+    text = inspect.getdoc(thing) if documented else _comment(bilevel_cli.HOMES[name], name)
+    first = " ".join((text or f"`{_shown(thing)}`").split("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s", first)[0]
 
 
 def _groups() -> dict[str, list[str]]:

@@ -53,12 +53,7 @@ def _page(name: str) -> str:
             "The columns of `eval.csv` besides `step` and `seconds`, the most telling one first:",
             ", ".join(f"`{score}`" for score in posed.scores),
         ),
-        section(
-            "Settings",
-            "What stands below `suggest` is what the solver, the optimizer and the numbers of "
-            "steps take, unless you set them.",
-            yamls.table(_settings(name)),
-        ),
+        section("Settings", yamls.table(_settings(name))),
         section("Methods", *_methods(name)),
     )
 

@@ -1,6 +1,6 @@
 """The files of conf/ as readers see them: settings, defaults, comments, what they bring."""
 
-import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +8,10 @@ import yaml
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from bilevel_cli.config import options, settings_help
+from bilevel_cli.config.option_files import OptionFile
 from bilevel_cli.config.options import CONF
 from sitemaker import markdown
-
-LINE = re.compile(r"^( *)([\w./@-]+):(.*?)(?:\s#\s*(.*))?$")
 
 
 class Setting(NamedTuple):
@@ -20,7 +20,7 @@ class Setting(NamedTuple):
     Attributes:
         name: As one types it, `solver.lr`.
         default: As the yaml has it.
-        comment: Behind it there.
+        comment: Behind it there; else what is known of it from elsewhere.
         meaning: What the constructor says of the argument.
     """
 
@@ -33,19 +33,25 @@ class Setting(NamedTuple):
 def target(group: str, option: str) -> Any:
     """The class or function that an option configures; None where it configures several."""
     node = merged(group, option)
-    name = node.get("_target_") or (node.get(group) or {}).get("_target_")
+    # Some stand below the name of their group, and those of which several are chosen below theirs.
+    below = (node, node.get(group), node.get(option))
+    names = (place["_target_"] for place in below if place and "_target_" in place)
+    name = next(names, None)
     return get_object(name) if name else None
 
 
 def settings(group: str, option: str) -> list[Setting]:
-    """Those of an option, without those of the options it brings along."""
-    chain = files(group, option)
-    comments: dict[str, str] = {}
-    for path in chain:
-        comments.update(_comments(path.read_text(encoding="utf-8")))
-    tree = merged(group, option)
-    prefix = "" if _is_global(chain[-1]) else _prefix(group, option)
-    return list(_walk(tree, prefix, "", comments, {}))
+    """Those of an option, without the options that it chooses in other groups."""
+    chain = [OptionFile(group, path) for path in files(group, option)]
+    meanings: dict[str, str] = {}
+    for file in chain:
+        meanings |= {name: text for name, text in file.arguments().items() if text}
+    choices = {choice.key for file in chain for choice in file.choices()}
+    return [
+        Setting(*one, meanings.get(one.key, ""))
+        for one in settings_help.settings(group, option)
+        if one.key not in choices
+    ]
 
 
 def within(group: str, option: str) -> list[Setting]:
@@ -60,35 +66,25 @@ def within(group: str, option: str) -> list[Setting]:
 
 def top_level() -> list[Setting]:
     """Those of conf/config.yaml, which belong to no group."""
-    text = (CONF / "config.yaml").read_text(encoding="utf-8")
-    tree = {k: v for k, v in yaml.safe_load(text).items() if k not in ("defaults", "hydra")}
-    return list(_walk(tree, "", "", _comments(text), {}))
+    return [Setting(*one, "") for one in settings_help.general()]
 
 
 def brings(group: str, option: str) -> dict[str, str]:
     """The options of other groups that this one chooses, by group, or by place within it."""
-    found: dict[str, str] = {}
-    for path in files(group, option):
-        for entry in _defaults(path):
-            if isinstance(entry, dict):
-                ((where, choice),) = entry.items()
-                place = where.removeprefix("override ")
-                name = place.split("@")[0]
-                name = name.removeprefix("/") if name.startswith("/") else f"{group}/{name}"
-                found[name] = "null" if choice is None else str(choice)
-    return found
+    choices = (
+        choice for path in files(group, option) for choice in OptionFile(group, path).choices()
+    )
+    return {choice.key: choice.default for choice in choices if choice.key != group}
 
 
 def first_comment(group: str, option: str) -> str:
-    text = (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
-    lines = (line for line in text.splitlines() if not line.startswith("# @package"))
-    return next(lines).removeprefix("#").strip()
+    return options.first_comment(CONF / group / f"{option}.yaml")
 
 
 def files(group: str, option: str) -> list[Path]:
     """The file of an option, behind those that it inherits from."""
     path = CONF / group / f"{option}.yaml"
-    parents = [entry for entry in _defaults(path) if isinstance(entry, str) and entry != "_self_"]
+    parents = [one.default for one in OptionFile(group, path).choices() if one.key == group]
     return [file for parent in parents for file in files(group, parent)] + [path]
 
 
@@ -102,80 +98,18 @@ def merged(group: str, option: str) -> dict[str, Any]:
 
 def is_list(group: str) -> bool:
     """Whether several options of a group can be chosen."""
-    return f"\n  - {group}: []" in (CONF / "config.yaml").read_text(encoding="utf-8")
+    tree = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    return {group: []} in tree["defaults"]
 
 
-def inline(value: Any) -> str:
-    """A value as one writes it into yaml."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
-
-
-def table(rows: list[Setting]) -> str:
+def table(rows: Iterable[Setting]) -> str:
     """Settings as a table; nothing where there are none."""
-    if not rows:
-        return ""
     cells = [[f"`{row.name}`", f"`{row.default}`", explained(row)] for row in rows]
-    return markdown.table(["setting", "default", "meaning"], cells)
+    return markdown.table(["setting", "default", "meaning"], cells) if cells else ""
 
 
 def explained(row: Setting) -> str:
     """What a setting means, by its constructor and by its yaml, as Markdown."""
-    if row.meaning and row.comment:
+    if row.meaning and row.comment not in ("", row.meaning):
         return f"{markdown.escaped(row.meaning)} ({markdown.escaped(row.comment)})"
     return markdown.escaped(row.meaning or row.comment)
-
-
-def _is_global(path: Path) -> bool:
-    return path.read_text(encoding="utf-8").startswith("# @package _global_")
-
-
-def _prefix(group: str, option: str) -> str:
-    return f"{group}.{option}" if is_list(group) else group.replace("/", ".")
-
-
-def _defaults(path: Path) -> list[Any]:
-    tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    found: list[Any] = tree.get("defaults") or []
-    return found
-
-
-def _walk(
-    tree: dict[str, Any],
-    prefix: str,
-    place: str,
-    comments: dict[str, str],
-    meanings: dict[str, str],
-) -> Any:
-    """The settings below a node: each with its comment, found by its place in the file."""
-    if name := tree.get("_target_"):
-        meanings = _arguments(name)
-    for key, value in tree.items():
-        if key in ("_target_", "_partial_", "defaults") or value == "???":
-            continue
-        full, here = (f"{at}.{key}" if at else str(key) for at in (prefix, place))
-        if isinstance(value, dict) and value:
-            yield from _walk(value, full, here, comments, {})
-        else:
-            yield Setting(full, inline(value), comments.get(here, ""), meanings.get(str(key), ""))
-
-
-def _arguments(name: str) -> dict[str, str]:
-    """What our own class or function says of its arguments."""
-    return markdown.docstring(get_object(name)).args if name.startswith("bilevel_cli") else {}
-
-
-def _comments(text: str) -> dict[str, str]:
-    """The comment behind each line of a yaml file, by the dotted place of its key."""
-    found: dict[str, str] = {}
-    above: list[tuple[int, str]] = []  # the keys that this line stands below, with their columns
-    for line in text.splitlines():
-        match = LINE.match(line)
-        if match is None or line.lstrip().startswith(("#", "- ")):
-            continue
-        column, key, comment = len(match[1]), match[2], match[4]
-        above = [(at, name) for at, name in above if at < column] + [(column, key)]
-        if comment:
-            found[".".join(name for _, name in above)] = comment
-    return found

@@ -1,9 +1,11 @@
 """The parts of which `make site` makes pages; that the pages hold together it says itself."""
 
 import re
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from configs import composed
 from docutils.core import publish_doctree
 from omegaconf import OmegaConf
@@ -83,17 +85,30 @@ def test_a_formula_that_is_not_understood_is_refused(latex: str) -> None:
 
 @pytest.mark.parametrize("method", INNER_PARTS)
 def test_the_settings_of_a_page_are_those_that_hydra_composes(method: str) -> None:
-    def leaves(node: object, prefix: str) -> dict[str, str]:
-        if not isinstance(node, dict):
-            return {prefix: yamls.inline(node)}
-        inside = [leaves(value, f"{prefix}.{key}") for key, value in node.items()]
-        return {name: value for found in inside for name, value in found.items()}
-
     node = OmegaConf.to_container(composed(f"method={method}").method, resolve=False)
-    composed_here = {k: v for k, v in leaves(node, "method").items() if "_target_" not in k}
+    composed_here = dict(leaves(node, "method"))
     shown = [*yamls.settings("method", method), *yamls.within("method", method)]
-    assert {row.name: row.default for row in shown} == composed_here
+    # As the command line reads them: 1.0e-6 and 1e-06 are one number.
+    assert {row.name: yaml.safe_load(row.default) for row in shown} == composed_here
     assert all(row.meaning for row in shown)
+
+
+def test_a_setting_of_one_of_several_metrics_bears_the_name_that_hydra_gives_it() -> None:
+    chosen = options.names("metrics")
+    node = composed(f"metrics=[{','.join(chosen)}]").metrics
+    names = set(dict(leaves(OmegaConf.to_container(node, resolve=False), "metrics")))
+    assert {row.name for name in chosen for row in yamls.settings("metrics", name)} <= names
+    assert all(yamls.target("metrics", name) is not None for name in chosen)
+
+
+def leaves(node: object, prefix: str) -> Iterator[tuple[str, object]]:
+    """The dotted names of all settings below a node, with their values."""
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        if key != "_target_":
+            yield from leaves(value, f"{prefix}.{key}")
 
 
 def test_a_setting_comes_with_the_comment_behind_it_and_with_its_argument() -> None:
