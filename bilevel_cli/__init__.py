@@ -64,7 +64,8 @@ HOMES = {
     # Own losses, without a configuration.
     "hypergradient": "bilevel_cli.api.hypergradient",
     "BilevelEstimate": "bilevel_cli.api.hypergradient",
-    # Whether one's own are right.
+    # Whether hypergradients are right, and parts of one's own.
+    "check": "bilevel_cli.api.checking",
     "check_method": "bilevel_cli.checks.conformance",
     "check_task": "bilevel_cli.checks.conformance",
     "check_solver": "bilevel_cli.checks.conformance",
@@ -73,6 +74,7 @@ HOMES = {
 __all__ = ["__version__", *HOMES]
 
 if TYPE_CHECKING:
+    from bilevel_cli.api.checking import check as check
     from bilevel_cli.api.hypergradient import BilevelEstimate as BilevelEstimate
     from bilevel_cli.api.hypergradient import hypergradient as hypergradient
     from bilevel_cli.api.loading import load as load

@@ -121,6 +121,10 @@ def hypergradient(
     with computing_in(dtype), exact_attention():
         given = prepared(inner_loss, outer_loss, z, lam, choice)
         loop, data, everything = given.loop, given.data, given.outer
+        try:
+            given.method.check(loop, everything, data)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         generator = torch.Generator(next(iter(z.params.values())).device).manual_seed(seed)
         data = data._replace(noise=given.method.draw(everything, generator))
         if carry is None:

@@ -78,10 +78,12 @@ def forms(inner: Variables, outer: Variables) -> tuple[Form, Form]:
 def prepared(
     inner_loss: Loss, outer_loss: Loss, inner: Form, outer: Form, choice: Choice
 ) -> Prepared:
-    """Makes the parts and checks that they fit together. New tensors should be of the given type.
+    """Makes the parts. What the method asks of the problem (`Hypergradient.check`) is not checked.
+
+    Torch's default type should be that of the parameters.
 
     Raises:
-        UsageError: They do not, or an option or a setting is wrong.
+        UsageError: An option, a setting or a loss is wrong.
     """
     _check_numbers(choice)
     chosen = {key: getattr(choice, key) for key in ("method", "solver", "start")}
@@ -117,10 +119,6 @@ def prepared(
     if method.extra_batches:
         extra = task.sample(method.extra_batches, torch.Generator()).inner
         data = data._replace(extra=extra)
-    try:
-        method.check(loop, everything, data)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     return Prepared(task, loop, method, max(choice.steps, 1), lr, everything, data)
 
 

@@ -19,7 +19,12 @@ AWAY = 0.1  # standard deviation of the outer parameters around their start, whe
 
 
 def setting(
-    task: Task, loop: InnerLoop, method: Hypergradient[Any], num_steps: int, seed: int
+    task: Task,
+    loop: InnerLoop,
+    method: Hypergradient[Any],
+    num_steps: int,
+    seed: int,
+    away: float,
 ) -> tuple[Params, StepData]:
     """The outer parameters and the data of all estimates of a check.
 
@@ -29,9 +34,10 @@ def setting(
         method: The method, for the number of its extra minibatches.
         num_steps: Inner steps.
         seed: Of the outer parameters and the sample.
+        away: Standard deviation of the outer parameters around their start.
 
     Returns:
-        The outer parameters, a little away from their start; and the data of the first episode, in
+        The outer parameters, away from their start; and the data of the first episode, in
         which one minibatch serves for all inner steps and all extra minibatches.
     """
     cpu = torch.Generator().manual_seed(seed)
@@ -43,7 +49,7 @@ def setting(
     outer = {**loop.outer_init(data, outer), **outer}
     outer = {
         name: value
-        + AWAY * draws.normal(*value.shape, generator=cpu, drawn_in=torch.float64).to(value)
+        + away * draws.normal(*value.shape, generator=cpu, drawn_in=torch.float64).to(value)
         for name, value in outer.items()
     }
 

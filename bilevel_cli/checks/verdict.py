@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bilevel_cli.checks.trials import End, Trials, distance, relative_error, setting
+from bilevel_cli.checks.trials import AWAY, End, Trials, distance, relative_error, setting
 from bilevel_cli.core import constants, references, trees
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.episodes import refuse_memory
@@ -62,7 +62,12 @@ class Finding(NamedTuple):
 
 @torch.no_grad()
 def check(
-    method: Hypergradient[Any], loop: InnerLoop, task: Task, num_steps: int, seed: int
+    method: Hypergradient[Any],
+    loop: InnerLoop,
+    task: Task,
+    num_steps: int,
+    seed: int,
+    away: float = AWAY,
 ) -> Finding:
     """Checks the claim of `method` on one inner problem of `task`, all of whose batches are alike.
 
@@ -72,10 +77,18 @@ def check(
         task: The task; torch's default precision should be float64.
         num_steps: Inner steps.
         seed: Of the outer parameters, the sample and the method's own noise.
+        away: Standard deviation of the outer parameters around their start.
     """
     claim = _made(method.claim(), task)
     try:
-        return _checked(method, claim, loop, task, num_steps, seed)
+        refuse_memory(task, loop, method)
+        outer, data = setting(task, loop, method, num_steps, seed, away)
+        method.check(loop, outer, data)
+        device = next(iter(outer.values())).device
+        noise = torch.Generator(device).manual_seed(seed + 1)
+        return _found(method, claim, Trials(loop, outer, data, noise))
+    except (ValueError, CannotServe) as error:
+        return Finding(claim.text, "refused", reason=str(error))
     except NoSolution as error:
         return Finding(claim.text, "no reference", reason=str(error))
     except Chaotic as error:
@@ -99,25 +112,6 @@ def _made(claim: Claim, task: Task) -> Claim:
             return claim.reference(trial)
 
     return claim._replace(reference=reference)
-
-
-def _checked(
-    method: Hypergradient[Any],
-    claim: Claim,
-    loop: InnerLoop,
-    task: Task,
-    num_steps: int,
-    seed: int,
-) -> Finding:
-    try:
-        refuse_memory(task, loop, method)
-        outer, data = setting(task, loop, method, num_steps, seed)
-        method.check(loop, outer, data)
-        device = next(iter(outer.values())).device
-        noise = torch.Generator(device).manual_seed(seed + 1)
-        return _found(method, claim, Trials(loop, outer, data, noise))
-    except (ValueError, CannotServe) as error:
-        return Finding(claim.text, "refused", reason=str(error))
 
 
 def _found(method: Hypergradient[Any], claim: Claim, trials: Trials) -> Finding:

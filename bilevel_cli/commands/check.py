@@ -68,22 +68,31 @@ def main() -> None:
         if arguments.csv and not arguments.csv.absolute().parent.is_dir():
             raise UsageError(f"--csv needs a file in a folder that is there, got {arguments.csv}.")
         check_command_line(arguments.overrides)
-        rows = _rows(arguments.overrides, arguments.config_dir)
+        found = rows(arguments.overrides, arguments.config_dir)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # besides its own, Hydra raises all kinds
         print(f"bilevel-check: {explain(error)}", file=sys.stderr)
         sys.exit(2)
-    print(_markdown(rows) if arguments.markdown else _text(rows))
+    print(_markdown(found) if arguments.markdown else _text(found))
     if arguments.csv:
-        _write(arguments.csv, rows)
-    wrong = [name for name, finding in rows if finding.verdict in NOT_HELD]
+        _write(arguments.csv, found)
+    wrong = [name for name, finding in found if finding.verdict in NOT_HELD]
     if wrong:
         print(f"bilevel-check: outside of its tolerance: {', '.join(wrong)}", file=sys.stderr)
         sys.exit(1)
 
 
-def _rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Finding]]":
+def rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Finding]]":
+    """What the checks found that a command line asks for, each with the name of its row.
+
+    Args:
+        overrides: As on the command line: "method=cg,neumann", "task=ridge".
+        config_dir: A folder of options besides conf/.
+
+    Raises:
+        UsageError: An option or a setting is wrong; Hydra raises errors of its own, too.
+    """
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     first = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
     folders = [Path(config_dir).resolve()] if config_dir else []

@@ -73,12 +73,11 @@ def own_lr(config: DictConfig, lr: float | None) -> bool:
 
 @contextlib.contextmanager
 def hydra_apart() -> Iterator[None]:
-    """Hydra looks in conf/ within. Afterwards it is as before, also in a program of Hydra's own."""
+    """Hides the program of Hydra's in which this may be called, until the context ends."""
     shared = GlobalHydra.instance()
     before, shared.hydra = shared.hydra, None
     try:
-        with initialize_config_dir(str(options.CONF), version_base="1.3"):
-            yield
+        yield
     finally:
         GlobalHydra.instance().hydra = before  # Hydra has put another instance there meanwhile
 
@@ -105,5 +104,5 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 @functools.lru_cache(maxsize=64)
 def _cached(overrides: tuple[str, ...]) -> DictConfig:
     """Kept, since it takes 0.15 s and an outer loop asks for it at every step."""
-    with hydra_apart():
+    with hydra_apart(), initialize_config_dir(str(options.CONF), version_base="1.3"):
         return compose("config", ["~task", "~data", "~model", *overrides])

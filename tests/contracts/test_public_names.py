@@ -24,7 +24,7 @@ CONTRACTS = {
     *("Logger", "Examples", "TwoClasses", "Regression", "Labelled", "Classes", "ClassSplits"),
 }
 TOOLS = {"autodiff", "trees", "references", "requirements", "functional", "Functional", "build"}
-CHECKS = {"check_method", "check_task", "check_solver"}
+CHECKS = {"check", "check_method", "check_task", "check_solver"}
 DOOR = {"run", "load", "hypergradient", "Run", "BilevelEstimate", "UsageError", "Failed"}
 ALIASES = {"Batch", "Params"}  # of types of Python's, whose docstring is not theirs
 
