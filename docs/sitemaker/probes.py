@@ -107,7 +107,7 @@ def _posed(name: str) -> Posed:
 def _refusal(built: Parts, method: Hypergradient[Any], start: Start | None) -> str:
     loop = built.loop if start is None else InnerLoop(built.task, built.loop.solver, start)
     try:
-        outer, data = trials.setting(built.task, loop, method, 3, 0)
+        outer, data = trials.setting(built.task, loop, method, 3, 0, trials.AWAY)
         method.check(loop, outer, data)
     except (ValueError, CannotServe) as error:
         return " ".join(str(error).split())
@@ -115,7 +115,7 @@ def _refusal(built: Parts, method: Hypergradient[Any], start: Start | None) -> s
 
 
 def _scores(built: Parts) -> list[str]:
-    outer, data = trials.setting(built.task, built.loop, built.method, 1, 0)
+    outer, data = trials.setting(built.task, built.loop, built.method, 1, 0, trials.AWAY)
     inner = built.loop.fresh(outer, data)["inner"]
     episodes = built.task.episodes
     if episodes is not None:

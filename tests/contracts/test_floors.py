@@ -27,7 +27,15 @@ TREES = {named(path): ast.parse(path.read_text()) for path in FILES}
 
 # A command must answer at once: what takes long to import is imported by the function that uses it.
 SLOW = {"torch", "pandas", "matplotlib", "plotly"}
-WITHOUT_TORCH = ("api", "sweeps", "records", "report", "config.options", "config.command_line")
+WITHOUT_TORCH = (
+    "api.running",
+    "api.loading",
+    "sweeps",
+    "records",
+    "report",
+    "config.options",
+    "config.command_line",
+)
 
 
 def imported(node: ast.AST) -> list[str]:
