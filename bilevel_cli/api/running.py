@@ -126,11 +126,12 @@ class _Call:
             raised = self.error
             if raised is None:
                 return
-            if isinstance(raised, UsageError):
-                raise raised from None
-            if isinstance(raised, Failed):
-                raised.add_note(f"bilevel_cli.load({str(self.directory)!r}) reads its rows.")
-                raise raised
+            if isinstance(raised, UsageError | Failed):
+                # What was called on the way says nothing to a user, but for an error of own code.
+                own = raised.__cause__ if getattr(raised, "status", None) == FAILED else None
+                if isinstance(raised, Failed):
+                    raised.add_note(f"bilevel_cli.load({str(self.directory)!r}) reads its rows.")
+                raise raised.with_traceback(None) from own
             if refusal(raised, NO_SPACE):
                 raise Unwritten(explain(raised), FAILED) from raised
             # Hydra's own traceback says nothing of what is wrong with a setting.

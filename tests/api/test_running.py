@@ -246,6 +246,11 @@ def test_a_run_that_diverges_is_an_exception_and_its_rows_can_be_read() -> None:
     with pytest.raises(Failed, match=r"Lower optimizer\.lr or solver\.lr") as failed:
         tiny(outer_steps=4, solver={"lr": 1e300}, folder="diverged")
     assert failed.value.status == "diverged"
+    assert failed.value.__cause__ is None
+    assert {Path(frame.path).name for frame in failed.traceback[1:]} == {
+        Path(__file__).name,
+        "running.py",
+    }
     assert "bilevel_cli.load(" in failed.value.__notes__[0]
     (row,) = bilevel_cli.load("diverged").to_dict("records")
     assert (row["status"], np.isnan(row["value"])) == ("diverged", True)
