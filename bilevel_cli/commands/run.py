@@ -21,7 +21,7 @@ from bilevel_cli.config import options
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
-from bilevel_cli.machine import signals
+from bilevel_cli.machine import compiler, signals
 from bilevel_cli.sweeps import launcher, plugins, summary, worker
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,12 @@ def _job(config: DictConfig) -> float | None:
     directory = Path(composed.runtime.output_dir)
 
     def run() -> float | None:
+        from bilevel_cli.machine import (
+            compiler,
+        )  # here: --help and completion do not wait for torch
         from bilevel_cli.runs import entry  # here: --help and completion do not wait for torch
 
+        compiler.defer()  # in the process of the command alone: others may compile what is theirs
         return entry.run(config, directory, dict(composed.runtime.choices))
 
     if composed.mode == RunMode.MULTIRUN:

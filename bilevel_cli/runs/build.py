@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 
 from bilevel_cli.config.objects import make, parts, whole
 from bilevel_cli.errors import UsageError
-from bilevel_cli.machine import compiler
 from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
 from bilevel_cli.runs.origin import origin
@@ -27,7 +26,6 @@ def build(
     Raises:
         UsageError: They do not.
     """
-    compiler.defer()
     try:
         device, where, task, loop, method = parts(config, options)
         metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
