@@ -20,6 +20,7 @@ from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.errors import UsageError
 
@@ -98,6 +99,7 @@ def rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Findi
     folders = [Path(config_dir).resolve()] if config_dir else []
     if not all(folder.is_dir() for folder in folders):
         raise UsageError(f"--config-dir needs a folder, got {config_dir}.")
+    look_beside(folders)
     search = [f"hydra.searchpath=[file://{folder}]" for folder in folders]
     choices = _expanded([*first, *overrides], folders)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -20,6 +20,7 @@ from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import compiler, signals
 from bilevel_cli.sweeps import launcher, plugins, summary, worker
@@ -67,6 +68,7 @@ def main() -> None:
     stopped by another signal n.
     """
     arguments = sys.argv[1:]
+    look_beside(_config_dirs(arguments))
     if "--version" in arguments:
         print(f"bilevel-run {__version__}")
         return

@@ -8,7 +8,7 @@ import pytest
 import bilevel_cli
 
 PACKAGE = Path(bilevel_cli.__file__).parent
-METHODS = sorted(PACKAGE.glob("methods/[!_]*.py"))
+METHODS = sorted([*PACKAGE.glob("methods/[!_]*.py"), PACKAGE / "skeletons/method/last_steps.py"])
 STATES = ("Carry", "TypedDict")  # how the names of bases of states end
 # Within the class. Settings come before, helpers after.
 PARTS = (
