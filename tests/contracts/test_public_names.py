@@ -90,7 +90,8 @@ def test_a_name_that_is_none_is_refused_as_python_does() -> None:
 
 
 PROGRAMS = {name: text for name, text in plugins.FILES.items() if name.endswith(".py")}
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = sorted(path for where in ("*.md", "how-to/*.md") for path in (ROOT / "docs").glob(where))
+DOCUMENTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
