@@ -14,6 +14,7 @@ from bilevel_cli.api.bars import bar
 from bilevel_cli.api.result import Run, result
 from bilevel_cli.api.surroundings import command_line, hydra_apart, hydra_of_conf, logged_to
 from bilevel_cli.commands.explain import explain
+from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import place, signals
 from bilevel_cli.vocabulary import FAILED
@@ -75,6 +76,7 @@ def run(
                 f"run needs config_dir to be a folder, got {config_dir}: there is none."
             )
         typed = ["--config-dir", str(path), *arguments]
+        look_beside([path])
         searched = spelling.assignments({"hydra.searchpath": [f"file://{path}"]})
     call = _Call(progress)
     try:

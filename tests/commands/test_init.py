@@ -140,3 +140,10 @@ def test_what_is_installed_comes_before_what_is_beside_a_folder_of_options(
     assert bilevel_init(monkeypatch, "method", "my_own") == 0
     assert bilevel_run(monkeypatch, "--config-dir", "mine/conf", "method=?") == 0
     assert sys.path == [*before, str(folder)]
+
+
+def test_python_finds_what_was_written_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bilevel_init(monkeypatch, "method", "my_own") == 0
+    few = ("task=quadratic", "method=my_own", "outer_steps=2", "inner_steps=2")
+    found = bilevel_cli.run(*few, folder="run", config_dir="mine/conf", progress=False)
+    assert len(found.eval) == 2
