@@ -17,12 +17,13 @@ from bilevel_cli import __version__
 from bilevel_cli.commands import ending, torchrun
 from bilevel_cli.commands.ending import Where
 from bilevel_cli.commands.explain import explain
-from bilevel_cli.config import options
+from bilevel_cli.config import early, options
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import compiler, signals
+from bilevel_cli.runs import plan
 from bilevel_cli.sweeps import launcher, plugins, summary, worker
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,6 @@ def _job(config: DictConfig) -> float | None:
     directory = Path(composed.runtime.output_dir)
 
     def run() -> float | None:
-        from bilevel_cli.machine import (
-            compiler,
-        )  # here: --help and completion do not wait for torch
         from bilevel_cli.runs import entry  # here: --help and completion do not wait for torch
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
@@ -51,12 +49,27 @@ def _job(config: DictConfig) -> float | None:
     where = Where("hydra.run.dir", str(composed.run.dir))
     _begun.append(where)
     try:
+        check_values(config)  # of a sweep, each job is judged and noted by itself
         found = run()
         log.info("Next: %s", where.report)
         return found
     except (UsageError, Failed) as error:
         _errors.append(error)  # not raised: Hydra would add its own words
         return None
+
+
+def check_values(config: DictConfig) -> None:
+    """Refuses wrong values before torch is imported, as far as plain values tell.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+    early.check(config)
+    try:
+        plan.planned(config)
+        plan.replicas(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 @torchrun.together

@@ -18,6 +18,15 @@ from bilevel_cli.nn import blame
 OURS = ("bilevel_cli", "torch.optim")  # whose classes any setting may name
 
 
+# How the messages call the types of plain values.
+WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    str: "a name",
+    bool: "true or false",
+}
+
+
 def is_ours(name: str) -> bool:
     """Whether a dotted name is that of something in our packages."""
     return any(name.startswith(f"{package}.") for package in OURS)
@@ -101,6 +110,17 @@ def fits(value: Any, hint: Any) -> bool:
     return not (plain and (kind in (list, tuple, dict) or home in ("bilevel_cli", "torch")))
 
 
+def whole(config: DictConfig, name: str, hint: Any = int) -> Any:
+    """The setting of this name, a whole number; or None, where `hint` allows that.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not fits(config[name], hint):
+        raise UsageError(f"{name} needs a whole number, got {config[name]!r}.")
+    return config[name]
+
+
 def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
@@ -116,12 +136,11 @@ def _parts(key: str, hint: Any) -> str:
 
 
 def _spelled(hint: Any) -> str:
-    names = {float: "a number", int: "a whole number", str: "a name", bool: "true or false"}
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     return " or ".join(
         "null"
         if option is type(None)
-        else names.get(option, f"a {getattr(option, '__name__', option)}")
+        else WORDS.get(option, f"a {getattr(option, '__name__', option)}")
         for option in options
     )

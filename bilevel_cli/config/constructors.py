@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -81,14 +82,38 @@ def named(expression: ast.expr, module: str) -> Definition | None:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             prefix = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
             for alias in statement.names:
-                if (alias.asname or alias.name) == root:
+                if (alias.asname or alias.name) == root and not _torch(f"{prefix}{alias.name}"):
                     return definition(f"{prefix}{alias.name}.{rest}")
+    return None
+
+
+def bases(found: Definition) -> list[Definition]:
+    """The direct bases of a class of which the source is found."""
+    assert isinstance(found.statement, ast.ClassDef)
+    plain = (
+        base.value if isinstance(base, ast.Subscript) else base  # InnerSolver[SolverState]
+        for base in found.statement.bases
+    )
+    known = (named(base, found.module) for base in plain)
+    return [base for base in known if base and isinstance(base.statement, ast.ClassDef)]
+
+
+def checks(found: Definition) -> Definition | None:
+    """The function in which a class checks its settings: `__post_init__`, or `__init__`."""
+    for one in _family(found):
+        assert isinstance(one.statement, ast.ClassDef)
+        for statement in one.statement.body:
+            named_so = getattr(statement, "name", "") in ("__post_init__", "__init__")
+            if named_so and isinstance(statement, ast.FunctionDef):
+                return Definition(statement, one.module)
     return None
 
 
 def _defined(module: str, name: str, seen: frozenset[str] = frozenset()) -> Definition | None:
     if module in seen or _file(module) is None:
         return None
+    if module == "torch":  # a long file, of which only names such as Tensor are asked for
+        return Definition(ast.parse(f"class {name}: ...").body[0], module)
     for statement in _statements(_parsed(module)):
         if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
             return Definition(statement, module)
@@ -100,6 +125,10 @@ def _defined(module: str, name: str, seen: frozenset[str] = frozenset()) -> Defi
                     home = _absolute(statement, module)
                     return _defined(home, alias.name, seen | {module})
     return None
+
+
+def _torch(name: str) -> bool:
+    return name.partition(".")[0] == "torch"
 
 
 def _absolute(statement: ast.ImportFrom, module: str) -> str:
@@ -124,6 +153,8 @@ def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
 def _file(module: str) -> Path | None:
     """The source of a module. No package is imported to find it."""
     root, *inside = module.split(".")
+    if root in sys.stdlib_module_names:  # nothing that a setting could be wrong about
+        return None
     try:
         spec = importlib.util.find_spec(root)
     except (ImportError, ValueError):
@@ -153,12 +184,8 @@ def _parsed(module: str) -> ast.Module:
 def _family(found: Definition) -> Iterator[Definition]:
     """A class and the bases of which the source is found, nearest first."""
     yield found
-    assert isinstance(found.statement, ast.ClassDef)
-    for base in found.statement.bases:
-        plain = base.value if isinstance(base, ast.Subscript) else base  # InnerSolver[SolverState]
-        parent = named(plain, found.module)
-        if parent is not None and isinstance(parent.statement, ast.ClassDef):
-            yield from _family(parent)
+    for base in bases(found):
+        yield from _family(base)
 
 
 def _own_constructor(

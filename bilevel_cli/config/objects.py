@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli.config.arguments import check_arguments, fits, target
+from bilevel_cli.config.arguments import check_arguments, target, whole
 from bilevel_cli.config.options import options_of_kind
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
@@ -154,14 +154,3 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
         if isinstance(cause, ValueError) and not blame.place(cause):
             raise UsageError(str(cause)) from cause
         raise UsageError(f"{key}: {blame.explained(cause)}") from cause
-
-
-def whole(config: DictConfig, name: str, hint: Any = int) -> Any:
-    """The setting of this name, a whole number; or None, where `hint` allows that.
-
-    Raises:
-        UsageError: It is something else.
-    """
-    if not fits(config[name], hint):
-        raise UsageError(f"{name} needs a whole number, got {config[name]!r}.")
-    return config[name]

@@ -5,12 +5,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bilevel_cli.config.objects import make, parts, whole
+from bilevel_cli.config.objects import make, parts
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
 from bilevel_cli.runs.origin import origin
-from bilevel_cli.runs.plan import Plan, Schedule
+from bilevel_cli.runs.plan import planned
 from bilevel_cli.runs.runner import Runner
 
 
@@ -29,13 +29,12 @@ def build(
     try:
         device, where, task, loop, method = parts(config, options)
         metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
-        steps = Schedule.__annotations__.items()
-        schedule = Schedule(**{name: whole(config, name, hint) for name, hint in steps})
+        plan = planned(config)
         optimizer, scheduler = make(config, "optimizer"), make(config, "scheduler")
         return Runner(
             Experiment(task, loop, method, optimizer, scheduler, metrics),
             Machine(where, device.episodes_chunk, device.capture, ranks),
-            Plan(schedule, config.seed, config.on_divergence, config.resume),
+            plan,
             Identity(settings, origin(where, task.checksum)),
             directory,
         )

@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli.config.objects import whole
+from bilevel_cli.config.arguments import whole
 from bilevel_cli.config.resolved import check_resolves, plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
@@ -16,15 +16,13 @@ from bilevel_cli.machine.processes import following, leading
 from bilevel_cli.machine.signals import Stopped
 from bilevel_cli.records.paths import short
 from bilevel_cli.records.table import Row
-from bilevel_cli.runs import build
+from bilevel_cli.runs import build, plan
 from bilevel_cli.runs.lifetime import Run, own_folder
 from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.vocabulary import DIVERGED, FAILED, OOM
 
 log = logging.getLogger(__name__)
-
-MOST_REPLICAS = 10_000
 
 
 def run(
@@ -111,11 +109,7 @@ def replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path
     Raises:
         UsageError: There are none or too many, or several processes are to share them.
     """
-    count = whole(config, "replicas")
-    if not 1 <= count <= MOST_REPLICAS:
-        raise UsageError(
-            f"A run needs replicas from 1 to {MOST_REPLICAS}, got replicas={count}. Set replicas."
-        )
+    count = plan.replicas(config)
     if count == 1:
         return [(config, directory)]
     if place.here().count > 1:

@@ -1,8 +1,17 @@
 """How long a run goes on, how often things happen in it, and what it does when numbers fail."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bilevel_cli.core.trees import Scalar
+from omegaconf import DictConfig
+
+from bilevel_cli.config.arguments import whole
+from bilevel_cli.errors import UsageError
+
+if TYPE_CHECKING:  # a plan is made, and refused, before torch is imported
+    from bilevel_cli.core.trees import Scalar
+
+MOST_REPLICAS = 10_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Schedule:
     def cadence(self) -> tuple[int, int, int]:
         return self.log_every, self.eval_every, self.save_every
 
-    def over(self, step: int, inner_grads: Scalar) -> bool:
+    def over(self, step: int, inner_grads: "Scalar") -> bool:
         """Whether a run ends after so many outer steps and inner gradients.
 
         Waits for the device only where there is a budget.
@@ -77,3 +86,29 @@ class Plan:
                 raise ValueError(
                     f"A run needs {name} to be one of {', '.join(options)}, got {got}. Set {name}."
                 )
+
+
+def planned(config: DictConfig) -> Plan:
+    """The plan that a configuration asks for.
+
+    Raises:
+        UsageError: A setting is of a wrong type.
+        ValueError: A setting is out of its range.
+    """
+    steps = Schedule.__annotations__.items()
+    schedule = Schedule(**{name: whole(config, name, hint) for name, hint in steps})
+    return Plan(schedule, whole(config, "seed"), config.on_divergence, config.resume)
+
+
+def replicas(config: DictConfig) -> int:
+    """How many runs a configuration asks for.
+
+    Raises:
+        UsageError: Not a number of runs that one process can take.
+    """
+    count: int = whole(config, "replicas")
+    if not 1 <= count <= MOST_REPLICAS:
+        raise UsageError(
+            f"A run needs replicas from 1 to {MOST_REPLICAS}, got replicas={count}. Set replicas."
+        )
+    return count
