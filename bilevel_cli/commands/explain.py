@@ -9,7 +9,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
 from bilevel_cli import errors
-from bilevel_cli.config import options
+from bilevel_cli.config import options, suggest
+from bilevel_cli.config.command_line import Arguments
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import Failed, UsageError, refusal
 from bilevel_cli.sweeps import plugins
@@ -32,14 +33,45 @@ def explain(error: BaseException) -> str:
         if found and found[1].split("@")[0] in options.groups():
             return f"nothing in this configuration takes {found[1]!r}.\nSee bilevel-run --help."
         if found:
-            near = errors.hint(found[1], [*options.groups(), *options.keys(_settings())])
-            return f"there is no setting {found[1]!r}{near}\nSee bilevel-run --help."
+            like = [repr(name) for name in suggest.settings_like(found[1], _known())]
+            ask = f" Did you mean {suggest.either(like)}?" if like else ""
+            return f"there is no setting {found[1]!r}.{ask}\nSee bilevel-run --help."
+        if several := re.match(_SEVERAL, str(error)):
+            return _each(several[1])
         if error.__cause__ is not None:
             return explain(error.__cause__)
     if not isinstance(error, UsageError | Failed):  # logging, for one, hides what it was refused
         error = refusal(error) or error
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "\n".join(lines[:3]) or f"{type(error).__name__}. See bilevel-run --help."
+
+
+def check_words(given: Arguments) -> None:
+    """Refuses words that are neither a flag nor an assignment, and says what they may have meant.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for word in given.overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise UsageError(suggest.meant(word, given.folders, _known()))
+
+
+# What Hydra says of several values, and of range(...) or glob(...), without -m.
+_SEVERAL = r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)"
+
+
+def _each(override: str) -> str:
+    key = override.partition("=")[0]
+    return (
+        f"{override} names several values. Add -m to run each: bilevel-run -m {override} ...\n"
+        f"For a list, write {key}=[a,b]; for a text with a comma, {key}=\\'a,b\\'."
+    )
+
+
+def _known() -> list[str]:
+    """The names of all groups and settings of the configuration that the command line asks for."""
+    return [*options.groups(), *options.keys(_settings())]
 
 
 def _settings() -> Any:

@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bilevel_cli import __version__
-from bilevel_cli.commands import ending, torchrun
+from bilevel_cli.commands import completion, ending, torchrun, usage
 from bilevel_cli.commands.ending import Where
-from bilevel_cli.commands.explain import explain
+from bilevel_cli.commands.explain import check_words, explain
 from bilevel_cli.config import early, options
-from bilevel_cli.config.command_line import check_command_line
+from bilevel_cli.config.command_line import Arguments, check_command_line, flags_first, separated
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
@@ -80,23 +80,17 @@ def main() -> None:
     wrong option or value; 3 a file could not be written, since the disk is full, say; 128 + n
     stopped by another signal n.
     """
-    arguments = sys.argv[1:]
-    look_beside(_config_dirs(arguments))
-    if "--version" in arguments:
-        print(f"bilevel-run {__version__}")
+    given = separated(sys.argv[1:])
+    arguments = flags_first(sys.argv[1:])
+    look_beside(given.folders)
+    if answer := _answer(given):
+        _tell(answer)
         return
-    asked = [found[1] for a in arguments if (found := re.fullmatch(r"([\w/]+)=\?", a))]
-    if asked:
-        folders = _config_dirs(arguments)
-        print("\n".join(options.describe(group, folders) for group in asked), flush=True)
-        if "task" in asked:
-            print(options.describe_pairs(folders))
-        return
+    if given.has("--shell-completion"):
+        arguments = [*completion.folders(), *arguments]
     _errors.clear()
     _begun.clear()
     plugins.ignore_broken()
-    # argparse takes overrides in one piece: a -m between them would end it.
-    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
     debug = os.environ.get(_DEBUG)
     logging.raiseExceptions = False  # a full disk must not end a run by its log
@@ -105,8 +99,9 @@ def main() -> None:
     with launcher.remaining() as known:
         try:
             check_command_line(arguments)
+            check_words(given)
             torchrun.check_command_line(arguments)
-            with signals.stops_at_once():
+            with signals.stops_at_once(), completion.after_commas():
                 _job()
         except KeyboardInterrupt as error:
             stop = error
@@ -146,7 +141,23 @@ def _exit(code: int, message: str) -> None:
     sys.exit(code)
 
 
-def _config_dirs(arguments: list[str]) -> list[Path]:
-    """The folders that --config-dir or -cd names, as `--config-dir DIR` or `--config-dir=DIR`."""
-    found = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(arguments))
-    return [Path(folder) for folder in found]
+def _answer(given: Arguments) -> str:
+    """What is answered without Hydra; empty where a run, or an answer of Hydra, is asked for."""
+    folders = given.folders
+    if given.has("--version"):
+        return f"bilevel-run {__version__}"
+    if given.has("--shell-completion") and "install=zsh" in given.overrides:
+        return completion.ZSH
+    if given.has("--help"):
+        return usage.helped(folders)
+    if not given.flags and not given.overrides:
+        return usage.USAGE
+    answers = []
+    for override in given.overrides:
+        if asked := re.fullmatch(r"([\w/]+)=\?", override):
+            answers.append(options.describe(asked[1], folders))
+            if asked[1] == "task":
+                answers.append(options.describe_pairs(folders))
+        elif asked := re.fullmatch(r"([\w/]+)=([\w-]+)\?", override):
+            answers.append(usage.described(asked[1], asked[2], folders))
+    return "\n".join(answers)

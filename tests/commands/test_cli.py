@@ -1,9 +1,9 @@
 """bilevel-run as a user meets it."""
 
 import json
-import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import LIBRARIES, bilevel_run, numbers
+from configs import composed
 
 from bilevel_cli import __version__
 from bilevel_cli.config.options import CONF
@@ -86,7 +87,19 @@ def test_a_question_mark_lists_the_options(
             "data=digits, data=image_folder, data=mini_imagenet, data=omniglot",
         ),
         ([*QUICK, "hydra.run.dir=/dev/null/x"], "Not a directory: '/dev/null/x'"),
-        (["task"], "Error parsing override 'task'"),
+        (["task"], "task needs a value: task=... See bilevel-run task=?"),
+        (["reweight"], "'reweight' alone says too little. Did you mean task=reweight?"),
+        (["task=meta", "rewieght"], "Did you mean task=reweight?"),
+        (["cg"], "Did you mean method=cg or method/linear_solver=cg?"),
+        (["outer_steps"], "outer_steps needs a value: outer_steps=..."),
+        (["xyzzy"], "bilevel-run takes group=option and key=value, got 'xyzzy'."),
+        (["task=reweight,meta"], "Add -m to run each: bilevel-run -m task=reweight,meta"),
+        ([*QUICK, "seed=1,2"], "Add -m to run each: bilevel-run -m seed=1,2"),
+        ([*QUICK, "seed=range(1,3)"], "Add -m to run each: bilevel-run -m seed=range(1,3)"),
+        ([*QUICK, "solver.learning_rate=1"], "Did you mean 'solver.lr'?"),
+        ([*QUICK, "lr=1"], "Did you mean 'solver.lr' or 'optimizer.lr'?"),
+        ([*QUICK, "solver.inner_steps=3"], "Did you mean 'inner_steps'?"),
+        ([*QUICK, "epochs=3"], "Did you mean 'outer_steps'?"),
         (["task=null"], "Config group override must be a string or a list"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -157,12 +170,103 @@ def test_the_folder_of_a_job_stays_inside_the_sweep(overrides: str) -> None:
     assert name == Path(name).name
 
 
-def test_tab_completion_knows_options_and_settings() -> None:
-    line = "bilevel-run task=quad"
-    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    command = [sys.executable, "-m", "bilevel_cli", "-sc", "query=bash"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["task=quadratic"]
+def test_without_arguments_the_command_shows_three_examples_that_compose(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert bilevel_run(monkeypatch) == 0
+    shown = capsys.readouterr().out.partition("Examples:")[2].partition("\n\n")[0]
+    examples = re.findall(r"^  bilevel-run ((?:-m )?(?:\S+=\S+ ?)+)", shown, re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        composed(*example.replace("-m ", "").replace("cg,reverse", "cg").split())
+    assert not list(Path().iterdir())
+
+
+def test_help_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    texts = {}
+    for width in ("60", "80", "200"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert bilevel_run(monkeypatch, "--help") == 0
+        assert bilevel_run(monkeypatch, "task=distill?") == 0
+        texts[width] = capsys.readouterr().out
+    for width in ("80", "200"):
+        assert max(map(len, texts[width].splitlines())) <= int(width)
+    assert len(texts["200"].splitlines()) < len(texts["80"].splitlines())
+    assert texts["60"].split() == texts["200"].split()
+
+
+def test_a_question_mark_after_an_option_lists_its_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert bilevel_run(monkeypatch, "solver=gd?", "task/noise=pair?") == 0
+    out = capsys.readouterr().out
+    assert "  solver.lr=${suggest.inner_lr}\n      Step size." in out
+    assert "  task.noise.share=0.4\n      above 1/2 the wrong class is the more frequent" in out
+    assert bilevel_run(monkeypatch, "solver=gdd?") == 0
+    assert "Did you mean 'gd'?" in capsys.readouterr().out
+
+
+def test_flags_may_stand_between_overrides(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "own.yaml").write_text("# my own\ndefaults: [es]\npairs: 77\n")
+    orders = [
+        ["task=meta", "--cfg", "job", "-cd", "mine", "method=own", "--resolve", "-p", "method"],
+        [
+            "method=own",
+            "--config-dir=mine",
+            "-c",
+            "job",
+            "task=meta",
+            "--package=method",
+            "--resol",
+        ],
+        ["-cd", "mine", "--resolve", "method=own", "-p", "method", "task=meta", "-c=job"],
+    ]
+    shown = []
+    for order in orders:
+        assert bilevel_run(monkeypatch, *order) == 0
+        shown.append(capsys.readouterr().out)
+    assert "pairs: 77" in shown[0]
+    assert shown[0] == shown[1] == shown[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("task=quad", ["task=quadratic"]),
+        ("method=cg,rev", ["method=cg,reverse"]),
+        ("-m method=cg,reverse,cg,neu", ["method=cg,reverse,cg,neumann"]),
+        ("task=quadratic --cfg job solver.l", ["solver.lr="]),
+        ("method=cg,reverse -m optimizer.l", ["optimizer.lr="]),
+        ("--config-dir mine method=cg,own_", ["method=cg,own_method"]),
+    ],
+)
+def test_tab_completion_knows_options_and_settings(
+    line: str, found: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    Path("mine/method").mkdir(parents=True)
+    Path("mine/method/own_method.yaml").write_text("defaults: [es]\n")
+    monkeypatch.setenv("COMP_LINE", f"bilevel-run {line}")
+    for shell in ("bash", "fish"):
+        assert bilevel_run(monkeypatch, "-sc", f"query={shell}") == 0
+        assert capsys.readouterr().out.split() == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_tab_completion_is_installed_as_the_help_says(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert bilevel_run(monkeypatch, "--help") == 0
+    asked = re.search(rf"^  {shell} .*bilevel-run (-sc install=\w+)", capsys.readouterr().out, re.M)
+    assert asked
+    assert bilevel_run(monkeypatch, *asked[1].split()) == 0
+    script = capsys.readouterr().out
+    assert "bilevel-run" in script
+    if found := shutil.which(shell):
+        parsed = subprocess.run([found, "-n"], input=script, capture_output=True, text=True)
+        assert (parsed.returncode, parsed.stderr) == (0, "")
 
 
 LONG = ["task=quadratic", "method=cg", "method.warm_adjoint=true", "outer_steps=400"]
