@@ -21,6 +21,7 @@ from bilevel_cli.config import early, options
 from bilevel_cli.config.command_line import Arguments, check_command_line, flags_first, separated
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
+from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import compiler, signals
 from bilevel_cli.runs import plan
@@ -49,7 +50,8 @@ def _job(config: DictConfig) -> float | None:
     where = Where("hydra.run.dir", str(composed.run.dir))
     _begun.append(where)
     try:
-        check_values(config)  # of a sweep, each job is judged and noted by itself
+        # Of a sweep, each job is judged and noted by itself.
+        check_values(config, dict(composed.runtime.choices))
         found = run()
         log.info("Next: %s", where.report)
         return found
@@ -58,12 +60,17 @@ def _job(config: DictConfig) -> float | None:
         return None
 
 
-def check_values(config: DictConfig) -> None:
+def check_values(config: DictConfig, options: dict[str, str]) -> None:
     """Refuses wrong values before torch is imported, as far as plain values tell.
+
+    Args:
+        config: The composed configuration.
+        options: The option chosen in each config group, for messages.
 
     Raises:
         UsageError: A value is wrong.
     """
+    check_resolves(config, options)
     early.check(config)
     try:
         plan.planned(config)
