@@ -76,19 +76,20 @@ def label(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     )
 
 
-def save(drawing: Figure, name: str, suffix: str = "svg") -> None:
+def save(drawing: Figure, name: str, suffix: str = "svg", colours: int = COLOURS) -> None:
     """Writes the picture, and a .png of it in outputs/pictures to look at.
 
     Args:
         drawing: The picture.
         name: Of the file.
         suffix: svg, or png where there are more points than paths are good for.
+        colours: Of a png.
     """
     RUNS.mkdir(parents=True, exist_ok=True)
     path, seen = HERE / f"{name}.{suffix}", RUNS / f"{name}.png"
     drawing.savefig(seen, dpi=144, metadata={"Software": None})
     if suffix == "png":
-        Image.open(seen).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+        Image.open(seen).convert("RGB").quantize(colours).save(path, optimize=True)
     else:
         drawing.savefig(path, dpi=144, metadata={"Date": None})
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
