@@ -72,13 +72,23 @@ def write(folder: Path, page: Path) -> None:
 
 INTRODUCTION = """# Time and memory, against the published implementations
 
-Written by `python -m benchmarks` from raw measurements in CSV files. All implementations get the
-same tensors, synthetic and from a fixed seed, in float32; the peers get torch's own modules, ours
-what a user of `bilevel-run` gets. "plain autograd" is the shortest program in torch.autograd, and a
-peer like the others; the row "plain autograd, our layers" is none, and shows how much of a ratio
-the faster pooling and batch normalisation explain. All run in one process, so all profit from its
-setting of malloc (`malloc.py`). Betty is used for implicit differentiation alone. hypertorch is not
-on PyPI and is left out."""
+How fast is a step, and how much memory does it take, next to other libraries? Below 1 in the
+table of targets is faster than the best of them.
+
+```sh
+make bench-quick    # five minutes, smaller problems; prints the tables
+make bench          # all of it
+```
+
+**What is compared.** All implementations get the same tensors, synthetic and from a fixed seed,
+in float32, and each answer is held to float64. The peers get torch's own modules; ours get what a
+user of `bilevel-run` gets. "plain autograd" is the shortest program in torch.autograd, and a peer
+like the others. "plain autograd, our layers" is no peer: it shows how much of a ratio is due to
+faster pooling and batch normalisation. All run in one process, so all profit from its setting of
+malloc (`malloc.py`). Betty is used for implicit differentiation alone. hypertorch is not on PyPI
+and is left out.
+
+Written by `python -m benchmarks` from raw measurements in CSV files. The conditions:"""
 TARGETS = """Measured: the median over rounds of the ratio ours / best peer, in wall seconds of one
 run, and the same in CPU seconds. The best peer is the one of the least median wall seconds that is
 not wrong; for IAPTT it is BOAT, which has it."""

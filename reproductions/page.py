@@ -14,15 +14,23 @@ from reproductions.results import Results
 
 INTRODUCTION = """# The papers, run again
 
-Written by `python -m reproductions` from the CSV files of the runs; nothing here is typed.
-`make reproduce-quick` does all of it but the rows marked "not run", which are those of
-`make reproduce`, and continues where it was stopped.
+Every number of a paper that this project can reach, next to ours, with a verdict. The table below
+says how many of each paper are *reproduced*; a section for each follows, with its commands.
 
-"published" is what "source" says. Figures of the papers were read off by eye, to about 0.02.
-"derived here" is a number recomputed independently of this project's code from the settings
-stated, where a paper prints none; "theory" needs no computation. Verdicts are computed:
-*reproduced* where ours is within the tolerance, *differs* where it is not, with what is known of
-the reason."""
+```sh
+make reproduce-quick    # a quarter of an hour on two cores
+make reproduce          # about five hours of a core; downloads MNIST
+```
+
+Both continue where they were stopped. Rows marked "not run" are those of `make reproduce`.
+
+**How to read a row.** "published" is what the paper says, or what "source" says. Figures of the
+papers were read off by eye, to about 0.02. "derived here" is a number recomputed independently of
+this project's code from the settings stated, where a paper prints none; "theory" needs no
+computation. Verdicts are computed: *reproduced* where ours is within the tolerance, *differs*
+where it is not, with what is known of the reason.
+
+Written by `python -m reproductions` from the CSV files of the runs; nothing here is typed."""
 
 ABSENT = """## What is not here
 
