@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from bilevel_cli.data.base import Labelled, Pixels
-from bilevel_cli.data.reading.labels import numbered
 from bilevel_cli.data.reading.npz import read_npz
+from bilevel_cli.data.reading.numbering import numbered
 
 
 class _Read(NamedTuple):

@@ -22,7 +22,7 @@ from bilevel_cli.data.base import (
     Splits,
     shared_out,
 )
-from bilevel_cli.data.reading.labels import numbered
+from bilevel_cli.data.reading.numbering import numbered
 from bilevel_cli.data.table import columns
 from bilevel_cli.data.table.columns import Column
 from bilevel_cli.data.table.formats import Name, frame_at
