@@ -288,8 +288,7 @@ def test_flipped_rows_of_a_table_without_clean_ones_have_the_lowest_weights(tmp_
     data = ["data=table", f"data.path={tmp_path}/my.csv", "data.target=churn"]
     run = built(tmp_path / "run", "experiment=label_errors", *data, "outer_steps=6")
     assert list(run.run()) == ["held_out_accuracy"]  # nobody knows which labels are wrong
-    (path,) = run.result()
-    weights = pd.read_csv(path)
+    weights, expected = map(pd.read_csv, run.result())
     assert weights.columns.tolist() == ["index", "weight", "label", "suggested"]
     assert sorted(weights["index"]) == list(range(1000))
     assert weights["weight"].is_monotonic_increasing
@@ -297,6 +296,13 @@ def test_flipped_rows_of_a_table_without_clean_ones_have_the_lowest_weights(tmp_
     assert len(flipped & set(suspicious["index"])) >= 80
     assert (suspicious["label"] != suspicious["suggested"]).iloc[:80].all()
     assert set(weights["label"]) == {"no", "yes"}
+    assert expected.columns.tolist() == ["index", "fold", "no", "yes"]
+    assert expected["index"].tolist() == list(range(1000))
+    assert expected["fold"].value_counts().to_dict() == dict.fromkeys(range(5), 200)
+    # What a run leaves has six digits.
+    np.testing.assert_allclose(expected["no"] + expected["yes"], 1, atol=2e-6)
+    suggested = weights.set_index("index")["suggested"].sort_index()
+    assert (expected[["no", "yes"]].idxmax(axis=1).to_numpy() == suggested.to_numpy()).all()
 
 
 # --- weights that depend on the classifier --------------------------------------------------------

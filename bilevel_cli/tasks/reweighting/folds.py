@@ -2,7 +2,9 @@
 
 import abc
 import math
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -10,8 +12,10 @@ from torch.nn.functional import softplus
 from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
-from bilevel_cli.tasks.reweighting.base import Reweighting
+from bilevel_cli.tasks.reweighting.base import CHUNK, Reweighting
 from bilevel_cli.tasks.reweighting.scores import share
+
+PROBABILITIES = "probabilities.csv"  # what classifiers expect of examples that they have not seen
 
 
 class Judge(abc.ABC):
@@ -35,6 +39,10 @@ class Judge(abc.ABC):
     @abc.abstractmethod
     def suggested(self, task: Reweighting, inner: Params) -> Tensor:
         """The class that is suggested for each training example, int64, of shape [n]."""
+
+    def save(self, task: Reweighting, directory: Path, inner: Params) -> list[Path]:
+        """Writes what it knows besides weights, and returns the files. Args: as `save_result`."""
+        return []
 
 
 class CleanExamples(Judge):
@@ -100,6 +108,32 @@ class Folds(Judge):
         models = [{n: value[j] for n, value in inner.items()} for j in range(self.count)]
         every = torch.stack([task.predicted(model, task.train.x) for model in models])
         return every.gather(0, self.fold[None])[0]
+
+    def save(self, task: Reweighting, directory: Path, inner: Params) -> list[Path]:
+        """Writes `probabilities.csv`: of each example, what its classifier expects.
+
+        Columns: index of the example in its source, fold, and the probability of each class by the
+        classifier that has not seen the example, in the order of the examples in their source.
+        """
+        import pandas as pd  # here: a run does not wait for it
+
+        path = directory / PROBABILITIES
+        expected = self.probabilities(task, inner).cpu().numpy()
+        table = pd.DataFrame(expected, columns=task.class_names)
+        table.insert(0, "fold", self.fold.cpu().numpy(), allow_duplicates=True)
+        table.insert(0, "index", task.train.index.cpu().numpy(), allow_duplicates=True)
+        order = np.argsort(table.iloc[:, 0].to_numpy())
+        table.iloc[order].to_csv(path, index=False, float_format="%.6g")
+        return [path]
+
+    def probabilities(self, task: Reweighting, inner: Params) -> Tensor:
+        """What z_fold(i) gives to each class at example i, of shape [n, C]."""
+        found = self.in_f.new_zeros(len(self.fold), len(task.class_names))
+        for j in range(self.count):
+            model = {name: value[j] for name, value in inner.items()}
+            for rows in torch.split((self.fold == j).nonzero()[:, 0], CHUNK):
+                found[rows] = task.model.apply(model, task.train.x[rows]).softmax(1)
+        return found
 
     def _repeated(self, tensors: Params) -> Params:
         return {n: value.expand(self.count, *value.shape) for n, value in tensors.items()}

@@ -1,6 +1,7 @@
 """Data hyper-cleaning: one learned weight for every training example."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,11 @@ class HyperCleaning(Reweighting):
 
     def suggested(self, inner: Params) -> Tensor:
         return self.judge.suggested(self, inner)
+
+    def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
+        """Writes `weights.csv`, and with folds what their classifiers expect."""
+        written = super().save_result(directory, outer, inner)
+        return written + self.judge.save(self, directory, inner)
 
 
 def _joined(parts: Splits) -> Labelled:
