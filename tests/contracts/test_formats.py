@@ -18,7 +18,7 @@ from commands import bilevel_run, exit_code
 from configs import small
 
 from bilevel_cli import errors
-from bilevel_cli.commands import check, distilled, init, report
+from bilevel_cli.commands import check, distilled, init, labels, report
 from bilevel_cli.core.random import generator, stream_seed
 
 HELP = Path(__file__).parent / "help"
@@ -288,6 +288,7 @@ COMMANDS = {
     "bilevel-check": check,
     "bilevel-distilled": distilled,
     "bilevel-init": init,
+    "bilevel-labels": labels,
     "bilevel-report": report,
 }
 
@@ -305,7 +306,8 @@ def test_a_command_has_its_options(
 def test_the_commands_are_these() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert re.findall(r"^(bilevel-\w+) = ", text, re.MULTILINE) == [
-        *("bilevel-run", "bilevel-check", "bilevel-distilled", "bilevel-report", "bilevel-init")
+        *("bilevel-run", "bilevel-check", "bilevel-distilled", "bilevel-labels"),
+        *("bilevel-report", "bilevel-init"),
     ]
 
 
