@@ -12,7 +12,7 @@ from bilevel_cli.checks import verdict
 from bilevel_cli.checks.verdict import Finding
 from bilevel_cli.commands.check import rows
 from bilevel_cli.commands.explain import explain
-from bilevel_cli.config.without_task import hydra_apart
+from bilevel_cli.config.application import hydra_apart
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.device import settings_restored

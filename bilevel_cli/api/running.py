@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from bilevel_cli.api import overrides as spelling
 from bilevel_cli.api.bars import bar
 from bilevel_cli.api.result import Run, result
-from bilevel_cli.api.surroundings import command_line, hydra_apart, hydra_of_conf, logged_to
+from bilevel_cli.api.surroundings import command_line, hydra_of_conf, logged_to
 from bilevel_cli.commands.explain import explain
+from bilevel_cli.config.application import hydra_apart
 from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import place, signals

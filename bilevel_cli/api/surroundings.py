@@ -8,10 +8,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra import initialize_config_dir, version
-from hydra.core.global_hydra import GlobalHydra
+from hydra import initialize_config_dir
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobRuntime
 
 from bilevel_cli.config.options import CONF
 from bilevel_cli.sweeps import plugins
@@ -36,26 +34,14 @@ def command_line(arguments: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hydra_apart() -> Iterator[None]:
-    """Hides the Hydra application in which this may be called, until the context ends."""
-    application, base = GlobalHydra.instance().hydra, version.VersionBase.instance().getbase()
-    job = JobRuntime.instance().get("name")
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = application
-        version.VersionBase.instance().version_base = base
-        JobRuntime.instance().set("name", job)
-
-
-@contextlib.contextmanager
 def hydra_of_conf() -> Iterator[None]:
     """Starts Hydra on conf/; nothing is said of plugins that cannot be imported."""
     with warnings.catch_warnings():
         plugins.ignore_broken()
         Plugins.instance()  # finds them, the first time
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with warnings.catch_warnings(), initialize_config_dir(str(CONF), version_base="1.3"):
+        # Of tqdm, in a notebook without ipywidgets, whatever is the first to import it.
+        warnings.filterwarnings("ignore", "IProgress not found")
         yield
 
 

@@ -1,15 +1,14 @@
 """Method, solver and start by the names of their options, for a problem that no yaml describes."""
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config import options
+from bilevel_cli.config.application import hydra_apart
 from bilevel_cli.errors import UsageError, hint
 
 PARTS = ("method", "solver", "start")
@@ -69,17 +68,6 @@ def own_lr(config: DictConfig, lr: float | None) -> bool:
     if lr is not None:
         node.lr = lr
     return True
-
-
-@contextlib.contextmanager
-def hydra_apart() -> Iterator[None]:
-    """Hides the program of Hydra's in which this may be called, until the context ends."""
-    shared = GlobalHydra.instance()
-    before, shared.hydra = shared.hydra, None
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = before  # Hydra has put another instance there meanwhile
 
 
 def _check_option(key: str, option: Any) -> None:

@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import tempfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 from numpy.typing import NDArray
-
-with warnings.catch_warnings():  # pooch has tqdm look for widgets, which warns in a bare notebook
-    warnings.simplefilter("ignore")
-    import pooch
 
 RAISE = "Raise data.max_megabytes if the memory is there."
 
