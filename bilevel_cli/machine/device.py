@@ -15,6 +15,8 @@ from bilevel_cli.machine.precision import precision, set_precision
 from bilevel_cli.nn import affine
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# What is set here, and by torch where it imports its compiler.
+VARIABLES = (WORKSPACE, "TORCHINDUCTOR_CACHE_DIR")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def settings_restored() -> Iterator[None]:
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(WORKSPACE)
+    benchmark = torch.backends.cudnn.benchmark
+    unset = [name for name in VARIABLES if name not in os.environ]
     with (
         precision(torch.get_float32_matmul_precision()),
         memory.budget_restored(),
@@ -152,8 +155,8 @@ def settings_restored() -> Iterator[None]:
             if torch.are_deterministic_algorithms_enabled() != deterministic:
                 torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
-            if workspace is None:
-                os.environ.pop(WORKSPACE, None)
+            for name in unset:
+                os.environ.pop(name, None)
 
 
 def gpu_name(device: torch.device) -> str | None:
