@@ -10,7 +10,9 @@ from benchmarks import commands, linear, machine, memory, report, timing
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["all", "time", "memory", "commands", "report", "linear"])
+    parser.add_argument(
+        "what", choices=["all", "time", "memory", "commands", "report", "linear", "labels"]
+    )
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
     parser.add_argument("--size", choices=["full", "quick", "tiny"], default="full")
     parser.add_argument("--device", default="cpu", help="option of bilevel-run: cpu, cuda")
@@ -21,6 +23,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "linear":  # a table by itself, which the page quotes
         linear.run(given.size, given.device, given.rounds, given.only)
+        return
+    if given.what == "labels":  # likewise, into docs/labels.md
+        from benchmarks import labels  # here: it needs cleanlab
+
+        labels.run(given.folder or Path("outputs/benchmarks_labels"), given.only)
         return
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
