@@ -10,6 +10,7 @@ from bilevel_cli.labels.own_file import OwnFile, Wanted
 
 LONGEST = 24  # letters of a value in the terminal
 UNSURE = 0.5  # below it, the label is more probably right than wrong
+CLEAR = 0.75  # a smaller share of named rows that are expected to be wrong is remarked
 
 
 class Suspect(NamedTuple):
@@ -70,6 +71,11 @@ def notes(own: OwnFile, finding: Finding) -> list[str]:
         found.append(
             "No single row is more likely wrong than right: the columns do not tell the classes "
             "apart well enough. Take the list as an order in which to look."
+        )
+    elif finding.expected < CLEAR * finding.named:
+        found.append(
+            "The classes overlap in these columns: many labels cannot be called right or wrong, "
+            "and the true number may well be higher."
         )
     for label, count in own.rare.items():
         found.append(f"Class {label!r} has {count} rows, fewer than folds: they are not judged.")
