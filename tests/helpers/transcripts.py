@@ -1,17 +1,20 @@
 """Sessions of a terminal that a document shows: commands, each with what it printed.
 
-```console
-$ bilevel-check method=cg
-method  verdict
-cg      ok
-```
+    ```console
+    $ bilevel-check method=cg
+    method  verdict
+    cg      ok
+    ```
+
+A line `...` stands for lines that are left out.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-NUMBER = re.compile(r"[-+]?\d[\d_.:]*(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"(?<![A-Za-z])[-+]?\d[\d,.:]*(?:e[-+]?\d+)?|(?<=[A-Z])\d+")
+LEFT_OUT = "..."
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Shown:
     """One command of a document.
 
     Args:
-        command: What a reader types, continued lines joined.
+        command: What a reader types.
         output: The lines below it.
     """
 
@@ -33,19 +36,24 @@ def transcripts(document: Path) -> list[Shown]:
     for block in re.findall(
         r"^```console\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE
     ):
-        for line in block.replace("\\\n", "").splitlines():
+        for line in block.splitlines():
             if line.startswith("$ "):
-                found.append(Shown(re.sub(r"\s+#.*|(?<= )\s+", "", line[2:]), []))
+                found.append(Shown(line[2:], []))
             else:
                 found[-1].output.append(line)
     return found
 
 
 def shape(lines: list[str]) -> list[str]:
-    """`lines` with every number replaced, spaces and rules of tables as one.
+    """`lines` with # for every number, one space for many, and without those that are empty.
 
-    Two outputs of one command that differ in numbers alone have one shape. Empty lines count for
-    nothing.
+    Two outputs of one command that differ in numbers alone have one shape.
     """
     shapes = (re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip() for line in lines)
     return [re.sub(r"-{2,}", "--", line) for line in shapes if line]
+
+
+def shown_by(output: list[str], printed: list[str]) -> bool:
+    """Whether what a document shows is of the shape of what was printed."""
+    parts = [re.escape(line) + "\n" if line != LEFT_OUT else "(?:.*\n)*?" for line in shape(output)]
+    return re.fullmatch("".join(parts), "".join(f"{line}\n" for line in shape(printed))) is not None
