@@ -5,12 +5,14 @@ import json
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commands import exit_code
+from omegaconf import DictConfig
 
 from bilevel_cli.commands import labels
 from bilevel_cli.labels import forests
@@ -18,6 +20,7 @@ from bilevel_cli.labels.examine import judge
 from bilevel_cli.labels.own_file import Wanted, read
 from bilevel_cli.labels.rows_page import html
 from bilevel_cli.labels.show_rows import Suspect, table
+from bilevel_cli.runs import entry
 
 Command = Callable[..., int]
 
@@ -58,6 +61,13 @@ def test_flipped_labels_are_named_and_the_file_keeps_every_value(
 ) -> None:
     quick = {"trees": lambda seed: forests.random_forest(seed).set_params(n_estimators=20)}
     monkeypatch.setattr(forests, "KINDS", quick)
+    whole = entry.run
+
+    def short(config: DictConfig, *given: Any) -> float | None:
+        config.outer_steps, config.inner_steps = 4, 40
+        return whole(config, *given)
+
+    monkeypatch.setattr(entry, "run", short)
     frame, flag = customers()
     frame.loc[3, "plan"] = None
     frame.insert(0, "", range(len(frame)))  # as pandas writes its index

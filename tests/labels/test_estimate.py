@@ -92,12 +92,12 @@ def test_the_pool_takes_the_classifier_that_drew_the_labels() -> None:
 def test_trees_judge_rows_that_they_have_not_seen() -> None:
     """Labels without a rule: trees that had seen them would know them."""
     random = np.random.default_rng(0)
-    x, labels, fold = random.normal(size=(400, 3)), np.arange(400) % 2, np.arange(400) // 80
+    x, labels, fold = random.normal(size=(200, 3)), np.arange(200) % 2, np.arange(200) // 100
     for make in forests.KINDS.values():
         found = forests.out_of_fold(make, x, labels, fold, 0)
         np.testing.assert_allclose(found.sum(1), 1)
-        # Three standard deviations of 400 fair coins are 0.075.
-        assert (found.argmax(1) == labels).mean() < 0.58
+        # Three standard deviations of 200 fair coins are 0.106.
+        assert (found.argmax(1) == labels).mean() < 0.61
 
 
 def test_a_class_that_is_in_one_fold_alone_gets_no_probability_there() -> None:
