@@ -11,9 +11,9 @@ from bilevel_cli.errors import hint
 
 _EXAMPLES = """\
 Examples:
-  bilevel-run task=reweight                       down-weight wrong labels
-  bilevel-run task=meta method=iaptt              few-shot classification
-  bilevel-run -m task=quadratic method=cg,reverse a sweep: one run each
+  bilevel-run task=reweight                        down-weight wrong labels
+  bilevel-run task=meta method=iaptt               few-shot classification
+  bilevel-run -m task=quadratic method=cg,reverse  a sweep: one run each
 """
 
 USAGE = f"""\
