@@ -97,14 +97,14 @@ def called(loss: Loss, inner: Form, outer: Form) -> Callable[[Params, Params], T
     host = _Host(inner.module, outer.module)
 
     def function(z: Params, lam: Params) -> Tensor:
-        def call() -> Tensor:
+        def evaluated() -> Tensor:
             return loss(inner.shown(z), outer.shown(lam))
 
         params: Params = {}
         for one, values in ((inner, z), (outer, lam)):
             if one.module is not None:
                 params |= {f"{one.who}.{name}": values[name] for name in one.params}
-        return torch.func.functional_call(host, params, (call,)) if params else call()
+        return torch.func.functional_call(host, params, (evaluated,)) if params else evaluated()
 
     return function
 
@@ -116,8 +116,8 @@ class _Host(nn.Module):
         super().__init__()
         self.inner, self.outer = inner, outer
 
-    def forward(self, call: Callable[[], Tensor]) -> Tensor:
-        return call()
+    def forward(self, loss: Callable[[], Tensor]) -> Tensor:
+        return loss()
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -204,11 +204,11 @@ def _names(statements: list[ast.stmt], module: str, depth: int = 3) -> dict[str,
 
 
 def _made(found: Definition, depth: int) -> Iterator[Any]:
-    """What a definition makes, if its source tells."""
+    """What a definition makes, if its source tells; of a function of ours alone."""
     statement = found.statement
     if isinstance(statement, ast.ClassDef):
         yield _class(found.module, statement.name)
-    elif isinstance(statement, ast.FunctionDef) and depth:
+    elif isinstance(statement, ast.FunctionDef) and depth and is_ours(found.module):
         yield _function(found, depth - 1)
     elif isinstance(statement, ast.Assign):
         with contextlib.suppress(ValueError):  # not a literal

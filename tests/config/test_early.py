@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from configs import composed
+from omegaconf import OmegaConf
 
 from bilevel_cli.commands.run import check_values
+from bilevel_cli.config import early
 from bilevel_cli.config.options import groups, names
 
 Q = "task=quadratic"
@@ -57,6 +60,28 @@ def test_a_wrong_value_is_refused_in_the_words_of_its_constructor_without_torch(
     assert done.returncode == 0, done.stderr
     for said, (overrides, message) in zip(json.loads(done.stdout), REFUSED, strict=True):
         assert message in said, overrides
+
+
+STRANGER = """
+class Base:
+    def __init__(self, share):
+        if touch():
+            raise ValueError("it was carried out")
+
+def touch():
+    open(r"%s", "w").close()
+    return True
+"""
+
+
+def test_the_checks_of_a_stranger_are_not_carried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text(STRANGER % (tmp_path / "touched"))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = OmegaConf.create({"task": {"_target_": "stranger.Base", "share": 2}})
+    early.check(config)
+    assert not (tmp_path / "touched").exists()
 
 
 QUICK = ("task", "solver", "start", "device", "metrics")

@@ -60,8 +60,8 @@ def notes() -> dict[str, Any]:
 
 
 def table(out: str) -> list[str]:
-    """The lines from the header of the table on."""
-    lines = out.splitlines()
+    """The lines from the header of the table on, without the one that says what to do next."""
+    lines = [line for line in out.splitlines() if not line.startswith("Next: ")]
     return lines[next(n for n, line in enumerate(lines) if line.startswith("job ")) :]
 
 
