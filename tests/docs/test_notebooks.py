@@ -43,7 +43,8 @@ def test_a_notebook_runs_and_shows_what_it_says(
     assert not any(cell.get("outputs") for cell in notebook.cells)
     last = nbformat.v4.new_code_cell(SAID[path.stem])  # type: ignore[no-untyped-call]
     notebook.cells.append(last)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(tmp_path))
+    client = NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3")
+    client.execute(cwd=str(tmp_path))  # within ten minutes: only a kernel that hangs is stopped
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     # A reader would wonder about warnings.
