@@ -128,15 +128,15 @@ def test_the_files_are_named_at_the_end(monkeypatch: pytest.MonkeyPatch, capsys:
     assert all((Path("here") / name).exists() for name in ("train.csv", "eval.csv", "outer.pt"))
 
 
-def test_a_sweep_over_every_method_and_two_seeds_completes_where_methods_do_not_refuse(
+def test_a_sweep_over_every_method_completes_where_methods_do_not_refuse(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    sweep_options = ["-m", "method=glob(*)", "seed=0,1", "hydra.sweep.dir=sweep"]
+    sweep_options = ["-m", "method=glob(*)", "hydra.sweep.dir=sweep"]
     assert bilevel_run(monkeypatch, *QUICK, *sweep_options) == 1
     manifests = [json.loads(path.read_text()) for path in Path("sweep").glob("*/manifest.json")]
-    assert len(manifests) == 2 * len(list((CONF / "method").glob("*.yaml")))
+    assert len(manifests) == len(list((CONF / "method").glob("*.yaml")))
     refused = [m["error"] for m in manifests if m["status"] != "completed"]
-    assert len(refused) == 2  # direct: the outer loss of the quadratic does not contain lambda
+    assert len(refused) == 1  # direct: the outer loss of the quadratic does not contain lambda
     assert all(re.search("Direct needs .* Use method=", error) for error in refused)
 
 
@@ -281,19 +281,15 @@ def wait_for_rows(folder: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_killed_at_three_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_killed_at_a_random_moment_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(*LONG, f"hydra.run.dir={whole}")
-    codes = []
-    for moment in sorted(random.Random(0).sample(range(20, 200), 3)):
-        process = start(*LONG, f"hydra.run.dir={killed}")
-        wait_for_rows(killed, moment)
-        process.kill()
-        process.communicate()
-        codes.append(process.returncode)
-    # Where this process waits for its turn for too long, a run ends before it is killed.
-    assert codes[0] == -signal.SIGKILL
-    assert set(codes) <= {-signal.SIGKILL, 0}
+    # One moment here: tests/endurance/test_kills.py has many.
+    process = start(*LONG, f"hydra.run.dir={killed}")
+    wait_for_rows(killed, random.Random(0).randrange(20, 100))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     final = start(*LONG, f"hydra.run.dir={killed}")
     for process in (final, undisturbed):
         process.communicate()

@@ -45,7 +45,7 @@ def carried_out(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("into", ["mine", "a path/shop"])
+@pytest.mark.parametrize("into", ["mine", pytest.param("a path/shop", marks=pytest.mark.slow)])
 def test_the_printed_commands_work_as_they_are_printed(
     kind: str,
     into: str,
