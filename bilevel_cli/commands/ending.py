@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from bilevel_cli.machine import place
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.vocabulary import CHECKPOINT, JOB
@@ -87,7 +89,7 @@ def _quoted(value: str) -> str:
     """A text as Hydra's grammar reads it."""
     if re.fullmatch(r"[\w./:@+-]+", value):
         return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def _unquoted(value: str) -> str:
