@@ -54,8 +54,20 @@ def test_tasks_conform(option: str, tmp_path: Path) -> None:
     check_task(runner(tmp_path, f"task={option}", *small(option)).experiment.task)
 
 
-@pytest.mark.parametrize("task", options("task"))
-@pytest.mark.parametrize("method", options("method"))
+def some(number: int, *values: str) -> Any:
+    """The values of one case of many, of which two thirds are slow."""
+    return pytest.param(*values, marks=[pytest.mark.slow] if number % 3 else [])
+
+
+# By default each method meets a third of the tasks, and each task a third of the methods.
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        some(row + column, task, method)
+        for row, task in enumerate(options("task"))
+        for column, method in enumerate(options("method"))
+    ],
+)
 def test_every_method_serves_every_task_or_says_why_not(
     task: str, method: str, tmp_path: Path
 ) -> None:
@@ -95,13 +107,9 @@ CHOICES = [
 
 
 # Each choice meets a third of the tasks by default: their number is no multiple of three.
-SOME = [
-    pytest.param(*choice, marks=[pytest.mark.slow] if number % 3 else [])
-    for number, choice in enumerate(CHOICES)
-]
-
-
-@pytest.mark.parametrize(("task", "group", "option"), SOME)
+@pytest.mark.parametrize(
+    ("task", "group", "option"), [some(number, *choice) for number, choice in enumerate(CHOICES)]
+)
 def test_every_choice_serves_every_task_or_says_why_not(
     task: str, group: str, option: str, tmp_path: Path
 ) -> None:
