@@ -20,8 +20,11 @@ TRAIN = "train.csv"
 EVAL = "eval.csv"
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"  # the one before it
 JOB = "job.json"
 LOCK = "lock"
+LOG = "bilevel.log"
+TRACEBACK = "traceback.txt"
 
 # Patterns of names, as in `Task.higher_is_better`; every other score is better when it is lower.
 HIGHER_IS_BETTER = ("*accuracy", "*f1", "*precision", "*recall", "*cosine")

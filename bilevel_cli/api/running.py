@@ -16,6 +16,7 @@ from bilevel_cli.api.surroundings import command_line, hydra_of_conf, logged_to
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config.application import hydra_apart
 from bilevel_cli.config.own_code import look_beside
+from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import place, signals
 from bilevel_cli.vocabulary import FAILED
@@ -120,7 +121,7 @@ class _Call:
         """
         with hydra_apart():
             try:
-                with hydra_of_conf():
+                with hydra_of_conf(), looked_at():
                     hydra = GlobalHydra.instance().hydra
                     assert hydra is not None
                     hydra.run("config", self._job, overrides, with_log_configuration=False)

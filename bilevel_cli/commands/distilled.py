@@ -18,12 +18,15 @@ from bilevel_cli.config.arguments import is_ours
 from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.atomic import replaced
+from bilevel_cli.records.folder import check_result
 from bilevel_cli.vocabulary import MANIFEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OWN = "own"  # the model of the run
+COMPARISON, RANKING = "comparison.csv", "ranking.csv"
 NEEDED = ("data", "model", "device", "seed")  # of its settings
 
 DESCRIPTION = """\
@@ -60,7 +63,8 @@ def main() -> None:
     try:
         tables = _tables(arguments)
         for name, table in tables.items():
-            table.to_csv(arguments.run / name, index=False)
+            with replaced(arguments.run / name) as partial:
+                table.to_csv(partial, index=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # besides its own, Hydra raises all kinds
@@ -76,6 +80,8 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     folder: Path = arguments.run
     if not os.access(folder, os.W_OK):
         raise UsageError(f"A comparison needs the folder of a run, writable, got {folder}.")
+    for name in (COMPARISON, RANKING):
+        check_result(folder / name)
     check_command_line(arguments.overrides)
     settings = _settings(folder / MANIFEST, arguments.overrides, arguments.trust)
     retraining = _option("task/retraining", arguments.retraining)
@@ -110,9 +116,9 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
         )
         for name, node in architectures.items()
     }
-    tables = {"comparison.csv": compare(contest, models)}
+    tables = {COMPARISON: compare(contest, models)}
     if arguments.scores:
-        tables["ranking.csv"] = rank(contest, next(iter(models.values())))
+        tables[RANKING] = rank(contest, next(iter(models.values())))
     return tables
 
 

@@ -12,6 +12,7 @@ from bilevel_cli import __version__
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals
+from bilevel_cli.records.atomic import replaced
 
 PAGE_ROWS = 200  # at least --top
 
@@ -95,7 +96,8 @@ def _labels(arguments: argparse.Namespace) -> None:
         own_file.write(own, finding.columns, arguments.separator, arguments.out)
     if arguments.html:
         text = rows_page.html(title, notes, rows, arguments.target)
-        arguments.html.write_text(text, encoding="utf-8")
+        with replaced(arguments.html) as partial:
+            partial.write_text(text, encoding="utf-8")
     for path in filter(None, (arguments.out, arguments.html)):
         print(f"Wrote {path}", file=sys.stderr)
     print(f"{time.perf_counter() - since:.0f} s; the run is in {folder}", file=sys.stderr)

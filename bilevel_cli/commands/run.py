@@ -22,6 +22,7 @@ from bilevel_cli.config.command_line import Arguments, check_command_line, flags
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.resolved import check_resolves
+from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import compiler, signals
 from bilevel_cli.runs import plan
@@ -108,7 +109,7 @@ def main() -> None:
             check_command_line(arguments)
             check_words(given)
             torchrun.check_command_line(arguments)
-            with signals.stops_at_once(), completion.after_commas():
+            with signals.stops_at_once(), completion.after_commas(), looked_at():
                 _job()
         except KeyboardInterrupt as error:
             stop = error

@@ -16,6 +16,9 @@ from bilevel_cli.vocabulary import LOCK
 
 log = logging.getLogger(__name__)
 
+# Of a file in a folder that somebody else prepared: no link is followed, and no FIFO waited for.
+CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 @contextlib.contextmanager
 def hold(directory: Path) -> Iterator[None]:
@@ -25,7 +28,7 @@ def hold(directory: Path) -> Iterator[None]:
         UsageError: Another run is in the folder.
         OSError: The file cannot be written.
     """
-    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | CAREFUL, 0o666)
     try:
         _take_or_refuse(descriptor, directory)
         yield
@@ -61,7 +64,7 @@ def held(path: Path) -> bool | None:
     locks, and of files that this user may not open.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | CAREFUL)
     except FileNotFoundError:
         return False
     except OSError:
@@ -75,8 +78,12 @@ def held(path: Path) -> bool | None:
 
 def wait(path: Path) -> None:
     """Waits until no process holds the lock of a file; not at all where that cannot be known."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | CAREFUL)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
 
 
 def _take_or_refuse(descriptor: int, directory: Path) -> None:

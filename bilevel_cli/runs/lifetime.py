@@ -14,6 +14,8 @@ from bilevel_cli.errors import UNWRITABLE, Failed, UsageError, out_of_memory, re
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.nn import blame
+from bilevel_cli.records import folder
+from bilevel_cli.records.atomic import replaced
 from bilevel_cli.records.lock import hold
 from bilevel_cli.records.manifest import Doubt, Manifest
 from bilevel_cli.records.settings import chosen
@@ -33,12 +35,14 @@ def own_folder(directory: Path) -> Iterator[None]:
     """Makes the folder of a run, and keeps other runs out of it.
 
     Raises:
-        UsageError: Another run is in the folder, or this user may not write there.
+        UsageError: Another run is in the folder, this user may not write there, or something is in
+            the way of the run's files.
         Unwritten: The disk is full.
     """
     with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            folder.check(directory)
             stack.enter_context(hold(directory))
         except OSError as error:
             raise unwritable(error, directory) from error
@@ -84,8 +88,10 @@ class Run:
     def note_config(self) -> None:
         """Writes the configuration to the file to which Hydra writes that of a single run."""
         try:
-            (self.directory / ".hydra").mkdir(exist_ok=True)
-            OmegaConf.save(self.config, self.directory / ".hydra" / "config.yaml")
+            path = self.directory / folder.CONFIGURATION / "config.yaml"
+            path.parent.mkdir(exist_ok=True)
+            with replaced(path) as partial:
+                OmegaConf.save(self.config, partial)
         except OSError as error:
             self.outcome = error
 

@@ -11,6 +11,7 @@ from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.trees import Scalar
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.signals import Interrupted
+from bilevel_cli.records.folder import check_result
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import checkpoint, evaluation, resuming
 from bilevel_cli.runs.clock import Clock
@@ -146,7 +147,12 @@ class Runner:
         self.saved = self.step
 
     def result(self) -> list[Path]:
-        """Writes what the task learned, each file in whole or not, and returns the files."""
+        """Writes what the task learned, each file in whole or not, and returns the files.
+
+        Raises:
+            UsageError: Something else than a file has the name of one.
+            OSError: A file cannot be written.
+        """
         inner = self.state.inner()
         if not self.machine.ranks.first:
             return []
@@ -158,6 +164,8 @@ class Runner:
                 shutil.copy(evals, partial)
             written = self.experiment.task.save_result(partial, self.state.outer, inner)
             (partial / evals.name).unlink(missing_ok=True)
+            for path in partial.iterdir():
+                check_result(self.folder / path.name)
             for path in partial.iterdir():
                 path.replace(self.folder / path.name)
             return [self.folder / path.relative_to(partial) for path in written]

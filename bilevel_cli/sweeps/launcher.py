@@ -14,8 +14,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bilevel_cli.config.run_folder import check_sweep
 from bilevel_cli.machine import signals
-from bilevel_cli.records import lock
+from bilevel_cli.records import folder, lock
 from bilevel_cli.sweeps import outcome, worker
 from bilevel_cli.sweeps.job import Job, slug
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
@@ -92,6 +93,8 @@ class Remaining(Launcher):
             outcome.digest(config)
         finally:
             HydraConfig.instance().cfg = before
+        folder.check_job(Path(root, name), Path(root))
+        folder.check(Path(root, name), f"{config.hydra.job.name}.log", key="hydra.sweep.dir")
         raw = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
         assert isinstance(raw, dict)
         if re.search(r"hydra[.:]job\.(num|id)", str(raw["subdir"])):
@@ -112,6 +115,7 @@ def remaining() -> Iterator[list[Job]]:
         task_function: TaskFunction,
         config: DictConfig,
     ) -> Launcher:
+        check_sweep(config)
         launcher = theirs(self, hydra_context, task_function, config)
         return Remaining(launcher, hydra_context, config, known)
 

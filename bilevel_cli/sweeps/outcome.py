@@ -65,7 +65,7 @@ class Note:
 def noting(folder: Path) -> Iterator[Note | None]:
     """The note of the job in a folder, locked; None where another process runs the job."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / JOB, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | lock.CAREFUL, 0o666)
     try:
         yield None if lock.take(descriptor) is False else Note(descriptor)
     finally:
@@ -75,7 +75,7 @@ def noting(folder: Path) -> Iterator[Note | None]:
 def read(folder: Path) -> Outcome | None:
     """How the job in a folder stands: as noted, or killed; None if nothing is noted of it."""
     try:
-        descriptor = os.open(folder / JOB, os.O_RDONLY)
+        descriptor = os.open(folder / JOB, os.O_RDONLY | lock.CAREFUL)
     except OSError:
         return None
     try:
