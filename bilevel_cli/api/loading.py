@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import pandas as pd
 
 from bilevel_cli.api.result import last_scores, whole_steps
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare.configurations import (
     ABSENT,
     TARGET,
@@ -66,9 +67,9 @@ def load(
     if kind not in KINDS:
         raise UsageError(f"load needs kind to be one of {', '.join(KINDS)}, got {kind!r}.")
     runs = reading.read([Path(one).expanduser() for one in (folder, *more)])
-    for line in dict.fromkeys(line for run in runs for line in run.warnings):
-        warnings.warn(line, stacklevel=2)
-    options = _shown(runs)
+    options, damaged = _shown(runs), (line for run in runs for line in run.warnings)
+    for line in dict.fromkeys(damaged):
+        warnings.warn(plain(line), stacklevel=2)
     known = [
         {**{name: _cell(value(run)) for name, value in options.items()}, "seed": run.seed}
         | {"status": run.status}
@@ -90,16 +91,14 @@ def _shown(runs: Sequence[Run]) -> dict[str, Value]:
     options, groups = all_options(runs), config_groups(runs)
     typed = {name for run in runs for name in _typed(run)}
     # A group that was typed is a column itself, and does not stand for all settings below it.
-    trees = [
-        f"{name}." for name in typed if not any(f"{g}/".startswith(f"{name}/") for g in groups)
-    ]
+    trees = typed - {name for group in groups for name in _beginnings(group, "/")}
     alike: dict[str, list[Run]] = {}
     for run in runs:
         choices = [_cell(options[group](run)) for group in groups]
         alike.setdefault(key_of(choices), []).append(run)
 
     def wanted(name: str) -> bool:
-        if name in (*ALWAYS, *typed) or name.startswith(tuple(trees)):
+        if name in ALWAYS or name in typed or any(one in trees for one in _beginnings(name, ".")):
             return True
         if name.endswith(TARGET) or re.split("[./]", name)[0] == MEASURED:
             return False
@@ -113,8 +112,16 @@ def _shown(runs: Sequence[Run]) -> dict[str, Value]:
 
 def _typed(run: Run) -> list[str]:
     """The names of the settings that were typed for a run."""
-    found = (re.match(r"[+~]*([^=@]+)", text) for text in reading.typed(run.folder))
+    texts = reading.typed(run.folder, run.warnings)
+    found = (re.match(r"[+~]*([^=@]+)", text) for text in texts)
     return [match[1] for match in found if match]
+
+
+def _beginnings(name: str, sign: str) -> Iterator[str]:
+    """A name and the names above it: a/b/c, a/b, a."""
+    while name:
+        yield name
+        name = name.rpartition(sign)[0]
 
 
 def _differs(value: Value, runs: Sequence[Run]) -> bool:

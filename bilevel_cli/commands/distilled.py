@@ -20,6 +20,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.atomic import replaced
 from bilevel_cli.records.folder import check_result
+from bilevel_cli.report.read.bounded import Unread, json_tree
 from bilevel_cli.vocabulary import MANIFEST
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def main() -> None:
     try:
         tables = _tables(arguments)
         for name, table in tables.items():
-            with replaced(arguments.run / name) as partial:
+            with replaced(arguments.run / name) as partial:  # a link is replaced, not followed
                 table.to_csv(partial, index=False)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -100,6 +101,8 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
     from bilevel_cli.tasks.distillation.storage import load_npz
 
+    if not (folder / "distilled.npz").is_file():  # a FIFO would be waited for
+        raise UsageError(f"A comparison needs the file {folder / 'distilled.npz'}, got none.")
     device = _built("device", settings.device).prepare()
     distilled = load_npz(folder / "distilled.npz")
     data = _built("data", settings.data)
@@ -125,13 +128,19 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
 def _settings(path: Path, overrides: list[str], trusted: list[str]) -> DictConfig:
     """The settings of the run whose manifest is at `path`, with some changed."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        settings = OmegaConf.create({key: manifest["settings"][key] for key in NEEDED})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = json_tree(path)
+        noted = {key: manifest["settings"][key] for key in NEEDED}
+    except (Unread, KeyError, TypeError) as error:
         raise UsageError(
             f"A comparison needs {path} with the settings of a run, got {type(error).__name__}: "
             f"{error}. Name the folder that bilevel-run wrote."
         ) from error
+    if "${" in json.dumps(noted):  # it could ask for the environment of who reads the folder
+        raise UsageError(
+            f"A comparison needs {path} with settings that are resolved, as bilevel-run writes "
+            "them, got one with ${...}."
+        )
+    settings = OmegaConf.create(noted)
     OmegaConf.set_struct(settings, True)  # so that a misspelt override is no new setting
     settings.merge_with_dotlist(overrides)
     for name in _targets(OmegaConf.to_container(settings, resolve=True)):

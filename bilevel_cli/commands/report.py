@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.costs import budgets
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main() -> None:
     """Runs the command. Its description has the exit codes."""
     arguments = parser().parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # names of runs may be in any script
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of runs may be in any script
     try:
         _report(arguments)
         sys.stdout.flush()
@@ -48,7 +49,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader has seen enough: flushing at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UsageError, OSError) as error:
-        print(f"bilevel-report: {error}", file=sys.stderr)
+        print(f"bilevel-report: {plain(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -94,7 +95,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from bilevel_cli.report.compare.compare import compare
     from bilevel_cli.report.compare.question import Question
     from bilevel_cli.report.outputs import WRITERS
-    from bilevel_cli.report.read.runs import plain, read
+    from bilevel_cli.report.read.runs import read
     from bilevel_cli.report.show import papers, terminal, watch
 
     question = Question(
@@ -115,12 +116,10 @@ def _report(arguments: argparse.Namespace) -> None:
         width, _ = shutil.get_terminal_size((WIDTH, 24))
         text = papers.markdown(report) if arguments.markdown else terminal.text(report, width)
         if redrawn:  # lines of stderr would be drawn over: warnings are part of the text
-            return "\n".join(
-                [text, *([""] if report.warnings else []), *map(plain, report.warnings)]
-            )
+            return "\n".join([text, *([""] if report.warnings else []), *report.warnings])
         for warning in dict.fromkeys(report.warnings):
             if warning not in warned:
-                print(f"bilevel-report: warning: {plain(warning)}", file=sys.stderr)
+                print(f"bilevel-report: warning: {warning}", file=sys.stderr)
                 warned.add(warning)
         return text
 
@@ -132,7 +131,7 @@ def _report(arguments: argparse.Namespace) -> None:
     if report is not None:
         for path, option in files.items():
             WRITERS[option](report, path)
-            print(f"Wrote {path}", file=sys.stderr)
+            print(f"Wrote {plain(str(path))}", file=sys.stderr)
 
 
 def _files(arguments: argparse.Namespace) -> dict[Path, str]:

@@ -61,7 +61,7 @@ def held(path: Path) -> bool | None:
     """Whether a process holds the lock of a file for itself. The question takes microseconds.
 
     False where there is no file. None where it cannot be known: on file systems without
-    locks, and of files that this user may not open.
+    locks, of links, and of files that this user may not open.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | CAREFUL)

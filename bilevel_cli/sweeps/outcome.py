@@ -82,6 +82,8 @@ def read(folder: Path) -> Outcome | None:
         # Shared until the note is read: no job begins in between, which would seem to be killed.
         free = lock.take(descriptor, shared=True) is not False
         outcome = _parsed(os.pread(descriptor, 1 << 20, 0))
+    except OSError:  # no file: a folder or a FIFO
+        return None
     finally:
         os.close(descriptor)
     if outcome and outcome.status == RUNNING and free:
@@ -128,9 +130,12 @@ def _parsed(text: bytes) -> Outcome | None:
     try:
         entries = json.loads(text)
         score = entries.pop("score")
-        return Outcome(**entries, score=(score[0], score[1]) if score else None)
-    except (ValueError, TypeError, KeyError, AttributeError):  # empty, or not ours
-        return None
+        found = Outcome(**entries, score=(str(score[0]), float(score[1])) if score else None)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+        return None  # empty, or not ours
+    words = (found.status, found.settings, found.error or "")
+    known = all(isinstance(word, str) for word in words) and isinstance(found.code, int)
+    return found if known else None
 
 
 def _plain(value: object) -> object:

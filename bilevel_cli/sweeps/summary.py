@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 
 from bilevel_cli.errors import Failed, Unwritten
+from bilevel_cli.records.plain import plain
 from bilevel_cli.sweeps.job import Job
 from bilevel_cli.vocabulary import COMPLETED
 
@@ -15,11 +16,11 @@ def table(known: list[Job]) -> str:
     names = _names(known)
     scores = [f"{found.score[1]:.4g}" if found.score else "-" for found in outcomes]
     measures = sorted({found.score[0] for found in outcomes if found.score})
-    score = measures[0] if len(measures) == 1 else "score"
+    score = plain(measures[0]) if len(measures) == 1 else "score"
     rows = [
         ("job", "status", score, ""),
         *(
-            (name, found.status, value, " ".join((found.error or "").split()))
+            (plain(name), found.status, value, plain(" ".join((found.error or "").split())))
             for name, found, value in zip(names, outcomes, scores, strict=True)
         ),
     ]
@@ -40,7 +41,9 @@ def failures(known: list[Job]) -> tuple[int, str] | None:
     failed = {job.name: found for job in known if (found := job.outcome()).status != COMPLETED}
     if not failed:
         return None
-    lines = [f"  {name}: {found.error or found.status}" for name, found in failed.items()]
+    lines = [
+        f"  {plain(name)}: {plain(found.error or found.status)}" for name, found in failed.items()
+    ]
     full = any(found.code == Unwritten.code for found in failed.values())
     message = "\n".join([f"{len(failed)} of the jobs failed:", *lines])
     return Unwritten.code if full else Failed.code, message

@@ -121,7 +121,7 @@ def test_settings_of_a_run_without_a_manifest_are_those_that_hydra_noted(tmp_pat
     (folder / "manifest.json").unlink()
     (folder / ".hydra" / "config.yaml").write_text("seed: 3\nreplicas: 1\na: {b: '${seed}'}\n")
     (run,) = runs.read([folder])
-    assert (run.status, run.settings) == ("missing", {"seed": 3, "a.b": 3})
+    assert (run.status, run.settings) == ("missing", {"seed": 3, "a.b": "${seed}"})
 
 
 def test_a_run_is_going_as_long_as_its_lock_is_held_and_killed_after(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare import statistics
 from bilevel_cli.report.compare.comparison import (
     BEST,
@@ -46,8 +47,8 @@ def compare(runs: list[Run], question: Question) -> Report:
         rows = _marked(rows, higher, statistic)
     report = Report(runs, groups, rows, metric, higher, budget)
     report.statements.extend(statements(report, question, _ended_before(budget, rows, courses)))
-    report.warnings.extend(unfair(groups))
-    report.warnings.extend(line for run in runs for line in run.warnings)
+    damaged = (line for run in runs for line in run.warnings)
+    report.warnings.extend(map(plain, (*unfair(groups), *damaged)))
     return report
 
 

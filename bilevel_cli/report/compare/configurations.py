@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel_cli.errors import UsageError, hint
+from bilevel_cli.records.plain import plain
 from bilevel_cli.records.settings import NOT_OPTIONS
-from bilevel_cli.report.read.runs import Run, plain
+from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import ENDED_BADLY
 
 TARGET = "_target_"
 # Where several groups would tell configurations apart, these name them rather than others.
 FIRST = ("method", "task", "data")
 BUNDLE = "experiment"  # a group whose options choose from the other groups: it comes last
+LONGEST = 500  # letters of a label
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +221,7 @@ def _label(values: dict[str, Any], short: dict[str, str], chosen: Sequence[str],
         str(value) if name in chosen else f"{short[name]} {text(value)}"
         for name, value in values.items()
     ]
-    return plain(", ".join(parts)) or str(run.choices.get("method", "")) or run.name
+    return plain(", ".join(parts) or run.choices.get("method", ""), LONGEST) or run.name
 
 
 def text(value: Any) -> str:

@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.read.runs import Run
+
+LONGEST = 80  # letters of a circumstance; a checksum has 64
 
 
 def unfair(configurations: Sequence[Configuration]) -> list[str]:
@@ -20,7 +23,7 @@ def _data(configurations: Sequence[Configuration]) -> list[str]:
         for run in configuration.runs:
             if "data_sha256" in run.manifest:
                 of_seed = seen.setdefault(str(run.seed), {})
-                of_seed.setdefault(str(run.manifest["data_sha256"]), configuration.label)
+                of_seed.setdefault(_said(run.manifest["data_sha256"]), configuration.label)
     for seed, labels in seen.items():
         if len(labels) > 1:
             named = "; ".join(f"{label}: {sha}" for sha, label in labels.items())
@@ -65,7 +68,7 @@ def _commit(run: Run) -> str:
 
 
 def _said(value: Any) -> str:
-    return "none" if value is None else str(value)
+    return "none" if value is None else plain(str(value), LONGEST)
 
 
 CIRCUMSTANCES: dict[str, Callable[[Run], str]] = {

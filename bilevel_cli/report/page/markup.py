@@ -3,6 +3,7 @@
 import html
 from collections.abc import Sequence
 
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show.palette import style
 from bilevel_cli.vocabulary import ENDED_BADLY
@@ -10,7 +11,7 @@ from bilevel_cli.vocabulary import ENDED_BADLY
 
 def escape(value: object) -> str:
     """A value as text in HTML, which neither tags nor ends of attributes in it can leave."""
-    return html.escape(str(value), quote=True)
+    return html.escape(plain(str(value)), quote=True)
 
 
 def breakable(name: str) -> str:

@@ -6,7 +6,8 @@ function from the folder of a run to HTML, or to None where there is nothing to 
 """
 
 import base64
-import html
+import io
+import warnings as python_warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.page.markup import escape
+from bilevel_cli.report.read import bounded, tables
+from bilevel_cli.report.read.bounded import Unread
 
 MOST_BYTES = 4_000_000  # of all pictures together, so that a browser still opens the page
 BINS = 40  # of a histogram
@@ -60,12 +64,9 @@ def found(configurations: Sequence[Configuration]) -> tuple[list[Picture], int]:
 
 def distilled(folder: Path) -> str | None:
     """The picture distilled.png as it is."""
-    path = folder / "distilled.png"
-    if not path.is_file():
+    content = bounded.content(folder / "distilled.png", MOST_BYTES)
+    if content is None:
         return None
-    if path.stat().st_size > MOST_BYTES:
-        return _note("distilled.png is too large to be shown here.")
-    content = path.read_bytes()
     if not content.startswith(PNG):
         return _note("distilled.png is not a PNG file.")
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
@@ -108,7 +109,7 @@ def best_row(folder: Path) -> str | None:
         return None
     row = table[table["best"] == 1].iloc[0].drop("best")
     items = "".join(
-        f"<tr><th scope=row>{html.escape(str(name))}</th><td>{html.escape(_short(value))}</td></tr>"
+        f"<tr><th scope=row>{escape(name)}</th><td>{escape(_short(value))}</td></tr>"
         for name, value in row.items()
     )
     caption = "<figcaption>Hyperparameters of least validation loss</figcaption>"
@@ -122,14 +123,22 @@ def _tried(kind: Callable[[Path], str | None], folder: Path) -> Iterable[str]:
     """The picture, if there is one; a note where its file cannot be read."""
     try:
         text = kind(folder)
-    except (OSError, ValueError) as error:  # pandas' and Unicode's errors are ValueErrors
+    except (Unread, Warning, ValueError) as error:  # errors of pandas and Unicode are ValueErrors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         text = _note(f"The {kind.__name__.replace('_', ' ')} cannot be read: {reason}")
     return [] if text is None else [text]
 
 
 def _table(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path) if path.is_file() else None
+    """A table of the user's own columns; None where there is none."""
+    content = bounded.content(path, tables.MOST_BYTES)
+    if content is None:
+        return None
+    if content.partition(b"\n")[0].count(b",") >= tables.MOST_COLUMNS:
+        raise Unread(f"has more than {tables.MOST_COLUMNS} columns")
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("error")  # as of rows that are longer than the header
+        return pd.read_csv(io.BytesIO(content), index_col=False, low_memory=False)
 
 
 def _numbers(column: "pd.Series[float]") -> NDArray[np.float64]:
@@ -190,7 +199,7 @@ def _plot(label: str, marks: str, left: float, right: float) -> str:
     )
     line = f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
     box = f"0 0 {WIDTH} {HEIGHT + FOOT - 10}"
-    name = html.escape(label, quote=True)
+    name = escape(label)
     return f'<svg viewBox="{box}" role="img" aria-label="{name}">{marks}{line}{ticks}</svg>'
 
 
@@ -199,4 +208,4 @@ def _short(value: object) -> str:
 
 
 def _note(text: str) -> str:
-    return f"<figcaption>{html.escape(text)}</figcaption>"
+    return f"<figcaption>{escape(text)}</figcaption>"

@@ -1,34 +1,37 @@
 """What runs left behind, whole or damaged."""
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from bilevel_cli.errors import UsageError
 from bilevel_cli.records import lock
-from bilevel_cli.records.settings import NOT_SETTINGS, chosen, flat
-from bilevel_cli.report.read import tables
+from bilevel_cli.records.plain import plain
+from bilevel_cli.records.settings import NOT_SETTINGS, chosen
+from bilevel_cli.report.read import bounded, folders, tables
+from bilevel_cli.report.read.bounded import Unread
 from bilevel_cli.vocabulary import (
     COMPLETED,
+    DIVERGED,
     EVAL,
+    FAILED,
     HIGHER_IS_BETTER,
+    INTERRUPTED,
     KILLED,
     LOCK,
     MANIFEST,
     MISSING,
+    OOM,
     RUNNING,
     TRAIN,
 )
 
-
-class NoRuns(UsageError):
-    """No run is there. One may come, where a sweep has just begun."""
+NOTES = ".hydra"  # the folder, in that of a run, of what Hydra noted
+STATUSES = (COMPLETED, RUNNING, INTERRUPTED, FAILED, DIVERGED, OOM)  # that a manifest may have
+LONGEST = 1_000  # letters of an error or a doubt, of which a run writes a few lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +40,14 @@ class Run:
 
     Attributes:
         folder: Where it is.
-        name: What people call it: the path of its folder below the one that was searched.
+        name: What people call it: the path of its folder below the one that was searched, with
+            escapes for letters that are not printed.
         status: That of its manifest; MISSING without one. A run that did not complete is RUNNING
             while a process holds the lock of its folder. It is KILLED where its manifest says
             RUNNING and no process holds the lock.
         error: Why it did not complete; None where it did or nobody knows.
-        settings: The resolved configuration, by dotted names.
+        settings: The resolved configuration, by dotted names. Of a run without a manifest,
+            interpolations stand as Hydra noted them.
         choices: The option that was chosen from each config group, as far as that is known.
         manifest: The whole manifest; empty if missing.
         train: train.csv; no rows without the file.
@@ -65,15 +70,16 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """The seed of its random numbers; None where that is unknown."""
-        return self.settings.get("seed")
+        """The seed of its random numbers; None where that is unknown, or an interpolation."""
+        seed = self.settings.get("seed")
+        return None if isinstance(seed, str) and "${" in seed else seed
 
     @property
     def doubts(self) -> dict[str, str]:
         """Why its numbers may be wrong, as it noted itself: a sentence for each kind of doubt."""
         noted = self.manifest.get("doubts")
         return {
-            plain(str(kind)): plain(doubt["sentence"])
+            plain(str(kind), LONGEST): plain(doubt["sentence"], LONGEST)
             for kind, doubt in (noted.items() if isinstance(noted, dict) else ())
             if isinstance(doubt, dict) and isinstance(doubt.get("sentence"), str)
         }
@@ -91,58 +97,10 @@ def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
         NoRuns: A root has no run in it.
     """
     known = {} if known is None else known
-    found: dict[Path, tuple[Path, str]] = {}
-    for root in roots:
-        if not root.is_dir():
-            raise UsageError(
-                f"A report needs folders of runs, got {root}: there is no such folder."
-            )
-        folders = [folder for folder in _folders(root, set()) if _is_run(folder)]
-        if not folders:
-            raise NoRuns(
-                f"A report needs a folder with runs in it, got {root}: neither it nor a folder "
-                f"below it has a {MANIFEST}, {TRAIN} or {EVAL}. Name a hydra.run.dir or "
-                "hydra.sweep.dir."
-            )
-        for folder in folders:
-            name = _name(folder, root, len(roots) > 1, len(folders) > 1)
-            found.setdefault(folder.resolve(), (folder, name))
-    return [read_one(folder, name, known) for folder, name in found.values()]
-
-
-def _folders(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """A folder and all folders below it but hidden ones. Links are followed, but nowhere twice."""
-    try:
-        place = folder.stat()
-        if (place.st_dev, place.st_ino) in seen:
-            return
-        seen.add((place.st_dev, place.st_ino))
-        inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    except OSError:  # it was deleted meanwhile, or may not be read
-        return
-    yield folder
-    for name in sorted(inside):
-        if not name.startswith("."):
-            yield from _folders(folder / name, seen)
-
-
-def _is_run(folder: Path) -> bool:
-    if any((folder / name).exists() for name in (MANIFEST, TRAIN, EVAL)):
-        return True
-    # A run takes its lock before anything else, and writes the other files once it is built.
-    return (folder / LOCK).exists() and (folder / ".hydra").is_dir()
-
-
-def plain(text: str) -> str:
-    """Text without letters that move the cursor of a terminal, end a line, or are no Unicode."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _name(folder: Path, root: Path, several_roots: bool, several_runs: bool) -> str:
-    if several_roots:
-        return plain(str(folder))
-    alone = folder == root and not several_runs
-    return plain(folder.resolve().name if alone else str(folder.relative_to(root)))
+    skipped: list[str] = []
+    found = [read_one(*one, known) for one in folders.found(roots, skipped)]
+    found[0].warnings[:0] = skipped  # a comparison takes its warnings from its runs
+    return found
 
 
 def read_one(folder: Path, name: str, known: tables.Known) -> Run:
@@ -155,13 +113,13 @@ def read_one(folder: Path, name: str, known: tables.Known) -> Run:
     """
     warnings: list[str] = []
     manifest = _manifest(folder / MANIFEST, warnings)
-    settings = manifest.get("settings")
+    settings, source = manifest.get("settings"), folder / MANIFEST
     if not isinstance(settings, dict):
-        settings = _config(folder / ".hydra" / "config.yaml", warnings)
+        settings, source = _config(folder, warnings), folder / NOTES / "config.yaml"
     try:
-        named = flat(settings) if settings else {}
-    except RecursionError:
-        warnings.append(f"{folder}: its settings are nested too deeply; they count as unknown.")
+        named = bounded.settings_of(settings)
+    except Unread as reason:
+        warnings.append(f"{source}: {reason}; its settings count as unknown.")
         named = {}
     train, evals = (tables.read(folder / name, known, warnings) for name in (TRAIN, EVAL))
     error, patterns = manifest.get("error"), manifest.get("higher_is_better")
@@ -169,9 +127,9 @@ def read_one(folder: Path, name: str, known: tables.Known) -> Run:
         folder,
         name,
         _status(manifest, folder),
-        None if error is None else str(error),
+        None if error is None else plain(str(error), LONGEST),
         named,
-        _choices(manifest, folder),
+        _choices(manifest, folder, warnings),
         manifest,
         train,
         evals,
@@ -181,32 +139,42 @@ def read_one(folder: Path, name: str, known: tables.Known) -> Run:
 
 
 def _manifest(path: Path, warnings: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        warnings.append(f"{path}: no JSON ({error}); its status counts as missing.")
+        manifest = bounded.json_tree(path)
+    except Unread as error:
+        warnings.append(f"{path}: {error}; its status counts as missing.")
         return {}
-    if isinstance(manifest, dict) and isinstance(manifest.get("status"), str):
-        return manifest
-    warnings.append(f"{path}: not the manifest of a run; its status counts as missing.")
-    return {}
-
-
-def _config(path: Path, warnings: list[str]) -> dict[str, Any]:
-    """The settings as Hydra noted them, for a run that has no manifest yet or lost it."""
-    if not path.is_file():
+    if manifest is None:
         return {}
-    from omegaconf import OmegaConf  # here: most runs have a manifest
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("status"), str):
+        warnings.append(f"{path}: not the manifest of a run; its status counts as missing.")
+        return {}
+    if manifest["status"] not in STATUSES:
+        warnings.append(f"{path}: its status is none that a run has; it counts as missing.")
+        return {**manifest, "status": MISSING}
+    return manifest
 
+
+def _config(folder: Path, warnings: list[str]) -> dict[str, Any]:
+    """The settings as Hydra noted them, for a run that has no manifest yet or lost it.
+
+    Interpolations stay as they stand: `${oc.env:TOKEN}` would show a secret of the reader.
+    """
+    found = _noted(folder, "config.yaml", warnings)
+    found = found if isinstance(found, dict) else {}
+    return {key: value for key, value in found.items() if key not in NOT_SETTINGS}
+
+
+def _noted(folder: Path, name: str, warnings: list[str]) -> Any:
+    """What a file of Hydra's notes has; None where there is none, or none that can be read."""
+    path = folder / NOTES / name
     try:
-        settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # a YAML file can raise anything
-        warnings.append(f"{path}: cannot be read ({type(error).__name__}); settings are unknown.")
-        return {}
-    found = settings if isinstance(settings, dict) else {}
-    return {str(key): value for key, value in found.items() if key not in NOT_SETTINGS}
+        if path.parent.is_symlink():
+            raise Unread("is in a folder that is a link, which is not followed")
+        return bounded.yaml_tree(path)
+    except Unread as error:
+        warnings.append(f"{path}: {error}.")
+        return None
 
 
 def _status(manifest: dict[str, Any], folder: Path) -> str:
@@ -219,44 +187,33 @@ def _status(manifest: dict[str, Any], folder: Path) -> str:
     return KILLED if status == RUNNING and held is False else status
 
 
-def _choices(manifest: dict[str, Any], folder: Path) -> dict[str, str]:
+def _choices(manifest: dict[str, Any], folder: Path, warnings: list[str]) -> dict[str, str]:
     """The choices in the manifest; of a run of version 0.1, or without a manifest, Hydra's notes.
 
     Replicas share these notes in the folder above them.
     """
     noted = manifest.get("choices")
-    if noted and isinstance(noted, dict):
-        return chosen(noted)
-    for hydra in (folder / ".hydra", folder.parent / ".hydra"):
-        path = hydra / "hydra.yaml"
-        if path.is_file():
-            break
-    else:
-        return {}
-    try:
-        with path.open("rb") as file:
-            return chosen(_Loader(file).get_single_data()["hydra"]["runtime"]["choices"])
-    except Exception:  # a YAML file can raise anything; classes in the manifest say nearly the same
-        return {}
+    if not noted:
+        noted = _noted(_with_notes(folder, "hydra.yaml"), "hydra.yaml", warnings)
+        for name in ("hydra", "runtime", "choices"):
+            noted = noted.get(name) if isinstance(noted, dict) else None
+    return chosen(noted) if isinstance(noted, dict) else {}
 
 
-def typed(folder: Path) -> list[str]:
+def typed(folder: Path, warnings: list[str]) -> list[str]:
     """The settings that were typed for a run, as Hydra noted them: `task=meta`, `solver.lr=0.1`.
 
     Those of Hydra itself are left out. Replicas share the notes in the folder above them.
+
+    Args:
+        folder: Of the run.
+        warnings: A line is added where they cannot be read.
     """
-    for hydra in (folder / ".hydra", folder.parent / ".hydra"):
-        path = hydra / "overrides.yaml"
-        if path.is_file():
-            break
-    else:
-        return []
-    try:
-        with path.open("rb") as file:
-            return [str(override) for override in _Loader(file).get_single_data()]
-    except Exception:  # a YAML file can raise anything
-        return []
+    noted = _noted(_with_notes(folder, "overrides.yaml"), "overrides.yaml", warnings)
+    return [str(override) for override in noted] if isinstance(noted, list) else []
 
 
-# Both are safe; the one in C is ten times as fast, but PyYAML may have been built without it.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _with_notes(folder: Path, name: str) -> Path:
+    """The folder of a run, or that above it if only that has such a file of Hydra's notes."""
+    own, above = (os.path.lexists(one / NOTES / name) for one in (folder, folder.parent))
+    return folder.parent if above and not own else folder

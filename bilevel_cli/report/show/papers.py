@@ -1,13 +1,16 @@
 """A comparison for other programs: Markdown, LaTeX, CSV."""
 
 import csv
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare.comparison import BEST, Report
 from bilevel_cli.report.compare.configurations import text
 from bilevel_cli.report.costs import columns
-from bilevel_cli.report.read.runs import plain
 from bilevel_cli.report.show import cells, terminal
+from bilevel_cli.report.show.formulas import harmless
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -15,22 +18,29 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-} | {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{letter: f"{{{letter}}}" for letter in "[]*"},  # after the end of a row they are its options
+}
+# An underscore within a word is text already, and stays readable where Markdown is not rendered.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)|^[#+=-]")
 
 
 def markdown(report: Report) -> str:
     """The sentences and the table, the best in bold."""
-    head, *rows = terminal.columns(report)
+    (first, metric, *heads), *rows = terminal.columns(report)
     marked = [
-        (label, f"**{number}**" if row.mark == BEST else number, *others)
+        (_marked_down(label), f"**{number}**" if row.mark == BEST else number, *others)
         for (label, number, *others), row in zip(rows, report.rows, strict=True)
     ]
-    rule = (":---", *(["---:"] * (len(head) - 1)))
-    table = [
-        "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row) + " |"
-        for row in (head, rule, *marked)
-    ]
-    return "\n".join([*report.statements, "", *table])
+    rule = (":---", *(["---:"] * (1 + len(heads))))
+    lines = [(first, _marked_down(metric), *heads), rule, *marked]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([*map(_marked_down, report.statements), "", *table])
+
+
+def _marked_down(text: str) -> str:
+    """Text as Markdown shows it."""
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def latex(report: Report) -> str:
@@ -77,33 +87,36 @@ def escaped(label: str) -> str:
 
 
 def write_latex(report: Report, path: Path) -> None:
-    """Writes the LaTeX table; a letter that UTF-8 does not have becomes a question mark."""
-    path.write_text(latex(report), encoding="utf-8", errors="replace")
+    """Writes the LaTeX table."""
+    path.write_text(latex(report), encoding="utf-8")
 
 
 def write_csv(report: Report, path: Path) -> None:
-    """Writes every number in full, and a column for each option that names configurations."""
+    """Writes every number in full, and a column for each option that names configurations.
+
+    No cell is a formula to a spreadsheet.
+    """
     options = dict.fromkeys(name for one in report.configurations for name in one.differing)
     statuses = sorted({status for row in report.rows for status in row.counts})
     doubts = any(row.doubtful for row in report.rows)
-    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
-            + statuses
-            + ["doubts"] * doubts
-            + [f"mean_{cost}" for cost in columns()]
+    lines: list[Sequence[object]] = [
+        ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
+        + statuses
+        + ["doubts"] * doubts
+        + [f"mean_{cost}" for cost in columns()]
+    ]
+    for row in report.rows:
+        found, configuration = row.estimate, row.configuration
+        lines.append(
+            [configuration.label]
+            + [text(configuration.differing.get(name, "")) for name in options]
+            + [_full(value) for value in (found.value, found.low, found.high)]
+            + [found.n, row.mark, *(row.counts.get(status, 0) for status in statuses)]
+            + [row.doubtful] * doubts
+            + [_full(row.costs.get(name)) for name in columns()]
         )
-        for row in report.rows:
-            found, configuration = row.estimate, row.configuration
-            writer.writerow(
-                [configuration.label]
-                + [text(configuration.differing.get(name, "")) for name in options]
-                + [_full(value) for value in (found.value, found.low, found.high)]
-                + [found.n, row.mark, *(row.counts.get(status, 0) for status in statuses)]
-                + [row.doubtful] * doubts
-                + [_full(row.costs.get(name)) for name in columns()]
-            )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([harmless(cell) for cell in line] for line in lines)
 
 
 def _row(row: list[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.report.read import folders as search
 from bilevel_cli.report.read import runs, tables
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import RUNNING
@@ -44,7 +45,7 @@ def _look(
 ) -> tuple[list[Run], str]:
     try:
         found = runs.read(folders, known)
-    except runs.NoRuns:
+    except search.NoRuns:
         return [], "No run is there yet."
     try:
         return found, show(found)
