@@ -11,7 +11,8 @@ from pandas.api import types
 
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import columns
-from bilevel_cli.data.table.formats import Name, frame_at
+from bilevel_cli.data.table.formats import frame_at
+from bilevel_cli.data.table.name import Name
 from bilevel_cli.errors import UsageError, hint
 from bilevel_cli.records.atomic import replaced
 

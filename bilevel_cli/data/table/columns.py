@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pandas.api import types
 
 from bilevel_cli.data.reading import files
-from bilevel_cli.data.table.formats import Name
+from bilevel_cli.data.table.name import Name
 from bilevel_cli.errors import hint
 
 Column = pd.Series

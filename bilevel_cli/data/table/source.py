@@ -25,7 +25,8 @@ from bilevel_cli.data.base import (
 from bilevel_cli.data.reading.numbering import numbered
 from bilevel_cli.data.table import columns
 from bilevel_cli.data.table.columns import Column
-from bilevel_cli.data.table.formats import Name, frame_at
+from bilevel_cli.data.table.formats import frame_at
+from bilevel_cli.data.table.name import Name
 
 
 class _Pool(NamedTuple):
