@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Parameter(NamedTuple):
@@ -96,6 +96,27 @@ def bases(found: Definition) -> list[Definition]:
     )
     known = (named(base, found.module) for base in plain)
     return [base for base in known if base and isinstance(base.statement, ast.ClassDef)]
+
+
+def attribute(name: str, wanted: str) -> Any:
+    """The literal that a class of this dotted name, or the nearest of its bases, gives a name.
+
+    None where the class is not found, or says nothing of it.
+    """
+    found = definition(name)
+    if found is None or not isinstance(found.statement, ast.ClassDef):
+        return None
+    for one in _family(found):
+        for statement in getattr(one.statement, "body", []):
+            if isinstance(statement, ast.Assign):
+                targets = statement.targets
+            elif isinstance(statement, ast.AnnAssign):
+                targets = [statement.target]
+            else:
+                continue
+            if statement.value is not None and wanted in map(ast.unparse, targets):
+                return ast.literal_eval(statement.value)
+    return None
 
 
 def checks(found: Definition) -> Definition | None:

@@ -6,10 +6,12 @@ Data sets return tensors on the CPU, which a task moves to its device. Nobody wr
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+from bilevel_cli.data.stratification import stratified, stratified_folds
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,14 @@ class Source(abc.ABC):
 
     Raises:
         ValueError: A number is below 1.
+
+    Attributes:
+        benchmark: Whether this is a published set, for comparisons. Experiments may make some of
+            its labels wrong without being asked, and its parts are cut as they always were. Data of
+            one's own are neither: no label changes unasked, and classes are shared out.
     """
+
+    benchmark: ClassVar[bool] = False
 
     def __init__(self, train: int | None, validation: int | None, test: int | None) -> None:
         for name, size in (("train", train), ("validation", validation), ("test", test)):
@@ -106,13 +115,24 @@ class Source(abc.ABC):
             sum(sizes), len(pool.y), "train + validation" + " + test" * (official is None)
         )
         order = torch.randperm(len(pool.y), generator=generator)
-        parts = [pool.take(rows) for rows in torch.split(order[: sum(sizes)], sizes)]
+        parts = [pool.take(rows) for rows in self.parted(order, pool.y, sizes)]
         if official is not None:
             (test,) = shared_out([self.test], len(official.y), SHARES)
             self._require(test, len(official.y), "test")
             order = torch.randperm(len(official.y), generator=generator)
-            parts.append(official.take(order[:test]))
+            parts += [official.take(rows) for rows in self.parted(order, official.y, [test])]
         return Splits(*parts)
+
+    def parted(self, order: Tensor, targets: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+        """The rows of disjoint parts.
+
+        Args:
+            order: The rows to cut, in random order, int64, of shape [m].
+            targets: Of all rows of the source, of shape [n].
+            sizes: Of the parts, with a sum <= m.
+        """
+        del targets
+        return torch.split(order[: sum(sizes)], list(sizes))
 
     def _require(self, wanted: int, available: int, what: str) -> None:
         if wanted > available:
@@ -141,9 +161,25 @@ def shared_out(sizes: Sequence[int | None], available: int, shares: Sequence[int
 
 
 class Examples(Source):
-    """Examples of `num_classes` classes. Args: as `Source`."""
+    """Examples of `num_classes` classes, each with its share of every part. Args: as `Source`."""
 
     num_classes: int
+
+    def parted(self, order: Tensor, targets: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+        if self.benchmark:
+            return super().parted(order, targets, sizes)
+        return stratified(order, targets, sizes)
+
+    def folds(self, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """The fold of each example, from 0 to count - 1, int64, of shape [n].
+
+        Args:
+            labels: Of the examples, int64, of shape [n].
+            count: Number of folds. Their sizes differ by one at most.
+            generator: On the CPU.
+        """
+        order = torch.randperm(len(labels), generator=generator)
+        return order % count if self.benchmark else stratified_folds(order, labels, count)
 
     @property
     def class_names(self) -> list[str]:

@@ -19,6 +19,8 @@ class BreastCancer(TwoClasses):
         test: Number of test examples; all three together at most 569.
     """
 
+    benchmark = True
+
     def read(self) -> tuple[Labelled, Labelled | None]:
         table = shipped.table("breast_cancer.csv", delimiter=",", header=1)
         x = table[:, :-1].to(torch.get_default_dtype())

@@ -36,6 +36,7 @@ class Cifar10(Pixels):
         standardize: As `Pixels`.
     """
 
+    benchmark = True
     num_classes = 10
     names = "airplane automobile bird cat deer dog frog horse ship truck"
     md5 = "c32a1d4ab5d03f1284b67883e8d87530"

@@ -21,6 +21,8 @@ class Diabetes(Regression):
         test: Number of test examples; all three together at most 442.
     """
 
+    benchmark = True
+
     def read(self) -> tuple[Labelled, Labelled | None]:
         dtype = torch.get_default_dtype()
         x = shipped.table("diabetes_data_raw.csv.gz").to(dtype)

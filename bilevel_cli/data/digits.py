@@ -22,6 +22,7 @@ class Digits(Examples, Classes):
         test: Number of test examples; all three together at most 1,797. Classes use every image.
     """
 
+    benchmark = True
     num_classes = 10
 
     def read(self) -> tuple[Labelled, Labelled | None]:

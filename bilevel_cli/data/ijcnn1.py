@@ -33,6 +33,7 @@ class Ijcnn1(TwoClasses):
         test: Number of test examples, possibly 0.
     """
 
+    benchmark = True
     folders: ClassVar[tuple[str, ...]] = ("libsvm",)
     md5: ClassVar[Mapping[str, str]] = {
         "ijcnn1.tr.bz2": "9889c2e9d957dca5304ed2d285f1be6d",

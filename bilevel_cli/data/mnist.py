@@ -27,6 +27,7 @@ class Mnist(Examples):
             that is constant there is only shifted.
     """
 
+    benchmark = True
     num_classes = 10
     folders: ClassVar[tuple[str, ...]] = ("MNIST/raw", "MNIST")
     md5: ClassVar[Mapping[str, str]] = {

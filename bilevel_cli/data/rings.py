@@ -24,6 +24,8 @@ class Rings(Examples):
         test: Number of test examples, or null.
     """
 
+    benchmark = True
+
     def __init__(
         self,
         classes: int,

@@ -152,10 +152,21 @@ class OwnTable(Source):
                 f"{type(self).__name__} needs validation <= {len(marked)}, the rows that column "
                 f"{self.clean!r} calls clean, got {count}. Lower data.validation."
             )
-        rest = torch.cat([unmarked, marked[count:]])
-        train, test = shared_out([self.train, self.test], len(rest), (SHARES[0], SHARES[2]))
-        self._require(train + test, len(rest), "train + test, besides clean rows for validation,")
-        return Splits(*map(rows.take, (rest[:train], marked[:count], rest[len(rest) - test :])))
+        others = len(marked) - count
+        train, test = shared_out(
+            [self.train, self.test], others + len(unmarked), (SHARES[0], SHARES[2])
+        )
+        self._require(
+            train + test,
+            others + len(unmarked),
+            "train + test, besides clean rows for validation,",
+        )
+        checked = min(test, others)  # rows known to be clean that serve for test
+        learned = min(train, len(unmarked) - (test - checked))
+        validation, spare, first = self.parted(marked, rows.y, [count, train - learned, checked])
+        usual, second = self.parted(unmarked, rows.y, [learned, test - checked])
+        parts = torch.cat([usual, spare]), validation, torch.cat([second, first])
+        return Splits(*map(rows.take, parts))
 
     @cached_property
     def _pool(self) -> _Pool:

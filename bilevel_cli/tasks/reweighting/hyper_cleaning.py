@@ -78,11 +78,10 @@ class HyperCleaning(Reweighting):
         self.weights = weights
         self.judge: Judge = CleanExamples()
         if folds is not None:
-            self.judge = self._cross_fit(folds, outer_batch_size, generator)
+            fold = data.folds(self.train.y.cpu(), folds, generator)
+            self.judge = self._cross_fit(fold, folds, outer_batch_size)
 
-    def _cross_fit(
-        self, count: int, outer_batch_size: int | None, generator: torch.Generator
-    ) -> Folds:
+    def _cross_fit(self, fold: Tensor, count: int, outer_batch_size: int | None) -> Folds:
         """Makes an episode of each fold, in which all examples are judged."""
         x, y = self.train.x, self.train.y
         if len(y) < len(self.test.y):
@@ -94,8 +93,7 @@ class HyperCleaning(Reweighting):
         self.validation_blocks = Blocks({"x": x, "y": y, "index": rows}, outer_batch_size)
         self.episodes, self.blocks = count, None
         self.statement = f"Examples: {len(y)}{self.wrong}, in {count} folds."
-        fold = (torch.randperm(len(y), generator=generator) % count).to(y.device)
-        return Folds(fold, count, self.weights.name)
+        return Folds(fold.to(y.device), count, self.weights.name)
 
     def init_outer(self, generator: torch.Generator) -> Params:
         weights = self.weights.init(len(self.train.y))
