@@ -6,9 +6,10 @@ Data sets return tensors on the CPU, which a task moves to its device. Nobody wr
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel_cli.data.stratification import stratified, stratified_folds
@@ -85,6 +86,14 @@ class Source(abc.ABC):
     def statement(self) -> str:
         """How the data were read, in one line; empty where there was nothing to decide."""
         return ""
+
+    def names_of(self, index: Tensor) -> NDArray[Any]:
+        """What results call examples: their numbers, unless the source has names for them.
+
+        Args:
+            index: Of `Labelled`, of shape [n].
+        """
+        return index.cpu().numpy()
 
     @abc.abstractmethod
     def read(self) -> tuple[Labelled, Labelled | None]:

@@ -182,11 +182,14 @@ def test_fields_may_be_separated_by_tabs(tmp_path: Path) -> None:
     )
 
 
-def test_rows_bear_their_place_in_the_file_or_the_number_in_a_column(tmp_path: Path) -> None:
+def test_results_call_rows_by_their_place_in_the_file_or_by_a_column(tmp_path: Path) -> None:
     path = written(tmp_path, rows().assign(case=100 - 3 * np.arange(20)))
     plain, named = own(path, drop=["case"]), own(path, row_id="case")
     for part, same in zip(plain.splits(seeded(0)), named.splits(seeded(0)), strict=True):
-        assert torch.equal(same.index, 100 - 3 * part.index)
+        assert torch.equal(same.index, part.index)
+        assert plain.names_of(part.index).tolist() == part.index.tolist()
+        cases = [str(100 - 3 * number) for number in part.index.tolist()]
+        assert named.names_of(same.index).tolist() == cases
         assert torch.equal(part.x, same.x)
         assert torch.equal(part.y, part.index % 2)
 
@@ -266,7 +269,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
         ({"target": "colur"}, "got colur. Did you mean 'colour'? It has age, colour, churn."),
         ({"target": None}, "needs target to be a column"),
         ({"drop": ["ag"]}, "needs drop to be a column"),
-        ({"row_id": "colour"}, "needs distinct whole numbers in column 'colour'"),
+        ({"row_id": "colour"}, "needs a value of its own for each row in column 'colour'"),
         ({"row_id": "age"}, "got '1' in row 9"),  # as in row 7: (7 - 8)^2 = (9 - 8)^2
         ({"max_levels": 2}, "at most 2 levels in a column of texts, got 3 in 'colour'"),
         ({"target": "age", "max_levels": 3}, "Use data=regression_table for a real target"),

@@ -159,18 +159,19 @@ def _days(column: Column, name: Name) -> Column | None:
     return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
 
 
-def row_numbers(column: Column, name: Name) -> NDArray[np.int64]:
-    """The values of a column that numbers the rows, of shape [n].
+def row_names(column: Column, name: Name) -> NDArray[np.object_]:
+    """The values of a column that names the rows, as texts, of shape [n].
 
     Raises:
-        ValueError: They are not distinct whole numbers.
+        ValueError: A value is missing, or there twice.
     """
     refuse_missing(column, name)
-    if not types.is_integer_dtype(column.dtype) or column.duplicated().any():
-        twice = column.duplicated().to_numpy()
-        rows = twice if twice.any() else np.ones(len(column), dtype=bool)
-        raise bad(column, rows, "distinct whole numbers", name)
-    return column.to_numpy(np.int64, copy=True)
+    if types.is_float_dtype(column.dtype) and (column % 1 == 0).all():
+        column = column.map("{:.0f}".format)  # 7, which a gap once made 7.0
+    names = column.map(str)
+    if (twice := names.duplicated().to_numpy()).any():
+        raise bad(column, twice, "a value of its own for each row", name)
+    return names.to_numpy(object)
 
 
 def marks(column: Column, name: Name) -> NDArray[np.bool_]:

@@ -5,11 +5,12 @@ import math
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from pandas.api import types
 from torch import Tensor
 
@@ -37,6 +38,7 @@ class _Pool(NamedTuple):
         scaled: Which features are to be standardised, boolean, of shape [features].
         clean: Which rows are known to be clean, boolean, of shape [n], or None.
         class_names: Of the classes; empty for a real target.
+        names: Of the rows, texts, of shape [n], or None.
         statement: What became of the columns.
     """
 
@@ -44,6 +46,7 @@ class _Pool(NamedTuple):
     scaled: Tensor
     clean: Tensor | None
     class_names: list[str]
+    names: NDArray[np.object_] | None
     statement: str
 
 
@@ -59,7 +62,8 @@ class OwnTable(Source):
         date        year-month-day, perhaps with a time: days since 1970, then as a number
         left out    of one value alone, or numbering the rows
 
-    Rows are numbered from 0, the first after the header, unless `row_id` names a column of numbers.
+    Rows are numbered from 0, the first after the header. Results call them by the column `row_id`
+    if there is one. An index that pandas left in a Parquet file is no input.
 
     Args:
         path: Of the file.
@@ -68,7 +72,8 @@ class OwnTable(Source):
         validation: Number of validation rows, or null; with `clean`, null for all clean rows.
         test: Number of test rows, or null. Nulls share what the others leave, as 60 : 20 : 20.
         drop: Columns to leave out.
-        row_id: A column of distinct whole numbers by which results name the rows, or null.
+        row_id: A column that has another value in each row, by which results name the rows; or
+            null for their numbers. It may be an index of pandas.
         clean: A column of booleans, or of 0 and 1, that says which rows are known to be clean, or
             null. Validation rows are drawn from these; others of them serve for test before they
             serve for training.
@@ -131,6 +136,10 @@ class OwnTable(Source):
         std, mean = torch.where(scaled & (std > 0), std, 1), torch.where(scaled, mean, 0)
         return Splits(*(_finished(replace(part, x=(part.x - mean) / std)) for part in parts))
 
+    def names_of(self, index: Tensor) -> NDArray[Any]:
+        names = self._pool.names
+        return super().names_of(index) if names is None else names[index.cpu().numpy()]
+
     @property
     def statement(self) -> str:
         return self._pool.statement
@@ -172,16 +181,18 @@ class OwnTable(Source):
     def _pool(self) -> _Pool:
         who, file = type(self).__name__, self._name
         frame = frame_at(self.path, who, self.separator, self.missing, self.max_megabytes)
+        levels = [str(level) for level in frame.index.names if level is not None]
+        frame = frame.reset_index(drop=not levels)
 
         def column(setting: str, title: str | None) -> Column:
             return columns.column_of(frame, setting, title, file)
 
         target = column("target", self.target)
         dropped = columns.known(frame, "drop", self.drop, file)
-        inputs = frame.drop(columns=[str(target.name), *dropped])
-        index, clean = np.arange(len(frame)), None
+        inputs = frame.drop(columns=[str(target.name), *dropped, *levels])
+        names, clean = None, None
         if self.row_id is not None:
-            index = columns.row_numbers(column("row_id", self.row_id), file)
+            names = columns.row_names(column("row_id", self.row_id), file)
             inputs = inputs.drop(columns=self.row_id, errors="ignore")
         if self.clean is not None:
             clean = torch.from_numpy(columns.marks(column("clean", self.clean), file))
@@ -194,9 +205,11 @@ class OwnTable(Source):
                 f"{who} needs a column to predict {self.target!r} from, got none that "
                 f"varies in {self.path}. Add columns, or drop fewer."
             )
-        rows = Labelled(torch.from_numpy(encoded.x), y, torch.from_numpy(index))
-        statement = f"{Path(file.path).name}: {len(frame)} rows, {encoded.statement}."
-        return _Pool(rows, torch.tensor(encoded.scaled), clean, class_names, statement)
+        rows = Labelled(torch.from_numpy(encoded.x), y, torch.arange(len(frame)))
+        unused = [repr(level) for level in levels if level != self.row_id]
+        index = f"; its index {', '.join(unused)} is no input" if unused else ""
+        statement = f"{Path(file.path).name}: {len(frame)} rows, {encoded.statement}{index}."
+        return _Pool(rows, torch.tensor(encoded.scaled), clean, class_names, names, statement)
 
 
 def _filled(part: Labelled, train: Labelled) -> Labelled:

@@ -98,6 +98,7 @@ class Reweighting(Task):
             f"{len(validation.y)} for validation; {len(test.y)} for test."
         )
         self.l2, self.class_names = l2, np.array(data.class_names)
+        self.names = data.names_of(train.index)
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         self._start = self.model.init(generator)
@@ -176,19 +177,22 @@ class Reweighting(Task):
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `weights.csv`, the most suspicious examples first.
 
-        Columns: index of the example in its source, weight, label as trained on, flag 1 where the
-        noise flagged it, and the label that the classifier suggests.
+        Columns: index, which is what the source calls the example, weight, label as trained on,
+        flag 1 where the noise flagged it, and the label that the classifier suggests. Examples of
+        one weight are in the order of their source.
         """
         import pandas as pd  # here: a run does not wait for it
 
         path = directory / "weights.csv"
+        weights = self.example_weights(outer, inner).cpu().numpy()
         columns = {
-            "index": self.train.index.cpu().numpy(),
-            "weight": self.example_weights(outer, inner).cpu().numpy(),
+            "index": self.names,
+            "weight": weights,
             "label": self.class_names[self.train.y.cpu().numpy()],
         }
         if self.flag is not None:
             columns["flag"] = self.flag.int().cpu().numpy()
         columns["suggested"] = self.class_names[self.suggested(inner).cpu().numpy()]
-        pd.DataFrame(columns).sort_values(["weight", "index"]).to_csv(path, index=False)
+        order = np.lexsort((self.train.index.cpu().numpy(), weights))
+        pd.DataFrame(columns).iloc[order].to_csv(path, index=False)
         return [path]

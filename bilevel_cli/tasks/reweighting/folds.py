@@ -112,8 +112,8 @@ class Folds(Judge):
     def save(self, task: Reweighting, directory: Path, inner: Params) -> list[Path]:
         """Writes `probabilities.csv`: of each example, what its classifier expects.
 
-        Columns: index of the example in its source, fold, and the probability of each class by the
-        classifier that has not seen the example, in the order of the examples in their source.
+        Columns: index, which is what the source calls the example, fold, and the probability of
+        each class by the classifier that has not seen the example, in the order of the source.
         """
         import pandas as pd  # here: a run does not wait for it
 
@@ -121,8 +121,8 @@ class Folds(Judge):
         expected = self.probabilities(task, inner).cpu().numpy()
         table = pd.DataFrame(expected, columns=task.class_names)
         table.insert(0, "fold", self.fold.cpu().numpy(), allow_duplicates=True)
-        table.insert(0, "index", task.train.index.cpu().numpy(), allow_duplicates=True)
-        order = np.argsort(table.iloc[:, 0].to_numpy())
+        table.insert(0, "index", task.names, allow_duplicates=True)
+        order = np.argsort(task.train.index.cpu().numpy())
         table.iloc[order].to_csv(path, index=False, float_format="%.6g")
         return [path]
 
