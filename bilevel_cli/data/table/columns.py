@@ -10,18 +10,21 @@ from pandas.api import types
 
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table.name import Name
+from bilevel_cli.data.table.parquet import NoScalar
 from bilevel_cli.errors import hint
 
 Column = pd.Series
+DAY = pd.Timedelta(days=1)
 
 
 class Feature(NamedTuple):
     """What one column becomes.
 
     Attributes:
-        kind: "number", "date", "boolean" or "category".
-        values: Shape [n, features]. For a number or a date the first feature is its value, NaN
-            where it is missing; the second, if there is one, says where it is missing.
+        kind: "number", "date", "duration", "boolean" or "category".
+        values: Shape [n, features]. For a number, a date or a duration (both in days) the first
+            feature is its value, NaN where it is missing; the second, if there is one, says where
+            it is missing.
     """
 
     kind: str
@@ -30,7 +33,7 @@ class Feature(NamedTuple):
     @property
     def scaled(self) -> list[bool]:
         """Which of the features are amounts, to be standardised."""
-        amount = self.kind in ("number", "date")
+        amount = self.kind in ("number", "date", "duration")
         return [amount and position == 0 for position in range(self.values.shape[1])]
 
 
@@ -98,8 +101,10 @@ def feature_of(column: Column, name: Name, max_levels: int) -> Feature | None:
     Args: as `encoded`.
 
     Raises:
-        ValueError: A number is infinite, a date is none, or a category has too many levels.
+        ValueError: A number is infinite, a date is none, a category has too many levels, or the
+            values are lists or the like.
     """
+    refuse_no_scalars(column, name)
     absent = column.isna().to_numpy()
     if types.is_bool_dtype(column.dtype) and not absent.any():
         feature = Feature("boolean", column.to_numpy(bool)[:, None])
@@ -107,6 +112,8 @@ def feature_of(column: Column, name: Name, max_levels: int) -> Feature | None:
         if not absent.any() and len(column) > 2 and (column.diff()[1:] == 1).all():
             return None  # numbers the rows
         feature = _amount("number", column, absent, name)
+    elif types.is_timedelta64_dtype(column.dtype):
+        feature = _amount("duration", in_days(column), absent, name)
     elif (days := _days(column, name)) is not None:
         feature = _amount("date", days, absent, name)
     else:
@@ -145,6 +152,11 @@ def _odd(column: Column) -> str:
     return f"{but} {str(some.iloc[0])[:40]!r} in row {some.index[0]}"
 
 
+def in_days(column: Column) -> Column:
+    """Durations in days; other columns as they are."""
+    return column.dt.total_seconds() / 86400 if types.is_timedelta64_dtype(column.dtype) else column
+
+
 def _days(column: Column, name: Name) -> Column | None:
     """Days since 1970 of a column of dates; None for others."""
     present = column.dropna()
@@ -156,7 +168,8 @@ def _days(column: Column, name: Name) -> Column | None:
     moments = pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True)
     if len(moments.dropna()) < len(present):
         raise bad(column, (moments.isna() & column.notna()).to_numpy(), "dates", name)
-    return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    # Parsed from a text, 1970 has microseconds: in nanoseconds there is no year 9999.
+    return (moments - pd.Timestamp("1970-01-01", tz="UTC")) / DAY
 
 
 def row_names(column: Column, name: Name) -> NDArray[np.object_]:
@@ -199,6 +212,16 @@ def refuse_missing(column: Column, name: Name) -> None:
         )
 
 
+def refuse_no_scalars(column: Column, name: Name) -> None:
+    """Raises ValueError if the values are lists, maps, structs or bytes."""
+    first = column.iloc[0]
+    if isinstance(first, NoScalar):
+        raise ValueError(
+            f"{name.who} needs numbers, texts, dates or booleans in column {column.name!r} of "
+            f"{name.path}, got {first.kind[:60]}. Leave it out by 'data.drop=[{column.name}]'."
+        )
+
+
 def bad(column: Column, where: NDArray[Any], what: str, name: Name) -> ValueError:
     """The error of a column that has other values than it should.
 
@@ -219,9 +242,11 @@ def column_of(frame: pd.DataFrame, setting: str, title: str | None, name: Name) 
     """The column that a setting names.
 
     Raises:
-        ValueError: There is none of that name, or the setting is null.
+        ValueError: There is none of that name, the setting is null, or the values are lists or
+            the like.
     """
     (found,) = known(frame, setting, [title], name)
+    refuse_no_scalars(frame[found], name)
     return frame[found]
 
 

@@ -257,7 +257,8 @@ class RegressionTable(OwnTable, Regression):
         return Splits(*(replace(part, y=(part.y - mean) / std) for part in parts))
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
-        numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        amounts = pd.to_numeric(columns.in_days(column), errors="coerce")
+        numbers = amounts.to_numpy(np.float64, na_value=np.nan)
         if types.is_bool_dtype(column.dtype) or not np.isfinite(numbers).all():
             raise columns.bad(
                 column, ~np.isfinite(numbers), "finite numbers as targets", self._name
