@@ -28,6 +28,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from benchmarks import results
 from benchmarks.label_tables import TABLES, TARGET, Flipped
+from bilevel_cli.data.table.dialect import PLAIN
 from bilevel_cli.labels import own_file
 from bilevel_cli.labels.examine import examine
 
@@ -64,7 +65,7 @@ def ours(flipped: Flipped, seed: int) -> dict[str, Any]:
         path = Path(place) / "table.csv"
         flipped.frame.to_csv(path, index=False)
         since = time.perf_counter()
-        wanted = own_file.Wanted(path, TARGET, None, (), ",", 5, seed)
+        wanted = own_file.Wanted(path, TARGET, None, (), PLAIN, 5, seed)
         found = examine(wanted, own_file.read(wanted), Path(place) / "run", lambda what: None)
         seconds = time.perf_counter() - since
     named = found.columns["label_suspect"].to_numpy() == 1

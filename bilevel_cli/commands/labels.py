@@ -1,6 +1,7 @@
 """The bilevel-labels command: which labels of a table are probably wrong."""
 
 import argparse
+import functools
 import os
 import shutil
 import sys
@@ -63,22 +64,55 @@ def parser() -> argparse.ArgumentParser:
         "--folds", type=int, default=5, metavar="K", help="parts that judge one another; default: 5"
     )
     add("--seed", type=int, default=0, help="of the folds and the classifiers; default: 0")
-    add("--separator", default=",", metavar="C", help="between fields of a CSV file; default: ,")
+    _add_dialect(found.add_argument_group("how the table is written (messages propose these)"))
     add("--version", action="version", version=f"bilevel-labels {__version__}")
     return found
 
 
+def _add_dialect(group: argparse._ArgumentGroup) -> None:
+    """The options that are settings of `data=table`; those not given keep their defaults."""
+    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
+    add("--separator", metavar="C", help="between fields of a CSV file; default: ,")
+    add("--encoding", metavar="NAME", help="of a CSV file, such as cp1252; default: utf-8")
+    add("--decimal", metavar="C", help="decimal sign of numbers, . or ,; default: .")
+    add("--thousands", metavar="C", help="between their thousands; default: none")
+    add(
+        "--sign",
+        dest="signs",
+        metavar="SIGN",
+        action="append",
+        help="to be removed from numbers; repeatable",
+    )
+    add(
+        "--negatives",
+        action="append",
+        metavar="HOW",
+        help="other than -1: parentheses, trailing or typographic; repeatable",
+    )
+    add("--dates", metavar="ORDER", help="year_first, day_first or month_first")
+    add("--missing", action="append", metavar="TEXT", help="means a missing value; repeatable")
+    add(
+        "--keep-na",
+        dest="keep_default_na",
+        action="store_false",
+        help="NA, None, null, ... may be labels, and no missing values",
+    )
+    add("--text", action="append", metavar="COLUMN", help="to be read as texts; repeatable")
+
+
 def _labels(arguments: argparse.Namespace) -> None:
     # Here and not above: --help waits neither for torch nor for pandas.
+    from bilevel_cli.data.table.dialect import PLAIN
     from bilevel_cli.labels import own_file, rows_page, show_rows
     from bilevel_cli.labels.examine import examine
 
+    dialect = PLAIN.with_(**vars(arguments))
     wanted = own_file.Wanted(
         arguments.table,
         arguments.target,
         arguments.id,
         tuple(arguments.drop),
-        arguments.separator,
+        dialect,
         arguments.folds,
         arguments.seed,
     )
@@ -93,7 +127,7 @@ def _labels(arguments: argparse.Namespace) -> None:
     print("\n".join(notes), end="\n\n")
     print(show_rows.table(rows[: arguments.top], width))
     if arguments.out:
-        own_file.write(own, finding.columns, arguments.separator, arguments.out)
+        own_file.write(own, finding.columns, dialect, arguments.out)
     if arguments.html:
         text = rows_page.html(title, notes, rows, arguments.target)
         with replaced(arguments.html) as partial:

@@ -94,7 +94,13 @@ def _config(wanted: Wanted, own: OwnFile) -> DictConfig:
         return str(text).replace("${", r"\${")  # a name, and no reference to a setting
 
     config.data.path = literal(wanted.path.absolute())
-    config.data.target, config.data.separator = literal(wanted.target), wanted.separator
+    config.data.target = literal(wanted.target)
+    for setting, value in vars(wanted.dialect).items():
+        plain = isinstance(value, bool | None)
+        many = isinstance(value, tuple)
+        config.data[setting] = (
+            [literal(one) for one in value] if many else value if plain else literal(value)
+        )
     unused = [*wanted.drop, *([wanted.row_id] if wanted.row_id else []), *own.left_out]
     config.data.drop = [literal(title) for title in unused if title != wanted.target]
     config.seed, config.task.folds = wanted.seed, wanted.folds

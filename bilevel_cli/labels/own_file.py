@@ -1,7 +1,6 @@
 """The user's file: what it says, what a run can read of it, and the file with columns added."""
 
-import csv
-import io
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,10 @@ from pandas.api import types
 
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import columns
-from bilevel_cli.data.table.formats import frame_at
-from bilevel_cli.data.table.name import Name
+from bilevel_cli.data.table.dialect import Dialect
+from bilevel_cli.data.table.formats import Written, as_written, frame_at, is_csv
+from bilevel_cli.data.table.name import Name, Value
+from bilevel_cli.data.table.proposals import Roles
 from bilevel_cli.errors import UsageError, hint
 from bilevel_cli.records.atomic import replaced
 
@@ -32,7 +33,7 @@ class Wanted:
         target: The column of labels.
         row_id: A column by which the rows are named, or None for the numbers of the rows, from 0.
         drop: Columns that say nothing of the label.
-        separator: Between the fields of a CSV file.
+        dialect: How the values of the table are written.
         folds: Parts of the rows that are judged by classifiers of the others.
         seed: Of the folds and the classifiers.
     """
@@ -41,7 +42,7 @@ class Wanted:
     target: str
     row_id: str | None
     drop: tuple[str, ...]
-    separator: str
+    dialect: Dialect
     folds: int
     seed: int
 
@@ -56,12 +57,30 @@ class OwnFile:
         header: The names of the columns as they stand in the file.
         left_out: The columns that do not serve as inputs, with the reason, besides those dropped.
         rare: The classes with fewer rows than folds, with their numbers of rows.
+        trimmed: How many labels have blanks at their ends, which do not count.
+        encoding: Of a CSV file.
     """
 
     text: pd.DataFrame
     header: list[str]
     left_out: dict[str, str]
     rare: dict[str, int]
+    trimmed: int
+    encoding: str
+
+
+OPTIONS = {"signs": "sign", "keep_default_na": "keep-na"}  # called otherwise than settings
+
+
+def option(setting: str, value: Value) -> str:
+    """A setting as an option of bilevel-labels, for a shell."""
+    name = OPTIONS.get(setting, setting)
+    match value:
+        case bool() | None:
+            return f"--{name}"
+        case str():
+            return shlex.quote(f"--{name}={value}".replace("\t", "\\t"))
+    return " ".join(shlex.quote(f"--{name}={one}") for one in value)
 
 
 def read(wanted: Wanted) -> OwnFile:
@@ -70,23 +89,22 @@ def read(wanted: Wanted) -> OwnFile:
     Raises:
         UsageError: A column is not there, the target is none of classes, or there are few rows.
     """
-    name = Name(WHO, str(wanted.path))
-    if len(wanted.separator) != 1:
-        raise UsageError(f"--separator needs one character, got {wanted.separator!r}.")
+    name = Name(WHO, str(wanted.path), option)
     if not wanted.path.is_file():
         raise UsageError(
             f"bilevel-labels needs a file, got {wanted.path}, which is none. Correct the path."
         )
     try:
-        frame = frame_at(name.path, WHO, wanted.separator, [], MAX_MEGABYTES)
+        roles = Roles(wanted.target, True, (wanted.row_id, *wanted.drop))
+        frame = frame_at(name.path, name, wanted.dialect, roles, MAX_MEGABYTES)
     except ValueError as error:
-        raise UsageError(str(error).replace("data.separator=...", "--separator")) from error
+        raise UsageError(str(error)) from error
     frame.columns = frame.columns.map(str)
     chosen = {"--target": wanted.target, "--id": wanted.row_id}
-    for option, title in [*chosen.items(), *(("--drop", title) for title in wanted.drop)]:
+    for which, title in [*chosen.items(), *(("--drop", title) for title in wanted.drop)]:
         if title is not None and title not in frame.columns:
             raise UsageError(
-                f"{option} needs a column of {wanted.path}, got {title!r}"
+                f"{which} needs a column of {wanted.path}, got {title!r}"
                 f"{hint(title, frame.columns)} It has {', '.join(frame.columns[:20])}"
                 f"{', ...' * (len(frame.columns) > 20)}."
             )
@@ -99,30 +117,42 @@ def read(wanted: Wanted) -> OwnFile:
             f"{WHO} needs at least {FEWEST_ROWS} rows, got {len(frame)} in {wanted.path}: fewer "
             "cannot tell a wrong label from a rare one."
         )
-    rare = _rare(frame[wanted.target], wanted)
+    labels, trimmed = columns.trimmed(frame[wanted.target])
+    rare = _rare(labels, wanted, name)
     apart = {wanted.target, wanted.row_id, *wanted.drop}
     left_out = {}
     for title in frame.columns:
         if title in apart:
             continue
         try:
-            columns.feature_of(frame[title], name, MAX_LEVELS)
+            columns.feature_of(frame[title], name, wanted.dialect.text, MAX_LEVELS)
         except ValueError:
             numeric = types.is_numeric_dtype(frame[title].dtype)
             reason = f"{frame[title].nunique():,} different texts"
             left_out[title] = "infinite numbers" if numeric else reason
-    text, header = _as_written(wanted, frame)
-    return OwnFile(text, header, left_out, rare)
+    written = _as_written(wanted, name)
+    if written is None:
+        written = Written(frame, list(frame.columns), wanted.dialect.encoding)
+    return OwnFile(written.fields, written.header, left_out, rare, trimmed, written.encoding)
 
 
-def _rare(target: pd.Series, wanted: Wanted) -> dict[str, int]:
+def _as_written(wanted: Wanted, name: Name) -> Written | None:
+    """A CSV file with every value as it stands: 007 stays 007. None for other files."""
+    content = files.content(wanted.path, WHO, MAX_MEGABYTES)
+    return as_written(content, name, wanted.dialect) if is_csv(content) else None
+
+
+def _rare(target: pd.Series, wanted: Wanted, table: Name) -> dict[str, int]:
     """The classes with fewer rows than folds. Refuses what is no target of classes."""
     name = f"column {wanted.target!r} of {wanted.path}"
     missing = np.flatnonzero(target.isna())
     if len(missing):
+        written = _as_written(wanted, table)
+        labels = None if written is None else written.fields[wanted.target]
+        way_out = columns.way_out_of_missing(target.isna().to_numpy(), labels, table)
         raise UsageError(
             f"{WHO} needs a label in every row, got none in {len(missing)} rows of {name}, such "
-            f"as {', '.join(map(str, missing[:5]))}, counted from 0. Fill them in or remove them."
+            f"as {', '.join(map(str, missing[:5]))}, counted from 0. {way_out}"
         )
     counts = target.map(str).value_counts()
     if len(counts) == 1:
@@ -145,34 +175,13 @@ def _rare(target: pd.Series, wanted: Wanted) -> dict[str, int]:
     return {str(label): int(count) for label, count in rare.items()}
 
 
-def _as_written(wanted: Wanted, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The table with every value as the file has it: 007 stays 007, and an empty field empty.
-
-    The second entry is the header.
-    """
-    content = files.content(wanted.path, WHO, MAX_MEGABYTES)
-    if content[:4] == b"PAR1":
-        return frame, list(frame.columns)
-    lines = io.StringIO(content.decode("utf-8-sig"), newline="")
-    header = next(fields for fields in csv.reader(lines, delimiter=wanted.separator) if fields)
-    text = pd.read_csv(
-        io.BytesIO(content),
-        sep=wanted.separator,
-        encoding="utf-8-sig",
-        dtype=str,
-        keep_default_na=False,
-        index_col=False,
-    )
-    return text, header
-
-
-def write(own: OwnFile, added: pd.DataFrame, separator: str, path: Path) -> None:
-    """Writes the table with columns added, as CSV.
+def write(own: OwnFile, added: pd.DataFrame, dialect: Dialect, path: Path) -> None:
+    """Writes the table with columns added, as CSV, with every value as it was.
 
     Args:
         own: The table.
         added: The columns ADDED, of n rows.
-        separator: Between the fields.
+        dialect: Of the table.
         path: The file.
 
     Raises:
@@ -180,5 +189,10 @@ def write(own: OwnFile, added: pd.DataFrame, separator: str, path: Path) -> None
     """
     with replaced(path) as partial:
         pd.concat([own.text, added.round({"confidence": 4})], axis=1).to_csv(
-            partial, index=False, sep=separator, header=[*own.header, *ADDED]
+            partial,
+            index=False,
+            sep=dialect.separator,
+            decimal=dialect.decimal,
+            encoding=own.encoding,
+            header=[*own.header, *ADDED],
         )

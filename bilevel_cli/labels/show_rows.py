@@ -77,6 +77,8 @@ def notes(own: OwnFile, finding: Finding) -> list[str]:
             "The classes overlap in these columns: many labels cannot be called right or wrong, "
             "and the true number may well be higher."
         )
+    if own.trimmed:
+        found.append(f"{own.trimmed} labels have blanks at their ends, which do not count.")
     for label, count in own.rare.items():
         found.append(f"Class {label!r} has {count} rows, fewer than folds: they are not judged.")
     for title, reason in own.left_out.items():

@@ -15,6 +15,7 @@ from commands import exit_code
 from omegaconf import DictConfig
 
 from bilevel_cli.commands import labels
+from bilevel_cli.data.table.dialect import PLAIN
 from bilevel_cli.labels import forests
 from bilevel_cli.labels.examine import judge
 from bilevel_cli.labels.own_file import Wanted, read
@@ -119,7 +120,7 @@ def test_a_rare_class_is_named_and_no_suspect(tmp_path: Path) -> None:
     frame.loc[[5, 77], "churn"] = "died"
     path = tmp_path / "my.csv"
     frame.to_csv(path, index=False)
-    assert read(Wanted(path, "churn", "code", ("note",), ",", 3, 0)).rare == {"died": 2}
+    assert read(Wanted(path, "churn", "code", ("note",), PLAIN, 3, 0)).rare == {"died": 2}
 
     names = np.array(["died", "no", "yes"], dtype=object)
     given = pd.Categorical(frame.churn, list(names)).codes.astype(np.int64)
@@ -252,5 +253,5 @@ def test_a_column_of_many_texts_is_left_out_and_named(tmp_path: Path) -> None:
     frame, _ = customers()
     path = tmp_path / "my.csv"
     frame.assign(email=[f"x{i}@y" for i in range(200)]).to_csv(path, index=False)
-    own = read(Wanted(path, "churn", None, (), ",", 5, 0))
+    own = read(Wanted(path, "churn", None, (), PLAIN, 5, 0))
     assert own.left_out == {"email": "200 different texts"}

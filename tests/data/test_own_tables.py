@@ -13,16 +13,15 @@ import pytest
 import standins
 import torch
 from configs import composed
-from data_files import Trap, bounded, built, message
+from data_files import Trap, bounded, message
+from own_tables import everything, own, written
 from problems import seeded
 from runners import runner_in
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from torch import Tensor
 
-from bilevel_cli.data.base import Source
-from bilevel_cli.data.table import OwnTable, RegressionTable, Table
+from bilevel_cli.data.table import RegressionTable
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
@@ -36,26 +35,6 @@ def rows(count: int = 20) -> pd.DataFrame:
             "churn": np.array(["no", "yes"])[numbers % 2],
         }
     )
-
-
-def own(path: Path | None, cls: type[OwnTable] = Table, **settings: Any) -> Any:
-    chosen = {"path": path and str(path), "target": "churn", "max_megabytes": 1.0} | settings
-    return built(cls, "table", **chosen)
-
-
-def written(folder: Path, content: "str | bytes | pd.DataFrame", name: str = "my.csv") -> Path:
-    path = folder / name
-    if isinstance(content, pd.DataFrame):
-        content = content.to_csv(index=False)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def everything(data: Source) -> Tensor:
-    """All rows of all parts, in the order of their numbers."""
-    parts = data.splits(seeded(0))
-    order = torch.cat([part.index for part in parts]).argsort()
-    return torch.cat([part.x for part in parts])[order]
 
 
 def test_a_table_becomes_what_scikit_learn_makes_of_its_training_part(tmp_path: Path) -> None:
@@ -143,7 +122,7 @@ def test_categories_have_a_level_for_missing_values(tmp_path: Path) -> None:
 
 def test_texts_may_be_declared_to_mean_missing(tmp_path: Path) -> None:
     path = written(tmp_path, rows().assign(age=["?", *map(str, range(0, 38, 2))]))
-    assert "numbers but for '?' in row 0" in message(own(path, max_levels=5).read)
+    assert "numbers but for '?'" in message(own(path, max_levels=5).read)
     x = everything(own(path, missing=["?"], max_levels=5))
     assert x[:, 1].nonzero()[:, 0].tolist() == [0]
 
@@ -224,10 +203,10 @@ CSV = rows().to_csv(index=False)
         (CSV.replace("green", '"green', 1), "unexpected end of data"),
         (CSV.replace("green", '"gr"een', 1), "line 3: ',' expected after '\"'"),
         (CSV.replace("green", "gr\0een", 1), "line 3 holds a NUL byte"),
-        (CSV.encode("utf-16"), "line 1 holds a NUL byte"),
+        (CSV.encode("utf-16"), "line 1 is not UTF-8, but utf-16 reads 'age,colour,churn'"),
         (CSV.replace("green", "vert\xe9", 1).encode("latin1"), "line 3 is not UTF-8"),
         (CSV.replace("age,", "churn,"), "two columns are called 'churn'"),
-        (CSV.replace(",", ";"), "one column alone, 'age;colour;churn'; set data.separator"),
+        (CSV.replace(",", ";"), "one column alone, 'age;colour;churn', but ';' reads 3 columns"),
         (b"PK\x03\x04" + CSV.encode(), "it is a zip file"),
         (gzip.compress(CSV.encode(), mtime=0)[:-9], "ended before the end-of-stream"),
         (b"\x1f\x8b\x08" + bytes(30), "cannot read"),

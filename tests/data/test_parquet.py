@@ -173,7 +173,7 @@ def test_lists_and_the_like_are_refused_by_name_and_can_be_dropped(
     path = written(tmp_path, {"x": arrow.array(AMOUNTS), "tags": NO_SCALARS[kind]})
     text = message(own(path).read)
     assert f"in column 'tags' of {path}, got {kind}" in text
-    assert text.endswith("Leave it out by 'data.drop=[tags]'.")
+    assert text.endswith('Leave it out by "data.drop=[tags]"')
     assert torch.equal(everything(own(path, drop=["tags"])), twin(tmp_path, AMOUNTS))
     for setting in ("target", "row_id", "clean"):
         chosen: dict[str, Any] = {setting: "tags"}

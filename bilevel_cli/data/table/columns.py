@@ -1,6 +1,6 @@
-"""The columns of a table: which of them a name means, and the numbers that one becomes."""
+"""The columns of a table: what their values are, and the numbers that one becomes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +11,11 @@ from pandas.api import types
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table.name import Name
 from bilevel_cli.data.table.parquet import NoScalar
-from bilevel_cli.errors import hint
+from bilevel_cli.data.table.understood import is_text
 
 Column = pd.Series
 DAY = pd.Timedelta(days=1)
+FEW = 5  # different texts that a message shows
 
 
 class Feature(NamedTuple):
@@ -68,12 +69,15 @@ class Encoded(NamedTuple):
         return text + (f"; left out {', '.join(self.left_out)}" if self.left_out else "")
 
 
-def encoded(frame: pd.DataFrame, name: Name, max_levels: int, max_megabytes: float) -> Encoded:
+def encoded(
+    frame: pd.DataFrame, name: Name, text: Collection[str], max_levels: int, max_megabytes: float
+) -> Encoded:
     """All columns as features.
 
     Args:
         frame: The columns that serve as inputs.
         name: Of the table, for messages.
+        text: Columns that are categories, whatever they look like.
         max_levels: Largest number of levels of a category.
         max_megabytes: Largest size of all features, of 8 bytes each.
 
@@ -84,7 +88,7 @@ def encoded(frame: pd.DataFrame, name: Name, max_levels: int, max_megabytes: flo
     left_out = []
     size = 0
     for title, column in frame.items():
-        feature = feature_of(column, name, max_levels)
+        feature = feature_of(column, name, text, max_levels)
         if feature is None:
             left_out.append(repr(title))
             continue
@@ -95,7 +99,9 @@ def encoded(frame: pd.DataFrame, name: Name, max_levels: int, max_megabytes: flo
     return Encoded(features, left_out)
 
 
-def feature_of(column: Column, name: Name, max_levels: int) -> Feature | None:
+def feature_of(
+    column: Column, name: Name, text: Collection[str], max_levels: int
+) -> Feature | None:
     """What a column becomes; None where it has one value alone or numbers the rows.
 
     Args: as `encoded`.
@@ -106,7 +112,9 @@ def feature_of(column: Column, name: Name, max_levels: int) -> Feature | None:
     """
     refuse_no_scalars(column, name)
     absent = column.isna().to_numpy()
-    if types.is_bool_dtype(column.dtype) and not absent.any():
+    if column.name in text:
+        feature = _category(column, absent, name, max_levels)
+    elif types.is_bool_dtype(column.dtype) and not absent.any():
         feature = Feature("boolean", column.to_numpy(bool)[:, None])
     elif types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype):
         if not absent.any() and len(column) > 2 and (column.diff()[1:] == 1).all():
@@ -136,7 +144,7 @@ def _category(column: Column, absent: NDArray[Any], name: Name, max_levels: int)
         raise ValueError(
             f"{name.who} needs at most {max_levels} levels in a column of texts, got "
             f"{len(levels)} in {column.name!r} of {name.path}, {_odd(column)}. Leave it "
-            f"out by 'data.drop=[{column.name}]', or raise data.max_levels."
+            f"out by {name.spell('drop', (str(column.name),))}, or raise data.max_levels."
         )
     # factorize says -1 where a value is missing: the last row of the unit matrix.
     units = np.eye(len(levels) + bool(absent.any()), dtype=bool)
@@ -201,14 +209,24 @@ def marks(column: Column, name: Name) -> NDArray[np.bool_]:
     return column.to_numpy(bool, copy=True)
 
 
-def refuse_missing(column: Column, name: Name) -> None:
-    """Raises ValueError unless there is a value in every row."""
+def refuse_missing(
+    column: Column, name: Name, written: Callable[[], Column | None] | None = None
+) -> None:
+    """Raises ValueError unless there is a value in every row.
+
+    Args:
+        column: To look at.
+        name: Of the table.
+        written: Gives the column as it stands in the file, for columns in which NA and the like
+            may be values.
+    """
     absent = column.isna().to_numpy()
     if absent.any():
         rows = ", ".join(map(str, absent.nonzero()[0][:5]))
+        way_out = way_out_of_missing(absent, None if written is None else written(), name)
         raise ValueError(
             f"{name.who} needs a value of {column.name!r} in every row, got none in "
-            f"{absent.sum()} rows of {name.path}, such as {rows}. Fill them in or remove them."
+            f"{absent.sum()} rows of {name.path}, such as {rows}. {way_out}"
         )
 
 
@@ -218,8 +236,34 @@ def refuse_no_scalars(column: Column, name: Name) -> None:
     if isinstance(first, NoScalar):
         raise ValueError(
             f"{name.who} needs numbers, texts, dates or booleans in column {column.name!r} of "
-            f"{name.path}, got {first.kind[:60]}. Leave it out by 'data.drop=[{column.name}]'."
+            f"{name.path}, got {first.kind[:60]}. Leave it out by "
+            f"{name.spell('drop', (str(column.name),))}"
         )
+
+
+def way_out_of_missing(absent: NDArray[Any], written: Column | None, name: Name) -> str:
+    """What to do about missing labels: fill them in, or take NA and the like for labels.
+
+    Args:
+        absent: Which labels are missing, boolean, of shape [n].
+        written: The labels as they stand in the file, if that is known.
+        name: Of the table.
+    """
+    texts = [] if written is None else written[absent].str.strip().unique().tolist()
+    words = [repr(text) for text in texts if text]
+    if not words or len(words) > FEW:
+        return "Fill them in or remove them."
+    also = "; fill in the empty ones" if len(words) < len(texts) else ""
+    option = name.spell("keep_default_na", False)
+    return f"They hold {', '.join(words)}{also}. If that is a class, add {option}"
+
+
+def trimmed(column: Column) -> tuple[Column, int]:
+    """Labels without blanks at their ends, and how many had some. Blanks alone are no label."""
+    if not is_text(column):
+        return column, 0
+    found = column.str.strip()
+    return found.mask(found == ""), int((found != column)[column.notna()].sum())
 
 
 def bad(column: Column, where: NDArray[Any], what: str, name: Name) -> ValueError:
@@ -236,35 +280,3 @@ def bad(column: Column, where: NDArray[Any], what: str, name: Name) -> ValueErro
         f"{name.who} needs {what} in column {column.name!r} of {name.path}, got "
         f"{str(column.iloc[row])[:40]!r} in row {row}. Correct it."
     )
-
-
-def column_of(frame: pd.DataFrame, setting: str, title: str | None, name: Name) -> Column:
-    """The column that a setting names.
-
-    Raises:
-        ValueError: There is none of that name, the setting is null, or the values are lists or
-            the like.
-    """
-    (found,) = known(frame, setting, [title], name)
-    refuse_no_scalars(frame[found], name)
-    return frame[found]
-
-
-def known(frame: pd.DataFrame, setting: str, titles: Sequence[str | None], name: Name) -> list[str]:
-    """The titles that a setting lists, once each of them is a column's.
-
-    Raises:
-        ValueError: One of them is not.
-    """
-    columns = [str(column) for column in frame.columns]
-    found = []
-    for title in titles:
-        if title is None or title not in columns:
-            listed = ", ".join(columns[:20]) + ", ..." * (len(columns) > 20)
-            raise ValueError(
-                f"{name.who} needs {setting} to be a column of {name.path}, got "
-                f"{title or 'null'}{hint(str(title), columns)} It has {listed}. "
-                f"Set data.{setting}."
-            )
-        found.append(title)
-    return found

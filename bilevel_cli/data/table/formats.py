@@ -1,110 +1,127 @@
 """The formats of a table, CSV and Parquet: a file becomes a frame, or is refused by its line."""
 
-import csv
+import codecs
+import functools
 import io
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
 
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import parquet
+from bilevel_cli.data.table.dialect import Dialect
+from bilevel_cli.data.table.layout import Layout, layout
 from bilevel_cli.data.table.name import Name, unreadable
+from bilevel_cli.data.table.proposals import Roles, proposed, refusal
+from bilevel_cli.data.table.understood import is_text, understood
 
 
 def frame_at(
-    path: str | None, who: str, separator: str, missing: list[str], max_megabytes: float
+    path: str | None,
+    name: Name,
+    dialect: Dialect,
+    roles: Roles,
+    max_megabytes: float,
 ) -> pd.DataFrame:
     """The table in a CSV file (plain or gzipped) or in a Parquet file, with at least one row.
 
+    Columns of texts that are numbers or dates in the dialect become these.
+
     Args:
         path: Of the file; null is refused.
-        who: The class that reads it, for messages.
-        separator: Between the fields of a CSV file, one character.
-        missing: Texts of a CSV file that mean a missing value, besides those that pandas knows.
+        name: Of the table, for messages.
+        dialect: How values are written.
+        roles: Of the columns.
         max_megabytes: Largest size of the file, unpacked.
 
     Raises:
-        ValueError: The file is absent, damaged, too large or empty. The message names the line
-            where there is one.
+        ValueError: The file is absent, damaged, too large or empty, or is written in another
+            dialect. The message names the line where there is one, and the settings that read it.
     """
-    found = files.own(path, who, "data.path")
-    name, content = Name(who, str(path)), files.content(found, who, max_megabytes)
-    if content[:4] == b"PAR1":
+    dialect.checked(name)
+    found = files.own(path, name.who, "data.path")
+    content = files.content(found, name.who, max_megabytes)
+    findings: list[str] = []
+    fields: Callable[[], pd.DataFrame]
+    if not is_csv(content):
         frame = parquet.frame_in(content, name, max_megabytes)
+        spoken, fields = dialect, functools.partial(pd.DataFrame.astype, frame, str)
+        texts = None
     else:
-        frame = _csv(content, name, separator, missing)
+        laid = layout(content, dialect, name)
+        spoken, findings = laid.dialect, laid.findings
+        frame, fields = _csv(laid, name)
+        texts = None if spoken.numbers == (".", "") else fields()
     if not len(frame):
-        raise ValueError(f"{who} needs rows, got none below the header of {found}.")
-    return frame
+        raise ValueError(f"{name.who} needs rows, got none below the header of {found}.")
+    index, frame = frame.index, frame.reset_index(drop=True)  # messages count rows from 0
+    frame = understood(frame, texts, spoken, roles.others)
+    proposal = proposed(frame, fields, spoken, roles)
+    if findings or proposal:
+        raise refusal(name, dialect, findings, proposal)
+    return frame.set_axis(index)
 
 
-def _csv(content: bytes, name: Name, separator: str, missing: list[str]) -> pd.DataFrame:
-    rows = _rows_of_csv(content, name, separator)
+def is_csv(content: bytes) -> bool:
+    """Whether the bytes of a file are text, as far as their beginning tells."""
+    return content[:4] != b"PAR1"
+
+
+class Written(NamedTuple):
+    """A CSV file as it stands.
+
+    Attributes:
+        fields: All texts, those too that mean a missing value. A column without a name is called
+            `Unnamed: 0`, or by another number.
+        header: The names of the columns.
+        encoding: Of the file; utf-8-sig where it has a byte order mark.
+    """
+
+    fields: pd.DataFrame
+    header: list[str]
+    encoding: str
+
+
+def as_written(content: bytes, name: Name, dialect: Dialect) -> Written:
+    """The bytes of a CSV file that `frame_at` has read, as they stand in the file.
+
+    Args: as `frame_at`.
+    """
+    laid = layout(content, dialect, name)
+    marked = content.startswith(codecs.BOM_UTF8) and laid.plain
+    encoding = "utf-8-sig" if marked else dialect.encoding
+    return Written(_fields(laid, dtype=str, na_filter=False), laid.header, encoding)
+
+
+def _csv(laid: Layout, name: Name) -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:
+    """What pandas reads by itself, and what gives the same fields as texts."""
+    dialect = laid.dialect
+    named = {"na_values": ["", *dialect.missing], "keep_default_na": dialect.keep_default_na}
     try:
-        frame = pd.read_csv(
-            io.BytesIO(content),
-            sep=separator,
-            encoding="utf-8-sig",
-            na_values=missing,
-            index_col=False,
-            low_memory=False,
-        )
+        texts = {title: str for title in dialect.text if title in laid.header}
+        frame = _fields(laid, dtype=texts, low_memory=False, **named)
     except (ValueError, OverflowError) as error:
         raise unreadable(name, " ".join(str(error).split())) from error
-    if len(frame) != rows:
-        raise unreadable(name, f"it seems to have {rows} rows, or else {len(frame)}")
-    return frame
-
-
-def _rows_of_csv(content: bytes, name: Name, separator: str) -> int:
-    """The number of rows below the header. All are text, and have as many fields as the header."""
-
-    def line(offset: int) -> int:
-        return content.count(b"\n", 0, offset) + 1
-
-    if content[:2] == b"PK":
-        raise unreadable(name, "it is a zip file; unpack it")
-    if b"\0" in content:
-        number = line(content.index(0))
-        raise unreadable(name, f"line {number} holds a NUL byte; save it as UTF-8 text")
-    lines = csv.reader(
-        io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""),
-        delimiter=separator,
-        strict=True,
-    )
-    header: list[str] = []
-    rows = -1
-    try:
-        for fields in lines:
-            if not fields:
-                continue
-            header = header or fields
-            rows += 1
-            if len(fields) != len(header):
-                raise unreadable(
-                    name,
-                    f"line {lines.line_num} has {len(fields)} fields, the header {len(header)}",
-                )
-    except UnicodeDecodeError:
-        try:
-            content.decode()
-        except UnicodeDecodeError as error:
-            number = line(error.start)
-            raise unreadable(name, f"line {number} is not UTF-8; save it as UTF-8") from error
-    except csv.Error as error:
-        raise unreadable(name, f"line {lines.line_num}: {error}") from error
-    _check_header(header, name, separator)
-    return rows
-
-
-def _check_header(header: list[str], name: Name, separator: str) -> None:
-    if not header:
-        raise unreadable(name, "it is empty")
-    twice = pd.Series(header).duplicated()
-    if twice.any():
-        raise unreadable(name, f"two columns are called {header[twice.argmax()]!r}; rename one")
-    if len(header) == 1:
-        raise unreadable(
-            name,
-            f"it has one column alone, {header[0][:60]!r}; set data.separator=... if its "
-            f"fields are not separated by {separator!r}",
+    if len(frame) != laid.rows:
+        raise unreadable(name, f"it seems to have {laid.rows} rows, or else {len(frame)}")
+    if dialect.decimal == dialect.separator and not any(
+        column.str.contains(",", regex=False).any()
+        for _, column in frame.items()
+        if is_text(column)
+    ):  # a field with a separator in it is between quotation marks
+        raise ValueError(
+            f"{name.who} needs a decimal sign other than the separator, got ',' for both, and no "
+            f"field of {name.path} has one. Set another {name.spell('separator', ';')}."
         )
+    return frame, functools.partial(_fields, laid, dtype=str, **named)
+
+
+def _fields(laid: Layout, **how: object) -> pd.DataFrame:
+    return pd.read_csv(  # type: ignore[call-overload]  # by keyword
+        io.BytesIO(laid.content),
+        sep=laid.dialect.separator,
+        encoding="utf-8-sig",
+        index_col=False,
+        **how,
+    )

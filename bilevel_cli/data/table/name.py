@@ -1,6 +1,45 @@
-"""What messages call a table, and how they begin where it cannot be read."""
+"""What messages call a table and its settings, and how they begin where it cannot be read."""
 
+import re
+import shlex
+from collections.abc import Callable
 from typing import NamedTuple
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+Value = str | bool | tuple[str, ...] | None  # of a setting
+
+
+def override(setting: str, value: Value) -> str:
+    """A setting as a shell passes it on to Hydra: `data.text=[price]`, `"data.decimal=','"`."""
+    if value == "\t":
+        return f"\"data.{setting}='\\t'\""  # a tab itself would not survive being copied
+    # Within the double quotes of a shell, these would mean something.
+    quote = Quote.double if re.search(r"[$`\\]", str(value)) else Quote.single
+    match value:
+        case bool() | None:
+            text = "null" if value is None else str(value).lower()
+        case str():
+            text = _quoted(value, quote)
+        case _:
+            text = f"[{','.join(_quoted(one, quote) for one in value)}]"
+    word = f"data.{setting}={text}"
+    if re.fullmatch(r"[\w.=-]+", word, re.ASCII):
+        return word
+    return shlex.quote(word) if quote is Quote.double else _doubly(word)
+
+
+def _doubly(word: str) -> str:
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _quoted(text: str, quote: Quote) -> str:
+    if re.fullmatch(r"[A-Za-z_][\w-]*", text, re.ASCII) and text.lower() not in WORDS:
+        return text
+    return QuotedString(text, quote).with_quotes()
+
+
+WORDS = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else than a text
 
 
 class Name(NamedTuple):
@@ -9,10 +48,12 @@ class Name(NamedTuple):
     Attributes:
         who: The class that reads it.
         path: Its file, as the user wrote it.
+        spell: How the command that runs takes a setting, by the setting's name and value.
     """
 
     who: str
     path: str
+    spell: Callable[[str, Value], str] = override
 
 
 def unreadable(name: Name, reason: str) -> ValueError:

@@ -11,26 +11,25 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pandas.api import types
 from torch import Tensor
 
 from bilevel_cli.data.base import (
     SHARES,
     Labelled,
-    Regression,
-    Rows,
     Source,
     Splits,
     shared_out,
 )
-from bilevel_cli.data.reading.numbering import numbered
-from bilevel_cli.data.table import columns
+from bilevel_cli.data.reading import files
+from bilevel_cli.data.table import columns, described, titles
 from bilevel_cli.data.table.columns import Column
-from bilevel_cli.data.table.formats import frame_at
+from bilevel_cli.data.table.dialect import PLAIN
+from bilevel_cli.data.table.formats import as_written, frame_at, is_csv
 from bilevel_cli.data.table.name import Name
+from bilevel_cli.data.table.proposals import Roles
 
 
-class _Pool(NamedTuple):
+class Pool(NamedTuple):
     """All rows of a table, as numbers.
 
     Attributes:
@@ -78,7 +77,20 @@ class OwnTable(Source):
             null. Validation rows are drawn from these; others of them serve for test before they
             serve for training.
         separator: Between the fields of a CSV file; \t is a tab.
-        missing: Texts that mean a missing value, besides the empty field, NA, NaN, null and so on.
+        encoding: Of a CSV file, such as utf-8, cp1252, utf-16.
+        decimal: The decimal sign of numbers, a point or a comma.
+        thousands: What separates their thousands: a point, a comma, a space (of any kind), an
+            apostrophe, or "" for nothing. Null is nothing too, unless the other numbers make it
+            doubtful.
+        signs: Currency, percent and other signs to be removed from numbers; 12% becomes 12.
+        negatives: How negative numbers are written besides -1: parentheses, (1); trailing, 1-;
+            typographic, with another dash.
+        dates: The order of dates other than 2024-05-31: year_first, day_first, month_first.
+        missing: Texts that mean a missing value, besides the empty field.
+        keep_default_na: Whether NA, NaN, None, null and so on mean a missing value too. If not,
+            they do so only in columns of numbers and dates.
+        text: Columns that are read as texts, whatever they look like.
+        describe: Whether the statement of the run has a line for each column.
         max_levels: Largest number of levels of a category, and of classes.
         max_megabytes: Largest size of the file, unpacked, and of the table as numbers.
     """
@@ -94,7 +106,16 @@ class OwnTable(Source):
         row_id: str | None,
         clean: str | None,
         separator: str,
+        encoding: str,
+        decimal: str,
+        thousands: str | None,
+        signs: list[str],
+        negatives: list[str],
+        dates: str | None,
         missing: list[str],
+        keep_default_na: bool,
+        text: list[str],
+        describe: bool,
         max_levels: int,
         max_megabytes: float,
     ) -> None:
@@ -104,29 +125,35 @@ class OwnTable(Source):
                 raise ValueError(
                     f"{type(self).__name__} needs {name} >= 1, got {number}. Set data.{name}."
                 )
-        for name, texts in (("drop", drop), ("missing", missing)):
+        lists = {"drop": drop, "missing": missing, "signs": signs, "negatives": negatives}
+        for name, texts in [*lists.items(), ("text", text)]:
             if isinstance(texts, str):
                 raise ValueError(
                     f"{type(self).__name__} needs {name} to be a list, got {texts!r}. "
                     f"Set 'data.{name}=[{texts}]'."
                 )
-        separator = separator.replace("\\t", "\t")
-        if len(separator) != 1:
-            raise ValueError(
-                f"{type(self).__name__} needs a separator of one character, got {separator!r}. "
-                "Set data.separator."
-            )
         self.path, self.target, self.row_id, self.clean = path, target, row_id, clean
-        self.drop, self.missing = list(map(str, drop)), list(map(str, missing))
-        self.separator = separator
+        self.drop, self.describe = list(map(str, drop)), describe
+        self.dialect = PLAIN.with_(
+            separator=separator,
+            encoding=encoding,
+            decimal=decimal,
+            thousands=thousands,
+            signs=signs,
+            negatives=negatives,
+            dates=dates,
+            missing=missing,
+            keep_default_na=keep_default_na,
+            text=text,
+        ).checked(self.name)
         self.max_levels, self.max_megabytes = max_levels, max_megabytes
 
     def read(self) -> tuple[Labelled, Labelled | None]:
-        rows = self._pool.rows
+        rows = self.pool.rows
         return _finished(_filled(rows, rows)), None
 
     def splits(self, generator: torch.Generator) -> Splits:
-        rows, scaled, clean, *_ = self._pool
+        rows, scaled, clean, *_ = self.pool
         if clean is None:
             parts = self.cut(rows, None, generator)
         else:
@@ -137,19 +164,30 @@ class OwnTable(Source):
         return Splits(*(_finished(replace(part, x=(part.x - mean) / std)) for part in parts))
 
     def names_of(self, index: Tensor) -> NDArray[Any]:
-        names = self._pool.names
+        names = self.pool.names
         return super().names_of(index) if names is None else names[index.cpu().numpy()]
 
     @property
     def statement(self) -> str:
-        return self._pool.statement
+        return self.pool.statement
 
     @abc.abstractmethod
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         """The target as labels or numbers, of shape [n], and the names of classes."""
 
     @property
-    def _name(self) -> Name:
+    @abc.abstractmethod
+    def roles(self) -> Roles:
+        """What the columns are for, besides inputs."""
+
+    @property
+    def others(self) -> tuple[str | None, ...]:
+        """The columns that are neither inputs nor the target."""
+        return (self.row_id, self.clean, *self.drop)
+
+    @property
+    def name(self) -> Name:
+        """What messages call the table."""
         return Name(type(self).__name__, str(self.path))
 
     def _cut_clean(self, rows: Labelled, clean: Tensor, generator: torch.Generator) -> Splits:
@@ -178,17 +216,19 @@ class OwnTable(Source):
         return Splits(*map(rows.take, parts))
 
     @cached_property
-    def _pool(self) -> _Pool:
-        who, file = type(self).__name__, self._name
-        frame = frame_at(self.path, who, self.separator, self.missing, self.max_megabytes)
+    def pool(self) -> Pool:
+        """The file, once it is read."""
+        who, file = type(self).__name__, self.name
+        frame = frame_at(self.path, file, self.dialect, self.roles, self.max_megabytes)
         levels = [str(level) for level in frame.index.names if level is not None]
         frame = frame.reset_index(drop=not levels)
 
         def column(setting: str, title: str | None) -> Column:
-            return columns.column_of(frame, setting, title, file)
+            return titles.column_of(frame, setting, title, file)
 
         target = column("target", self.target)
-        dropped = columns.known(frame, "drop", self.drop, file)
+        dropped = titles.known(frame, "drop", self.drop, file)
+        titles.known(frame, "text", self.dialect.text, file)
         inputs = frame.drop(columns=[str(target.name), *dropped, *levels])
         names, clean = None, None
         if self.row_id is not None:
@@ -197,9 +237,12 @@ class OwnTable(Source):
         if self.clean is not None:
             clean = torch.from_numpy(columns.marks(column("clean", self.clean), file))
             inputs = inputs.drop(columns=self.clean, errors="ignore")
-        columns.refuse_missing(target, file)
+        target, trimmed = columns.trimmed(target)
+        columns.refuse_missing(target, file, self._target_as_written)
         y, class_names = self.as_targets(target)
-        encoded = columns.encoded(inputs, file, self.max_levels, self.max_megabytes)
+        encoded = columns.encoded(
+            inputs, file, self.dialect.text, self.max_levels, self.max_megabytes
+        )
         if not encoded.features:
             raise ValueError(
                 f"{who} needs a column to predict {self.target!r} from, got none that "
@@ -207,9 +250,26 @@ class OwnTable(Source):
             )
         rows = Labelled(torch.from_numpy(encoded.x), y, torch.arange(len(frame)))
         unused = [repr(level) for level in levels if level != self.row_id]
-        index = f"; its index {', '.join(unused)} is no input" if unused else ""
-        statement = f"{Path(file.path).name}: {len(frame)} rows, {encoded.statement}{index}."
-        return _Pool(rows, torch.tensor(encoded.scaled), clean, class_names, names, statement)
+        index = [f"its index {', '.join(unused)} is no input"] if unused else []
+        statement = f"{Path(file.path).name}: {len(frame)} rows, {encoded.statement}"
+        statement = "; ".join([statement, *index, *described.remarks(class_names, trimmed)]) + "."
+        if self.describe:
+            others: dict[str | None, str] = {
+                **dict.fromkeys(levels, "an index"),
+                **dict.fromkeys(self.drop, "dropped"),
+                **{self.clean: "marks clean rows", self.row_id: "names the rows"},
+                self.target: "target",
+            }
+            lines = described.described(frame, encoded, others)
+            statement = "\n  ".join([statement, *lines]) + "\n"
+        return Pool(rows, torch.tensor(encoded.scaled), clean, class_names, names, statement)
+
+    def _target_as_written(self) -> Column | None:
+        path = files.own(self.path, type(self).__name__, "data.path")
+        content = files.content(path, type(self).__name__, self.max_megabytes)
+        if not is_csv(content):
+            return None
+        return as_written(content, self.name, self.dialect).fields[self.target]
 
 
 def _filled(part: Labelled, train: Labelled) -> Labelled:
@@ -222,45 +282,3 @@ def _filled(part: Labelled, train: Labelled) -> Labelled:
 def _finished(part: Labelled) -> Labelled:
     # After scaling only: dates and numbers of nine digits have no room in float32.
     return replace(part, x=part.x.to(torch.get_default_dtype()))
-
-
-class Table(OwnTable, Rows):
-    """Rows of two or more classes, whose names may be any texts or numbers. Args: as `OwnTable`."""
-
-    @cached_property
-    def num_classes(self) -> int:  # type: ignore[override]  # known once the file is read
-        return len(self.class_names)
-
-    @property
-    def class_names(self) -> list[str]:
-        return self._pool.class_names
-
-    def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
-        where = f"column {column.name!r} of {self.path}"
-        plain = types.is_numeric_dtype(column.dtype)  # booleans too
-        values = column.to_numpy() if plain else column.map(str).to_numpy(object)
-        if (count := len(pd.unique(values))) > self.max_levels:
-            raise ValueError(
-                f"{type(self).__name__} needs at most {self.max_levels} classes, got {count} in "
-                f"{where}. Use data=regression_table for a real target, or raise data.max_levels."
-            )
-        return numbered(values, type(self).__name__, where)
-
-
-class RegressionTable(OwnTable, Regression):
-    """Rows with a real target, standardised by the training part. Args: as `OwnTable`."""
-
-    def splits(self, generator: torch.Generator) -> Splits:
-        parts = super().splits(generator)
-        std, mean = torch.std_mean(parts.train.y, correction=0)
-        std = torch.where(std > 0, std, 1)  # the target of a single row
-        return Splits(*(replace(part, y=(part.y - mean) / std) for part in parts))
-
-    def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
-        amounts = pd.to_numeric(columns.in_days(column), errors="coerce")
-        numbers = amounts.to_numpy(np.float64, na_value=np.nan)
-        if types.is_bool_dtype(column.dtype) or not np.isfinite(numbers).all():
-            raise columns.bad(
-                column, ~np.isfinite(numbers), "finite numbers as targets", self._name
-            )
-        return torch.tensor(numbers, dtype=torch.get_default_dtype()), []

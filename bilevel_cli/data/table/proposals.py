@@ -1,0 +1,299 @@
+"""Settings that would make numbers or dates of columns of texts, found by trying."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import pandas as pd
+from pandas.api import types
+
+from bilevel_cli.data.table.amounts import kind, pattern
+from bilevel_cli.data.table.dialect import ORDERS, Dialect
+from bilevel_cli.data.table.name import Name, Value
+from bilevel_cli.data.table.near import ISO, NUMBERS, PLAIN, Near, near
+from bilevel_cli.data.table.understood import is_text
+
+FEW = 5  # different texts among numbers that may mean a missing value
+LONGEST = 400  # letters of a message
+SETTINGS = (
+    *("encoding", "separator", "decimal", "thousands", "signs", "negatives", "dates"),
+    *("missing", "text"),
+)
+WORDS = {",": "commas", ".": "points", " ": "spaces", "'": "apostrophes"}
+MINUS = {
+    "parentheses": "parentheses for a minus",
+    "trailing": "a minus at the end",
+    "typographic": "long minus signs",
+}
+
+
+class Roles(NamedTuple):
+    """What columns are for, besides inputs. None is no column.
+
+    Attributes:
+        target: To be predicted.
+        classes: Whether the target has classes, which may be any texts.
+        others: No inputs, such as names of rows and columns that are left out.
+    """
+
+    target: str | None
+    classes: bool
+    others: tuple[str | None, ...]
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """The columns that may well be texts."""
+        return (self.target, *self.others) if self.classes else self.others
+
+
+class Choice(NamedTuple):
+    """A value that means one thing with a setting and another with another.
+
+    Attributes:
+        title: Of the column.
+        word: The value.
+        settings: For each meaning, the setting, its value, and the meaning.
+    """
+
+    title: str
+    word: str
+    settings: tuple[tuple[str, Value, str], tuple[str, Value, str]]
+
+
+@dataclass
+class Proposal:
+    """What a dialect leaves as texts although they look like something else.
+
+    Attributes:
+        dialect: One that reads the table.
+        looks: What columns look like, by their titles.
+        faults: What no setting mends, a phrase each, by the titles of the columns.
+        choices: What the values alone do not tell.
+    """
+
+    dialect: Dialect
+    looks: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.looks or self.faults or self.choices)
+
+    def change(self, **settings: Any) -> None:
+        """Another dialect."""
+        self.dialect = replace(self.dialect, **settings)
+
+
+def proposed(
+    frame: pd.DataFrame, fields: Callable[[], pd.DataFrame], dialect: Dialect, roles: Roles
+) -> Proposal:
+    """What would make numbers and dates of the columns of texts that look like some.
+
+    Args:
+        frame: As it is read in the dialect.
+        fields: Gives the same columns as texts.
+        dialect: In which it was read.
+        roles: Of the columns.
+    """
+    others = [title for title in frame.columns if title not in (*roles.labels, *dialect.text)]
+    cases, proposal = [], Proposal(dialect)
+    for title in others:
+        case = near(title, frame[title], dialect) if is_text(frame[title]) else None
+        if case is not None and case.mixed:
+            signs = " and ".join(repr(sign) if sign else "none" for sign in case.mixed[:3])
+            proposal.faults[title] = f"{title!r} has numbers of several kinds, with {signs}"
+        elif case is not None:
+            cases.append(case)
+    _numbers([case for case in cases if not case.dated and not case.plain], proposal)
+    _dates([case for case in cases if case.dated and not case.plain], proposal)
+    if dialect != proposal.dialect or not proposal:
+        _grouped(frame[others], fields, proposal)
+    _strays(cases, frame, proposal, roles)
+    return proposal
+
+
+def _numbers(cases: Sequence[Near], proposal: Proposal) -> None:
+    """The decimal sign and the separator of thousands that read most columns, and their signs."""
+    said = proposal.dialect
+    ways = [
+        (decimal, thousands)
+        for decimal, thousands in NUMBERS
+        if said.decimal in (".", decimal)
+        and (said.thousands is None or said.thousands in kind(thousands))
+        and (said.thousands != "" or not thousands)
+    ]
+    way = _best(cases, ways, proposal, "numbers")
+    if way is None:
+        return
+    decimal, thousands = way
+    proposal.change(decimal=decimal, thousands=thousands or said.thousands)
+    for case in cases:
+        if way not in case.ways:
+            continue
+        bare = case.bare[case.ways[way]]
+        comma = decimal == "," and bare.str.contains(",", regex=False).any()
+        apart = thousands and bare.str.contains(f"[{re.escape(kind(thousands))}]").any()
+        sure = not proposal.choices
+        looks = ["a decimal comma"] * bool(comma and said.decimal != "," and sure)
+        if apart and not said.thousands and sure:
+            looks.append(f"thousands {WORDS[thousands]}")
+        looks += [f"the sign {sign!r}" for sign in case.signs]
+        looks += [MINUS[name] for name in case.negatives]
+        if looks:
+            proposal.looks[case.title] = f"numbers with {', '.join(looks)}"
+        dialect = proposal.dialect
+        proposal.change(
+            signs=tuple(dict.fromkeys((*dialect.signs, *case.signs))),
+            negatives=tuple(dict.fromkeys((*dialect.negatives, *case.negatives))),
+        )
+
+
+def _dates(cases: Sequence[Near], proposal: Proposal) -> None:
+    """The order of day, month and year that reads most columns."""
+    orders = [order for order in ORDERS if proposal.dialect.dates in (None, order)]
+    if all(case.words.str.contains(r"\d\.").all() for case in cases):  # no one writes 12.31.2024
+        orders.sort(key=lambda order: order == "month_first")
+    order = _best(cases, orders, proposal, "dates")
+    if order is not None and order != proposal.dialect.dates:
+        proposal.change(dates=order)
+        if not any(choice.settings[0][0] == "dates" for choice in proposal.choices):
+            looks = f"dates, {order.replace('_', ' ')}"
+            proposal.looks |= {case.title: looks for case in cases if order in case.ways}
+
+
+def _best(cases: Sequence[Near], ways: Sequence[Any], proposal: Proposal, what: str) -> Any:
+    """The first way that reads most columns; None if none reads any. Notes what it does not."""
+    counts = [sum(way in case.ways for case in cases) for way in ways]
+    most = max(counts, default=0)
+    best = [way for way, count in zip(ways, counts, strict=True) if count == most and most]
+    for case in cases:
+        if not best or best[0] not in case.ways:
+            word = next(iter(case.words))
+            proposal.faults[case.title] = f"{case.title!r} has {what} written otherwise, {word!r}"
+    for other in best[1:]:
+        for case in cases:
+            word = case.differ(best[0], other)
+            if word is not None and not (what == "dates" and "." in word):
+                proposal.choices.append(_choice(case, word, best[0], other))
+                return best[0]
+    return best[0] if best else None
+
+
+def _choice(case: Near, word: str, one: Any, other: Any) -> Choice:
+    if isinstance(one, str):
+        first, second = ("dates", one), ("dates", other)
+    else:
+        first, second = (
+            ("thousands", way[1]) if way[0] == "." else ("decimal", way[0]) for way in (one, other)
+        )
+    shown = (*first, case.shown(word, one)), (*second, case.shown(word, other))
+    return Choice(case.title, word, shown)
+
+
+def _grouped(frame: pd.DataFrame, fields: Callable[[], pd.DataFrame], proposal: Proposal) -> None:
+    """Numbers such as 1.234 among others with a decimal comma: is that point one of thousands?"""
+    if proposal.dialect.numbers != (",", "") or proposal.dialect.thousands == "":
+        return
+    for title in frame.columns:
+        if not types.is_numeric_dtype(frame[title].dtype):
+            continue
+        words = fields()[title].dropna().str.strip()
+        points = words[words.str.contains(".", regex=False)]
+        if len(points) and words.str.fullmatch(pattern(",", ".")).all():
+            word = str(points.iloc[0])
+            settings = ("thousands", ".", word.replace(".", "")), ("thousands", "", word)
+            proposal.choices.append(Choice(title, word, settings))
+            return
+
+
+def _strays(cases: Sequence[Near], frame: pd.DataFrame, proposal: Proposal, roles: Roles) -> None:
+    """Texts among numbers or dates: markers of missing values, or mistakes."""
+    dialect = proposal.dialect
+    for case in cases:
+        ways = (ISO, PLAIN) if case.plain else (dialect.dates, _pair(dialect))
+        way = next((way for way in ways if way in case.ways), None)
+        strays = [] if way is None else case.strays(way).tolist()
+        if not strays or case.title == roles.target:  # nothing may be missing of an amount
+            continue
+        labels = (set(frame[title].map(str)) for title in roles.labels if title in frame)
+        what = "dates" if case.dated else "numbers"
+        short = all(len(word) <= 20 and not re.search("[0-9]", word) for word in strays)
+        if len(strays) <= FEW and short and not set(strays) & set().union(*labels):
+            looks = proposal.looks.get(case.title, what)
+            proposal.looks[case.title] = f"{looks} but for {', '.join(map(repr, strays))}"
+            missing = dict.fromkeys((*proposal.dialect.missing, *strays))
+            proposal.change(missing=tuple(missing))
+        else:
+            row = int((frame[case.title].str.strip() == strays[0]).to_numpy().argmax())
+            looks = f"{case.title!r} has {what} but for {strays[0][:40]!r} in row {row}"
+            proposal.faults[case.title] = looks
+
+
+def _pair(dialect: Dialect) -> tuple[str, str]:
+    decimal, thousands = dialect.numbers
+    return decimal, thousands and kind(thousands)[0]
+
+
+def refusal(name: Name, dialect: Dialect, findings: list[str], proposal: Proposal) -> ValueError:
+    """The error of a table that another dialect reads.
+
+    Args:
+        name: Of the table.
+        dialect: The one that was asked for.
+        findings: About the layout of the file.
+        proposal: What would read it.
+    """
+    doubtful = {setting for choice in proposal.choices for setting, _, _ in choice.settings}
+    changed = [
+        setting
+        for setting in SETTINGS
+        if getattr(proposal.dialect, setting) != getattr(dialect, setting)
+        and setting not in doubtful
+    ]
+    adding = " ".join(name.spell(one, getattr(proposal.dialect, one)) for one in changed)
+    titles = [*proposal.looks, *proposal.faults, *(choice.title for choice in proposal.choices)]
+    texts = name.spell("text", (*dialect.text, *dict.fromkeys(titles)))
+    keep = f"{texts} keeps texts. " * bool(titles)
+    if proposal.choices:
+        way_out = f"{keep}Add one of these{' and ' * bool(adding)}{adding}"
+    elif adding:
+        way_out = f"{keep}Add {adding}"
+    else:
+        way_out, keep = f"Correct the file, or add {texts}", ""
+    choices = [_meanings(choice, name) for choice in proposal.choices]
+    start = f"{name.who} cannot read {name.path} as it is: "
+    for most in (3, 1, 0):
+        faults = list(proposal.faults.values())
+        some = [*faults[:most], f"{len(faults) - most} columns more are of several kinds"]
+        faults = some if len(faults) > most + 1 else faults
+        phrases = [*findings, *_looks(proposal, most), *faults, *choices]
+        message = f"{start}{'; '.join(phrases)}. {way_out}"
+        if len(message) > LONGEST:
+            way_out = way_out.removeprefix(keep)
+            message = f"{start}{'; '.join(phrases)}. {way_out}"
+        if len(message) <= LONGEST:
+            break
+    return ValueError(message)
+
+
+def _meanings(choice: Choice, name: Name) -> str:
+    each = (f"{meaning} with {name.spell(one, value)}" for one, value, meaning in choice.settings)
+    return f"{choice.word!r} in {choice.title!r} is {' or '.join(each)}"
+
+
+def _looks(proposal: Proposal, titles: int) -> Iterator[str]:
+    """What columns look like, in phrases that name `titles` of them; with 0, in few words."""
+    if not titles and proposal.looks:
+        names, others = list(map(repr, proposal.looks))[:2], len(proposal.looks) - 2
+        also = f" and {others} more" * (others > 0)
+        yield f"columns {', '.join(names)}{also} look like numbers or dates"
+        return
+    groups: dict[str, list[str]] = {}
+    for title, looks in proposal.looks.items():
+        groups.setdefault(looks, []).append(title)
+    for looks, columns in groups.items():
+        some = ", ".join(map(repr, columns[:titles]))
+        more = f" and {len(columns) - titles} more" if len(columns) > titles else ""
+        many = len(columns) > 1
+        yield f"column{'s' * many} {some}{more} look{'s' * (not many)} like {looks}"
