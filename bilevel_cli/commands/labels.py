@@ -52,7 +52,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("table", type=Path, metavar="FILE", help="CSV (plain or gzipped) or Parquet, with a header")
+    add(
+        "table",
+        type=Path,
+        metavar="FILE",
+        help="CSV (plain or gzipped), Parquet or .xlsx, with a header",
+    )
     add("--target", required=True, metavar="COLUMN", help="the labels to check")
     add("--top", type=int, default=20, metavar="N", help="rows to print; default: 20")
     add("--id", metavar="COLUMN", help="names the rows; default: their numbers, from 0")
@@ -72,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_dialect(group: argparse._ArgumentGroup) -> None:
     """The options that are settings of `data=table`; those not given keep their defaults."""
     add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
+    add("--sheet", metavar="NAME", help="of a workbook with several")
     add("--separator", metavar="C", help="between fields of a CSV file; default: ,")
     add("--encoding", metavar="NAME", help="of a CSV file, such as cp1252; default: utf-8")
     add("--decimal", metavar="C", help="decimal sign of numbers, . or ,; default: .")

@@ -11,9 +11,12 @@ from pandas.api import types
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import columns
 from bilevel_cli.data.table.dialect import Dialect
-from bilevel_cli.data.table.formats import Written, as_written, frame_at, is_csv
+from bilevel_cli.data.table.formats import Written, as_written, frame_at
 from bilevel_cli.data.table.name import Name, Value
+from bilevel_cli.data.table.parquet import NoScalar
 from bilevel_cli.data.table.proposals import Roles
+from bilevel_cli.data.table.understood import is_text
+from bilevel_cli.data.table.workbook import NOTE
 from bilevel_cli.errors import UsageError, hint
 from bilevel_cli.records.atomic import replaced
 
@@ -29,7 +32,7 @@ class Wanted:
     """What the user asked for.
 
     Attributes:
-        path: The file, CSV (plain or gzipped) or Parquet.
+        path: The file, CSV (plain or gzipped), Parquet or .xlsx.
         target: The column of labels.
         row_id: A column by which the rows are named, or None for the numbers of the rows, from 0.
         drop: Columns that say nothing of the label.
@@ -59,6 +62,7 @@ class OwnFile:
         rare: The classes with fewer rows than folds, with their numbers of rows.
         trimmed: How many labels have blanks at their ends, which do not count.
         encoding: Of a CSV file.
+        note: What the user should know of how the file was read; or "".
     """
 
     text: pd.DataFrame
@@ -67,6 +71,7 @@ class OwnFile:
     rare: dict[str, int]
     trimmed: int
     encoding: str
+    note: str
 
 
 OPTIONS = {"signs": "sign", "keep_default_na": "keep-na"}  # called otherwise than settings
@@ -95,10 +100,12 @@ def read(wanted: Wanted) -> OwnFile:
             f"bilevel-labels needs a file, got {wanted.path}, which is none. Correct the path."
         )
     try:
-        roles = Roles(wanted.target, True, (wanted.row_id, *wanted.drop))
+        roles = Roles(wanted.target, True, (wanted.row_id, *wanted.drop), wanted.row_id)
         frame = frame_at(name.path, name, wanted.dialect, roles, MAX_MEGABYTES)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    levels = [str(level) for level in frame.index.names if level is not None]
+    frame = frame.reset_index(drop=not levels)
     frame.columns = frame.columns.map(str)
     chosen = {"--target": wanted.target, "--id": wanted.row_id}
     for which, title in [*chosen.items(), *(("--drop", title) for title in wanted.drop)]:
@@ -120,26 +127,27 @@ def read(wanted: Wanted) -> OwnFile:
     labels, trimmed = columns.trimmed(frame[wanted.target])
     rare = _rare(labels, wanted, name)
     apart = {wanted.target, wanted.row_id, *wanted.drop}
-    left_out = {}
+    left_out = {title: "the index of the table" for title in levels if title not in apart}
     for title in frame.columns:
-        if title in apart:
+        if title in apart or title in left_out:
             continue
         try:
             columns.feature_of(frame[title], name, wanted.dialect.text, MAX_LEVELS)
         except ValueError:
+            if isinstance(frame[title].iloc[0], NoScalar):
+                left_out[title] = f"{frame[title].iloc[0].kind}, which --out leaves out"
+                continue
             numeric = types.is_numeric_dtype(frame[title].dtype)
             reason = f"{frame[title].nunique():,} different texts"
             left_out[title] = "infinite numbers" if numeric else reason
-    written = _as_written(wanted, name)
-    if written is None:
-        written = Written(frame, list(frame.columns), wanted.dialect.encoding)
-    return OwnFile(written.fields, written.header, left_out, rare, trimmed, written.encoding)
+    written, note = _as_written(wanted, name), str(frame.attrs.get(NOTE, ""))
+    return OwnFile(written.fields, written.header, left_out, rare, trimmed, written.encoding, note)
 
 
-def _as_written(wanted: Wanted, name: Name) -> Written | None:
-    """A CSV file with every value as it stands: 007 stays 007. None for other files."""
+def _as_written(wanted: Wanted, name: Name) -> Written:
+    """The file with every value as it stands: 007 stays 007."""
     content = files.content(wanted.path, WHO, MAX_MEGABYTES)
-    return as_written(content, name, wanted.dialect) if is_csv(content) else None
+    return as_written(content, name, wanted.dialect, MAX_MEGABYTES)
 
 
 def _rare(target: pd.Series, wanted: Wanted, table: Name) -> dict[str, int]:
@@ -147,9 +155,10 @@ def _rare(target: pd.Series, wanted: Wanted, table: Name) -> dict[str, int]:
     name = f"column {wanted.target!r} of {wanted.path}"
     missing = np.flatnonzero(target.isna())
     if len(missing):
-        written = _as_written(wanted, table)
-        labels = None if written is None else written.fields[wanted.target]
-        way_out = columns.way_out_of_missing(target.isna().to_numpy(), labels, table)
+        labels = _as_written(wanted, table).fields[wanted.target]
+        way_out = columns.way_out_of_missing(
+            target.isna().to_numpy(), labels.fillna("") if is_text(labels) else None, table
+        )
         raise UsageError(
             f"{WHO} needs a label in every row, got none in {len(missing)} rows of {name}, such "
             f"as {', '.join(map(str, missing[:5]))}, counted from 0. {way_out}"

@@ -79,6 +79,8 @@ def notes(own: OwnFile, finding: Finding) -> list[str]:
         )
     if own.trimmed:
         found.append(f"{own.trimmed} labels have blanks at their ends, which do not count.")
+    if own.note:
+        found.append(own.note)
     for label, count in own.rare.items():
         found.append(f"Class {label!r} has {count} rows, fewer than folds: they are not judged.")
     for title, reason in own.left_out.items():

@@ -1,7 +1,6 @@
 """Tables of one's own: read as they are meant, or refused by line and column."""
 
 import gzip
-import importlib.util
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -307,16 +306,6 @@ def test_a_pickle_is_not_a_table(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-
-
-@pytest.mark.skipif(has_pyarrow, reason="pyarrow is here")
-def test_parquet_asks_for_pyarrow(tmp_path: Path) -> None:
-    text = message(own(written(tmp_path, b"PAR1", "my.parquet")).read)
-    assert "pip install pyarrow" in text
-
-
-@pytest.mark.skipif(not has_pyarrow, reason="needs pyarrow")
 def test_parquet_is_read_as_the_same_table_in_csv(tmp_path: Path) -> None:
     frame = standins.frame().drop(columns="price")
     csv = everything(own(written(tmp_path, frame)))

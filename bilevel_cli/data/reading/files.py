@@ -145,19 +145,23 @@ def require_file(path: Path, who: str) -> None:
 MAX_DIRECTORY = 4_000_000  # bytes of a zip file that list its members; Omniglot's have 2 MB
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip file whose members are stored or deflated, and not too many.
+def open_zip(file: Path | bytes) -> zipfile.ZipFile:
+    """A zip file, at a path or in memory, with few members, which are stored or deflated.
 
     Python unpacks other members without a bound, however little of them is asked for.
 
     Raises:
         Exception: The file is no such zip file; `zipfile` documents no closed list of errors.
     """
-    with _Directory(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+
+    def raw() -> io.FileIO | io.BytesIO:
+        return io.BytesIO(file) if isinstance(file, bytes) else io.FileIO(file)
+
+    with _Directory(raw()) as bounded, zipfile.ZipFile(bounded) as archive:
         for member in archive.infolist():
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise zipfile.BadZipFile(f"{member.filename} is neither stored nor deflated")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
 class _Directory(io.BufferedReader):

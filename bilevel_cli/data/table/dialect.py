@@ -29,6 +29,7 @@ class Dialect:
         missing: Texts that mean a missing value, besides an empty field.
         keep_default_na: Whether NA, NaN, None, null and others mean a missing value too.
         text: Columns that are read as texts, whatever is in them.
+        sheet: Of a workbook, by its name; None for the only one that is not hidden.
     """
 
     separator: str
@@ -41,6 +42,7 @@ class Dialect:
     missing: tuple[str, ...]
     keep_default_na: bool
     text: tuple[str, ...]
+    sheet: str | None
 
     @property
     def numbers(self) -> tuple[str, str]:
@@ -94,4 +96,4 @@ class Dialect:
         return self
 
 
-PLAIN = Dialect(",", "utf-8", ".", None, (), (), None, (), True, ())
+PLAIN = Dialect(",", "utf-8", ".", None, (), (), None, (), True, (), None)

@@ -1,4 +1,4 @@
-"""The formats of a table, CSV and Parquet: a file becomes a frame, or is refused by its line."""
+"""The formats of a table: a file becomes a frame, or is refused by its line or its cell."""
 
 import codecs
 import functools
@@ -9,11 +9,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from bilevel_cli.data.reading import files
-from bilevel_cli.data.table import parquet
+from bilevel_cli.data.table import parquet, workbook
 from bilevel_cli.data.table.dialect import Dialect
 from bilevel_cli.data.table.layout import Layout, layout
 from bilevel_cli.data.table.name import Name, unreadable
 from bilevel_cli.data.table.proposals import Roles, proposed, refusal
+from bilevel_cli.data.table.signatures import CSV, PARQUET, format_of
 from bilevel_cli.data.table.understood import is_text, understood
 
 
@@ -24,7 +25,10 @@ def frame_at(
     roles: Roles,
     max_megabytes: float,
 ) -> pd.DataFrame:
-    """The table in a CSV file (plain or gzipped) or in a Parquet file, with at least one row.
+    """The table in a file of CSV (plain or gzipped), Parquet or .xlsx, with at least one row.
+
+    It has the index that pandas wrote to a Parquet file, if that had a name. `workbook.NOTE` of its
+    `attrs` is what the user should know.
 
     Columns of texts that are numbers or dates in the dialect become these.
 
@@ -44,14 +48,16 @@ def frame_at(
     content = files.content(found, name.who, max_megabytes)
     findings: list[str] = []
     fields: Callable[[], pd.DataFrame]
-    if not is_csv(content):
-        frame = parquet.frame_in(content, name, max_megabytes)
-        spoken, fields = dialect, functools.partial(pd.DataFrame.astype, frame, str)
-        texts = None
+    kind = format_of(content, name)
+    if kind != CSV:
+        frame = _binary(kind, content, name, dialect, roles, max_megabytes)
+        # What is a number there was written as one, and cannot mean another.
+        fields = functools.partial(pd.DataFrame, "", frame.index, frame.columns)
+        spoken, texts = dialect, None
     else:
         laid = layout(content, dialect, name)
         spoken, findings = laid.dialect, laid.findings
-        frame, fields = _csv(laid, name)
+        frame, fields = _csv(laid, name, roles.names)
         texts = None if spoken.numbers == (".", "") else fields()
     if not len(frame):
         raise ValueError(f"{name.who} needs rows, got none below the header of {found}.")
@@ -63,19 +69,24 @@ def frame_at(
     return frame.set_axis(index)
 
 
-def is_csv(content: bytes) -> bool:
-    """Whether the bytes of a file are text, as far as their beginning tells."""
-    return content[:4] != b"PAR1"
+def _binary(
+    kind: str, content: bytes, name: Name, dialect: Dialect, roles: Roles, max_megabytes: float
+) -> pd.DataFrame:
+    if kind == PARQUET:
+        return parquet.frame_in(content, name, max_megabytes)
+    texts = [*dialect.text, *([roles.names] if roles.names else [])]
+    asked = workbook.Asked(dialect.sheet, dialect.missing, dialect.keep_default_na, texts)
+    return workbook.frame_in(content, name, asked, max_megabytes)
 
 
 class Written(NamedTuple):
-    """A CSV file as it stands.
+    """A table as it stands in its file.
 
     Attributes:
-        fields: All texts, those too that mean a missing value. A column without a name is called
-            `Unnamed: 0`, or by another number.
+        fields: All texts, those too that mean a missing value; of a Parquet file the values. A
+            column without a name is called `Unnamed: 0`, or by another number.
         header: The names of the columns.
-        encoding: Of the file; utf-8-sig where it has a byte order mark.
+        encoding: Of a CSV file; utf-8-sig where it has a byte order mark.
     """
 
     fields: pd.DataFrame
@@ -83,23 +94,35 @@ class Written(NamedTuple):
     encoding: str
 
 
-def as_written(content: bytes, name: Name, dialect: Dialect) -> Written:
-    """The bytes of a CSV file that `frame_at` has read, as they stand in the file.
+def as_written(content: bytes, name: Name, dialect: Dialect, max_megabytes: float) -> Written:
+    """The bytes of a file that `frame_at` has read, as they stand in the file.
 
-    Args: as `frame_at`.
+    Columns of lists and the like are not there. Args: as `frame_at`.
     """
+    kind = format_of(content, name)
+    if kind != CSV:
+        if kind == PARQUET:
+            fields = parquet.as_written(content, name, max_megabytes)
+        else:
+            fields = workbook.as_written(content, name, dialect.sheet, max_megabytes)
+        return Written(fields, list(fields.columns), dialect.encoding)
     laid = layout(content, dialect, name)
     marked = content.startswith(codecs.BOM_UTF8) and laid.plain
     encoding = "utf-8-sig" if marked else dialect.encoding
     return Written(_fields(laid, dtype=str, na_filter=False), laid.header, encoding)
 
 
-def _csv(laid: Layout, name: Name) -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:
-    """What pandas reads by itself, and what gives the same fields as texts."""
+def _csv(
+    laid: Layout, name: Name, names: str | None
+) -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:
+    """What pandas reads by itself, and what gives the same fields as texts.
+
+    The column `names` stays as it is, with 007.
+    """
     dialect = laid.dialect
     named = {"na_values": ["", *dialect.missing], "keep_default_na": dialect.keep_default_na}
     try:
-        texts = {title: str for title in dialect.text if title in laid.header}
+        texts = {title: str for title in (*dialect.text, names) if title in laid.header}
         frame = _fields(laid, dtype=texts, low_memory=False, **named)
     except (ValueError, OverflowError) as error:
         raise unreadable(name, " ".join(str(error).split())) from error

@@ -50,8 +50,6 @@ def layout(content: bytes, dialect: Dialect, name: Name) -> Layout:
     Raises:
         ValueError: The file has none. The message names the line.
     """
-    if content[:2] == b"PK":
-        raise unreadable(name, "it is a zip file; unpack it")
     findings = []
     text, reason = _text(content, dialect.encoding)
     if reason:

@@ -14,8 +14,7 @@ from bilevel_cli.data.table.name import Name, Value
 from bilevel_cli.data.table.near import ISO, NUMBERS, PLAIN, Near, near
 from bilevel_cli.data.table.understood import is_text
 
-FEW = 5  # different texts among numbers that may mean a missing value
-LONGEST = 400  # letters of a message
+FEW, LONGEST = 5, 400  # texts among numbers that may mean a missing value; letters of a message
 SETTINGS = (
     *("encoding", "separator", "decimal", "thousands", "signs", "negatives", "dates"),
     *("missing", "text"),
@@ -34,12 +33,14 @@ class Roles(NamedTuple):
     Attributes:
         target: To be predicted.
         classes: Whether the target has classes, which may be any texts.
-        others: No inputs, such as names of rows and columns that are left out.
+        others: No inputs, such as columns that are left out, and `names`.
+        names: Of rows, which stay as they are written.
     """
 
     target: str | None
     classes: bool
     others: tuple[str | None, ...]
+    names: str | None
 
     @property
     def labels(self) -> tuple[str | None, ...]:

@@ -1,4 +1,4 @@
-"""The user's own table, CSV or Parquet, of classes or of real targets."""
+"""The user's own table, CSV, Parquet or .xlsx, of classes or of real targets."""
 
 import abc
 import math
@@ -24,9 +24,11 @@ from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import columns, described, titles
 from bilevel_cli.data.table.columns import Column
 from bilevel_cli.data.table.dialect import PLAIN
-from bilevel_cli.data.table.formats import as_written, frame_at, is_csv
+from bilevel_cli.data.table.formats import as_written, frame_at
 from bilevel_cli.data.table.name import Name
 from bilevel_cli.data.table.proposals import Roles
+from bilevel_cli.data.table.signatures import PARQUET, format_of
+from bilevel_cli.data.table.workbook import NOTE
 
 
 class Pool(NamedTuple):
@@ -50,7 +52,7 @@ class Pool(NamedTuple):
 
 
 class OwnTable(Source):
-    r"""Rows of a CSV file (plain or gzipped) or of a Parquet file.
+    r"""Rows of a file of CSV (plain or gzipped), Parquet or .xlsx.
 
     Each column is, by its content, one of these:
 
@@ -76,6 +78,7 @@ class OwnTable(Source):
         clean: A column of booleans, or of 0 and 1, that says which rows are known to be clean, or
             null. Validation rows are drawn from these; others of them serve for test before they
             serve for training.
+        sheet: The name of the sheet of a workbook; null for the only one that is not hidden.
         separator: Between the fields of a CSV file; \t is a tab.
         encoding: Of a CSV file, such as utf-8, cp1252, utf-16.
         decimal: The decimal sign of numbers, a point or a comma.
@@ -105,6 +108,7 @@ class OwnTable(Source):
         drop: list[str],
         row_id: str | None,
         clean: str | None,
+        sheet: str | None,
         separator: str,
         encoding: str,
         decimal: str,
@@ -145,6 +149,7 @@ class OwnTable(Source):
             missing=missing,
             keep_default_na=keep_default_na,
             text=text,
+            sheet=None if sheet is None else str(sheet),
         ).checked(self.name)
         self.max_levels, self.max_megabytes = max_levels, max_megabytes
 
@@ -253,6 +258,7 @@ class OwnTable(Source):
         index = [f"its index {', '.join(unused)} is no input"] if unused else []
         statement = f"{Path(file.path).name}: {len(frame)} rows, {encoded.statement}"
         statement = "; ".join([statement, *index, *described.remarks(class_names, trimmed)]) + "."
+        statement = f"{statement} {frame.attrs.get(NOTE, '')}".rstrip()
         if self.describe:
             others: dict[str | None, str] = {
                 **dict.fromkeys(levels, "an index"),
@@ -267,9 +273,9 @@ class OwnTable(Source):
     def _target_as_written(self) -> Column | None:
         path = files.own(self.path, type(self).__name__, "data.path")
         content = files.content(path, type(self).__name__, self.max_megabytes)
-        if not is_csv(content):
+        if format_of(content, self.name) == PARQUET:
             return None
-        return as_written(content, self.name, self.dialect).fields[self.target]
+        return as_written(content, self.name, self.dialect, self.max_megabytes).fields[self.target]
 
 
 def _filled(part: Labelled, train: Labelled) -> Labelled:

@@ -30,7 +30,7 @@ class Table(OwnTable, Rows):
 
     @property
     def roles(self) -> Roles:
-        return Roles(self.target, True, self.others)
+        return Roles(self.target, True, self.others, self.row_id)
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         where = f"column {column.name!r} of {self.path}"
@@ -55,7 +55,7 @@ class RegressionTable(OwnTable, Regression):
 
     @property
     def roles(self) -> Roles:
-        return Roles(self.target, False, self.others)
+        return Roles(self.target, False, self.others, self.row_id)
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         amounts = pd.to_numeric(columns.in_days(column), errors="coerce")
