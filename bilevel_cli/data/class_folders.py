@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bilevel_cli.data.base import Classes, ClassSplits
-from bilevel_cli.data.reading import files, images
+from bilevel_cli.data.reading import files, images, listing
 from bilevel_cli.data.reading.npz import read_npz
 
 PARTS = ("train", "val", "test")
@@ -19,10 +19,11 @@ PARTS = ("train", "val", "test")
 class ClassFolders(Classes):
     """Classes of images in three parts that are disjoint, as published.
 
-    They are either folders of images, `<root>/<name>/{train,val,test}/<class>/*.png` or `*.jpg`,
-    which are resized and kept in the cache; or arrays, `<root>/<name>/{train,val,test}.npz`, with
-    `images` [n, size, size, channels], uint8, and `labels` [n]. Pickles are never read. All classes
-    of a part get as many images as its smallest class has, the first ones.
+    They are either folders of images, `<root>/<name>/{train,val,test}/<class>/`, of the kinds that
+    `ImageFolder` reads, transparent ones on white, which are resized and kept in the cache; or
+    arrays, `<root>/<name>/{train,val,test}.npz`, with `images` [n, size, size, channels], uint8,
+    and `labels` [n]. Pickles are never read. All classes of a part get as many images as its
+    smallest class has, the first ones.
 
     miniImageNet: 64, 16 and 20 classes of 600 images (Ravi, Larochelle, 2017,
     https://openreview.net/forum?id=rJY0-Kcll). tieredImageNet: 351, 97 and 160 classes (Ren et al.,
@@ -62,6 +63,7 @@ class ClassFolders(Classes):
         self.name, self.root, self.size, self.channels = name, root, size, channels
         self.images_per_class, self.max_megabytes = images_per_class, max_megabytes
         self.counts = train, validation, test
+        self._passed_over: dict[str, str] = {}  # by part
 
     def classes(self) -> ClassSplits:
         return self._parts
@@ -73,6 +75,11 @@ class ClassFolders(Classes):
             f"{self.name} at {self.size}x{self.size}, {sizes[0]} for training, {sizes[1]} for "
             f"validation, {sizes[2]} for test, as the files divide them"
         )
+
+    @property
+    def statement(self) -> str:
+        told = [f"{part}: {what}." for part, what in self._passed_over.items() if what]
+        return " ".join([f"{self.name},", *told]) if told else ""
 
     @cached_property
     def _parts(self) -> ClassSplits:
@@ -115,7 +122,9 @@ class ClassFolders(Classes):
         return np.stack([pixels[members[:count]] for members in rows]).transpose(0, 1, 4, 2, 3)
 
     def _from_images(self, folder: Path) -> NDArray[np.uint8]:
-        found = images.by_class(folder, self.name)
+        read = listing.by_class(folder, self.name)
+        self._passed_over[folder.name] = read.passed_over
+        found = read.classes
         count = self._count([len(paths) for paths in found.values()], folder)
         paths = [path for paths in found.values() for path in paths[:count]]
         shape = (self.channels, self.size, self.size)
@@ -127,7 +136,9 @@ class ClassFolders(Classes):
         if decoded is None or (decoded.dtype, decoded.shape) != whole:
             decoded = np.empty((len(paths), *shape), np.uint8)
             for image, path in zip(decoded, paths, strict=True):
-                image[:] = images.decoded(path, self.size, self.channels, self.name)
+                image[:], _ = images.decoded(
+                    path, self.size, self.channels, self.name, images.WHITE
+                )
             decoded = decoded.reshape(len(found), count, *shape)
             files.store_array(cached, decoded)
         return decoded
@@ -146,7 +157,10 @@ class ClassFolders(Classes):
 
         Their content is not read for it: reading 780,000 files is slow.
         """
-        digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
+        # What the cache holds of JPEG files, which have no transparency, is as it always was.
+        jpeg = all(path.suffix.lower() in (".jpg", ".jpeg") for path in paths)
+        behind = "" if jpeg else f" {images.WHITE}"
+        digest = hashlib.sha256(f"{self.size} {self.channels}{behind}".encode())
         for path in paths:
             about = path.stat()
             line = f"\n{path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}"

@@ -96,7 +96,6 @@ def test_images_are_resized_made_grey_and_turned_upright(tmp_path: Path) -> None
         (pickle.dumps([1]), "cannot identify image file"),
         (png(Image.new("1", (20000, 4000))), "at most 67108864 pixels are read"),
         (png(Image.new("1", (20000, 20000))), "cannot read"),
-        (png(Image.new("I;16", (8, 8))), "mode I;16, 8 bits a channel are read"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_named_and_no_bomb_decoded(
@@ -117,7 +116,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
     assert len(folder_of(home).read()[0].y) == 5
     standins.write_images(tmp_path / "away", classes=1, images=1, size=8)
     (home / "n02").symlink_to(tmp_path / "away" / "n00")
-    assert f"got {home / 'n02' / '0.png'}, a link to" in message(folder_of(home).read)
+    assert f"got {home / 'n02'}, a link to" in message(folder_of(home).read)
     (home / "n02").unlink()
     (home / "n00" / "9.png").symlink_to("/etc/passwd")
     assert "a link to /etc/passwd" in message(folder_of(home).read)
