@@ -100,6 +100,7 @@ class Cifar10(Pixels):
                 folders=(FOLDER,),
                 url=self.url,
                 md5=self.md5,
+                max_megabytes=7 * MAX_MEGABYTES,
                 download=self.download,
             )
         except ValueError as error:

@@ -93,6 +93,7 @@ class Ijcnn1(TwoClasses):
             folders=self.folders,
             url=self.url,
             md5=self.md5[name],
+            max_megabytes=MAX_MEGABYTES,
             download=self.download,
         )
         x, signs = _read(path)

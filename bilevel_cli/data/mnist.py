@@ -9,6 +9,8 @@ import torch
 from bilevel_cli.data.base import Examples, Labelled, Splits, standardized
 from bilevel_cli.data.reading import files, idx
 
+MAX_MEGABYTES = 50.0  # of a file: 60,000 images of 784 bytes are 47 MB before they are packed
+
 
 class Mnist(Examples):
     """Handwritten digits, 60,000 to split and 10,000 for test (LeCun, Cortes, Burges, 1998).
@@ -83,6 +85,7 @@ class Mnist(Examples):
             folders=self.folders,
             url=self.url,
             md5=self.md5[name],
+            max_megabytes=MAX_MEGABYTES,
             download=self.download,
         )
 

@@ -20,6 +20,7 @@ from bilevel_cli.data.reading.rotations import rotated_classes
 DRAWERS = 20  # images per character, one of each drawer
 SIDE = 28
 MAX_MEMBER_BYTES = 2**20  # the official images have at most 522
+MAX_MEGABYTES = 40.0  # of a zip file: 19,280 such images and their names are less than half of it
 
 
 class Omniglot(Classes):
@@ -107,6 +108,7 @@ class Omniglot(Classes):
             folders=self.folders,
             url=self.url,
             md5=self.md5[name],
+            max_megabytes=MAX_MEGABYTES,
             download=self.download,
         )
 

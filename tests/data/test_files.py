@@ -22,7 +22,12 @@ pytestmark = pytest.mark.usefixtures("data_cache")
 
 
 def find(
-    root: Path | None, *, url: str = NOWHERE, md5: str = "0" * 32, download: bool = False
+    root: Path | None,
+    *,
+    url: str = NOWHERE,
+    md5: str = "0" * 32,
+    download: bool = False,
+    max_megabytes: float = 1.0,
 ) -> Path:
     return files.find(
         "a.gz",
@@ -31,6 +36,7 @@ def find(
         folders=("MNIST/raw", "MNIST"),
         url=url,
         md5=md5,
+        max_megabytes=max_megabytes,
         download=download,
     )
 

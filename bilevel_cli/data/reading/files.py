@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import io
-import logging
 import os
 import tempfile
 import zipfile
@@ -17,6 +16,8 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
+from bilevel_cli.data.reading.downloads import downloaded
+
 RAISE = "Raise data.max_megabytes if the memory is there."
 
 
@@ -28,6 +29,7 @@ def find(
     folders: Sequence[str],
     url: str,
     md5: str,
+    max_megabytes: float,
     download: bool,
 ) -> Path:
     """The path of file `name`, searched first and downloaded only if absent.
@@ -42,6 +44,7 @@ def find(
         folders: Sub-folders that may hold the file; a download goes to the first.
         url: The folder on the server (http or https).
         md5: Of the file on the server, in hexadecimal.
+        max_megabytes: More than the file on the server has: a download is broken off there.
         download: Whether an absent file may be downloaded.
 
     Raises:
@@ -60,7 +63,7 @@ def find(
             f"{who} needs the file {name}, found in none of {', '.join(map(str, places))}. "
             "Set data.root=... to the folder that holds it, or data.download=true."
         )
-    return _downloaded(f"{url.rstrip('/')}/{name}", places[0], name, md5, who)
+    return downloaded(f"{url.rstrip('/')}/{name}", places[0], name, md5, max_megabytes, who)
 
 
 def cache_folder() -> Path:
@@ -137,7 +140,7 @@ def content(path: Path, who: str, max_megabytes: float, way_out: str = RAISE) ->
 
 def require_file(path: Path, who: str) -> None:
     """Raises ValueError for a folder, a device, or a pipe, which could be read without end."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where access is denied
         kind = "a folder" if path.is_dir() else "neither a file nor a folder"
         raise ValueError(f"{who} needs {path} to be a file, got {kind}. Name a file.")
 
@@ -199,29 +202,3 @@ def store_array(cached: Path, array: NDArray[Any]) -> None:
             part = Path(scratch, "part.npy")
             np.save(part, array, allow_pickle=False)
             os.replace(part, cached)
-
-
-def _downloaded(url: str, folder: Path, name: str, md5: str, who: str) -> Path:
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        # Writes a temporary file beside the target and renames it once the checksum is right.
-        found = pooch.retrieve(
-            url,
-            known_hash=f"md5:{md5}",
-            fname=name,
-            path=folder,
-            # Not streamed: requests leaves the socket of a streamed answer open after a 404.
-            downloader=pooch.HTTPDownloader(stream=False),
-        )
-    except OSError as error:  # of the server (every error of requests is one) and of the disk
-        raise ValueError(
-            f"{who} could not download {url} to {folder}: {error}. "
-            "Check the network, data.url and data.root, or fetch the file yourself and set "
-            "data.root=... to the folder that holds it."
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"{who} needs {name} with md5 {md5}, got another file from {url}; it was not kept. "
-            "Try again, or set data.url=... to another mirror."
-        ) from error
-    return Path(found)
