@@ -41,8 +41,8 @@ test-slow: $(READY)  ## the tests that take minutes: packaging, kill -9, reprodu
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: test-faults
-test-faults: $(READY)  ## runs under faults: killed, out of disk, damaged, misused; within 40 minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n auto --dist worksteal
+test-faults: $(READY)  ## runs under faults: killed, out of disk, damaged, misused, attacked; within 40 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "faults or hostile" -n auto --dist worksteal
 
 .PHONY: test-timing
 test-timing: $(READY)  ## bounds on seconds, for a quiet machine like that of docs/benchmarks.md

@@ -69,12 +69,48 @@ def origin(device: torch.device, checksum: str | None) -> dict[str, str | int | 
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from, with `-dirty` for local changes."""
-    checkout = Path(bilevel_cli.__file__).parents[1]
+    return described(Path(bilevel_cli.__file__).parents[1])
+
+
+def described(checkout: Path) -> str | None:
+    """The commit of a checkout, with `-dirty` for local changes; None where git does not tell.
+
+    Git runs nothing on the way, whatever the environment or the checkout's own configuration says.
+    """
     if not (checkout / ".git").exists():
         return None
-    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
+        # To see whether files have changed, git would pass them through filters.
+        names = _git(checkout, "config", "--name-only", "--get-regexp", r"^filter\.", fine=(0, 1))
+        filters = [part for name in names.splitlines() for part in ("-c", f"{name}=")]
+        return _git(checkout, *filters, "describe", "--always", "--dirty", "--abbrev=40").strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+
+
+def _git(checkout: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+    """What git prints, without the programs that it would start of its own accord.
+
+    Variables such as GIT_CONFIG_COUNT or GIT_DIR would tell it what to run and where to look, and
+    .git/config may name a monitor of files, hooks, and how to fetch what a checkout lacks.
+
+    Raises:
+        OSError: It cannot be run.
+        subprocess.SubprocessError: It fails, or takes longer than ten seconds.
+    """
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"}
+    environment |= {"GIT_ALLOW_PROTOCOL": "none"}  # there is no such protocol: nothing is fetched
+    settings = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "diff.ignoreSubmodules=all")
+    plain = [part for one in settings for part in ("-c", one)]
+    done = subprocess.run(
+        ["git", *plain, "-C", str(checkout), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode not in fine:
+        raise subprocess.SubprocessError(done.stderr)
+    return done.stdout
