@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import OverrideParseException
 
-from bilevel_cli.config.command_line import check_command_line
+from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.errors import UsageError
 
 # Text that Hydra reads as itself. These words it would read as a value of another kind.

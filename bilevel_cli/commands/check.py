@@ -18,9 +18,9 @@ from tqdm import tqdm
 from bilevel_cli import __version__
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
-from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
+from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.errors import UsageError
 
@@ -68,7 +68,6 @@ def main() -> None:
     try:
         if arguments.csv and not arguments.csv.absolute().parent.is_dir():
             raise UsageError(f"--csv needs a file in a folder that is there, got {arguments.csv}.")
-        check_command_line(arguments.overrides)
         found = rows(arguments.overrides, arguments.config_dir)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -94,6 +93,7 @@ def rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Findi
     Raises:
         UsageError: An option or a setting is wrong; Hydra raises errors of its own, too.
     """
+    check_command_line(overrides)
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     first = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
     folders = [Path(config_dir).resolve()] if config_dir else []
@@ -142,6 +142,7 @@ def _checked(config: DictConfig) -> "Finding":
 
     chosen = dict(config.hydra.runtime.choices)
     check_resolves(config, chosen, READ)
+    check_composed(config)
     try:
         _, _, task, loop, method = parts(config, chosen)
     except ValueError as error:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel_cli import __version__, errors
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
-from bilevel_cli.config.arguments import is_ours
-from bilevel_cli.config.command_line import check_command_line
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.refused import check_command_line
+from bilevel_cli.config.targets import TARGET, home, is_ours, on_a_shelf, target, targeted
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.atomic import replaced
 from bilevel_cli.records.folder import check_result
@@ -142,26 +142,39 @@ def _settings(path: Path, overrides: list[str], trusted: list[str]) -> DictConfi
         )
     settings = OmegaConf.create(noted)
     OmegaConf.set_struct(settings, True)  # so that a misspelt override is no new setting
+    if any("${" in text for text in _texts(OmegaConf.to_container(settings, resolve=False))):
+        raise UsageError(f"A comparison needs the plain settings of a run, got ${{...}} in {path}.")
     settings.merge_with_dotlist(overrides)
-    for name in _targets(OmegaConf.to_container(settings, resolve=True)):
-        package = name.split(".")[0]
-        if not is_ours(name) and package not in trusted:
-            raise UsageError(
-                f"A comparison builds classes of bilevel_cli, got {name} in {path}. "
-                f"Add --trust {package} if that is a package of yours."
-            )
+    for key in NEEDED:
+        for where, node in targeted(settings[key], key):
+            _check_trusted(where, node, trusted, path)
     return settings
 
 
-def _targets(tree: object) -> Iterator[str]:
-    """The names of all classes that nested dicts and lists configure."""
+def _check_trusted(key: str, node: DictConfig, trusted: list[str], path: Path) -> None:
+    """Refuses a class that is neither on a shelf nor at home in a package of --trust."""
+    name = str(node[TARGET])
+    if on_a_shelf(name):
+        return
+    package = name.split(".")[0]
+    if package in trusted:  # and may be imported
+        package = home(target(node, key))
+    if is_ours(name) or package not in trusted:
+        raise UsageError(
+            f"A comparison builds classes of bilevel_cli, got {name} in {path}. "
+            f"Add --trust {package} if that is a package of yours."
+        )
+
+
+def _texts(tree: object) -> Iterator[str]:
+    """The texts in nested dicts and lists."""
     if isinstance(tree, dict):
-        if "_target_" in tree:
-            yield str(tree["_target_"])
         tree = list(tree.values())
     if isinstance(tree, list):
         for value in tree:
-            yield from _targets(value)
+            yield from _texts(value)
+    elif isinstance(tree, str):
+        yield tree
 
 
 def _option(group: str, name: str) -> DictConfig:

@@ -18,9 +18,10 @@ from bilevel_cli.commands import completion, ending, torchrun, usage
 from bilevel_cli.commands.ending import Where
 from bilevel_cli.commands.explain import check_words, explain
 from bilevel_cli.config import early, options
-from bilevel_cli.config.command_line import Arguments, check_command_line, flags_first, separated
+from bilevel_cli.config.command_line import Arguments, flags_first, separated
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
+from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
@@ -72,6 +73,7 @@ def check_values(config: DictConfig, options: dict[str, str]) -> None:
         UsageError: A value is wrong.
     """
     check_resolves(config, options)
+    check_composed(config)
     early.check(config)
     try:
         plan.planned(config)

@@ -2,10 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from hydra import version
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime
+from omegaconf import DictConfig
+
+from bilevel_cli.config.options import CONF
 
 
 @contextlib.contextmanager
@@ -20,3 +25,22 @@ def hydra_apart() -> Iterator[None]:
         GlobalHydra.instance().hydra = application
         version.VersionBase.instance().version_base = base
         JobRuntime.instance().set("name", job)
+
+
+def hydras_own(config: DictConfig) -> DictConfig | None:
+    """The composed configuration with what is Hydra's own; None where Hydra does not run."""
+    if "hydra" in config:
+        return config
+    found = HydraConfig.instance().cfg
+    return found if isinstance(found, DictConfig) else None
+
+
+def option_folders(own: DictConfig | None) -> tuple[Path, ...]:
+    """The folders of options from which a configuration was composed: conf/ and those of a user.
+
+    Args:
+        own: What `hydras_own` returned.
+    """
+    sources = own.hydra.runtime.config_sources if own is not None else []
+    found = [CONF, *(Path(one.path) for one in sources if one.provider not in ("hydra", "schema"))]
+    return tuple(dict.fromkeys(found))

@@ -1,22 +1,16 @@
 """Settings checked against the annotations of what they configure, before anything is built."""
 
-import contextlib
 import inspect
-import logging
 import math
 import types
 import typing
-from collections.abc import Iterator
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from bilevel_cli import errors
+from bilevel_cli.config.targets import TARGET, is_ours, outermost, target
 from bilevel_cli.errors import UsageError
-from bilevel_cli.nn import blame
-
-OURS = ("bilevel_cli", "torch.optim")  # whose classes any setting may name
-
 
 # How the messages call the types of plain values.
 WORDS: dict[Any, str] = {
@@ -25,45 +19,6 @@ WORDS: dict[Any, str] = {
     str: "a name",
     bool: "true or false",
 }
-
-
-def is_ours(name: str) -> bool:
-    """Whether a dotted name is that of something in our packages."""
-    return any(name.startswith(f"{package}.") for package in OURS)
-
-
-def target(node: DictConfig, key: str) -> Any:
-    """The class or function that a node names.
-
-    Raises:
-        UsageError: It names none, or one that a module of ours has only imported.
-    """
-    name = node.get("_target_") if isinstance(node, DictConfig) else None
-    if not isinstance(name, str):
-        raise UsageError(f"{key} needs _target_=..., the class that it configures, got {name!r}.")
-    try:
-        with _unsaid("hydra.utils"):  # which would tell the same in three lines
-            found = get_object(name)
-    except Exception as error:  # whatever the module raises when it is imported
-        raise UsageError(
-            f"{key}._target_ needs a class that can be imported, got {name}: "
-            f"{blame.explained(blame.cause(error))}"
-        ) from error
-    home = getattr(found, "__module__", None)
-    if not callable(found) or (is_ours(name) and not is_ours(f"{home}.")):
-        raise UsageError(f"{key}._target_ needs the name of a class, got {name}.")
-    return found
-
-
-@contextlib.contextmanager
-def _unsaid(name: str) -> Iterator[None]:
-    """Nothing is logged by the logger of this name within."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
@@ -76,12 +31,16 @@ def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
     given = [name for name in node if not str(name).startswith("_")]
     for name in map(str, given):
         if name not in signature and not open_ended:
-            known = ", ".join(name for name in signature if name not in offered)
-            raise UsageError(f"{key} takes {known or 'no settings'}, got {name}. Remove it.")
+            known = [name for name in signature if name not in offered]
+            takes, near = ", ".join(known) or "no settings", errors.hint(name, known)
+            way_out = " Remove it." if near == "." else ""
+            raise UsageError(f"{key} takes {takes}, got {name}{near}{way_out}")
         value = node[name]
-        if isinstance(value, DictConfig) and "_target_" in value:
-            check_arguments(value, f"{key}.{name}", set())
-        elif name in hints and not fits(value, hints[name]):
+        for where, inner in outermost(value, f"{key}.{name}"):
+            check_arguments(inner, where, set())
+        if isinstance(value, DictConfig) and TARGET in value:
+            continue
+        if name in hints and not fits(value, hints[name]):
             whole = f"{key}.{name} needs {_spelled(hints[name])}, got {value!r}."
             raise UsageError(whole + _parts(f"{key}.{name}", hints[name]))
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -17,9 +17,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bilevel_cli.config import constructors
-from bilevel_cli.config.arguments import WORDS, is_ours
+from bilevel_cli.config.arguments import WORDS
 from bilevel_cli.config.constructors import Definition
 from bilevel_cli.config.resolved import resolved
+from bilevel_cli.config.targets import is_ours
 from bilevel_cli.errors import UsageError
 
 _PLAIN = {

@@ -10,8 +10,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel_cli.config.arguments import check_arguments, target, whole
+from bilevel_cli.config.arguments import check_arguments, whole
 from bilevel_cli.config.options import options_of_kind
+from bilevel_cli.config.targets import check_targets, target
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.random import DATA, generator
@@ -137,6 +138,7 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
     node = OmegaConf.select(config, key)
     if node is None:
         raise UsageError(f"A run needs {key}=..., got null. See bilevel-run {key}=?")
+    check_targets(node, key)
     parameters = check_arguments(node, key, set(offered or {}))
     extra = {
         name: value() if isinstance(value, types.FunctionType) else value

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config.arguments import whole
+from bilevel_cli.config.refused import check_composed
 from bilevel_cli.config.resolved import check_resolves, plain, resolved
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
@@ -50,6 +51,7 @@ def run(
         Interrupted: A signal stopped the runs; those that are not complete can be continued.
     """
     check_resolves(config, options)
+    check_composed(config)
     folders = replicas(config, directory)
     with contextlib.ExitStack() as locks:
         for _, folder in folders:
