@@ -22,6 +22,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
+from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def _checked(config: DictConfig) -> "Finding":
     chosen = dict(config.hydra.runtime.choices)
     check_resolves(config, chosen, READ)
     check_composed(config)
+    check_read(config)
     try:
         _, _, task, loop, method = parts(config, chosen)
     except ValueError as error:

@@ -24,6 +24,7 @@ from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.run_folder import looked_at
+from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import compiler, signals
 from bilevel_cli.runs import plan
@@ -74,6 +75,7 @@ def check_values(config: DictConfig, options: dict[str, str]) -> None:
     """
     check_resolves(config, options)
     check_composed(config)
+    check_read(config)
     early.check(config)
     try:
         plan.planned(config)

@@ -4,6 +4,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+READ = ("inner_lr", "inner_lr_scale")  # of what a task suggests, by the functions below
+
 
 def solver_lr(*, _root_: DictConfig) -> Any:
     """`${solver_lr:}`: the step size of the inner solver, for the methods whose steps follow it.

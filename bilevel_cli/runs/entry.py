@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel_cli.config.arguments import whole
 from bilevel_cli.config.refused import check_composed
 from bilevel_cli.config.resolved import check_resolves, plain, resolved
+from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.processes import following, leading
@@ -52,6 +53,7 @@ def run(
     """
     check_resolves(config, options)
     check_composed(config)
+    check_read(config)
     folders = replicas(config, directory)
     with contextlib.ExitStack() as locks:
         for _, folder in folders:
