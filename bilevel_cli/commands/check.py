@@ -23,7 +23,8 @@ from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.unread import check_read
-from bilevel_cli.errors import UsageError
+from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
+from bilevel_cli.machine import streams
 
 if TYPE_CHECKING:
     from bilevel_cli.checks.verdict import Finding
@@ -49,10 +50,11 @@ A check where central differences of two step sizes disagree is "chaotic": a lon
 large a step, or a kink. It proves nothing, and is no error.
 
 Exit codes: 0 all hold, refuse or have no reference; 1 one is outside its tolerance; 2 a wrong
-option or value.
+option or value; 3 the table could not be written.
 """
 
 
+@streams.stands("bilevel-check")
 def main() -> None:
     """Runs the command. Exit codes as in its description."""
     parser = argparse.ArgumentParser(
@@ -65,19 +67,19 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--version", action="version", version=f"bilevel-check {__version__}")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         if arguments.csv and not arguments.csv.absolute().parent.is_dir():
             raise UsageError(f"--csv needs a file in a folder that is there, got {arguments.csv}.")
         found = rows(arguments.overrides, arguments.config_dir)
+        print(_markdown(found) if arguments.markdown else _text(found))
+        if arguments.csv:
+            _write(arguments.csv, found)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # besides its own, Hydra raises all kinds
         print(f"bilevel-check: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
-    print(_markdown(found) if arguments.markdown else _text(found))
-    if arguments.csv:
-        _write(arguments.csv, found)
+        sys.exit(Unwritten.code if refusal(error, NO_SPACE) else UsageError.code)
     wrong = [name for name, finding in found if finding.verdict in NOT_HELD]
     if wrong:
         print(f"bilevel-check: outside of its tolerance: {', '.join(wrong)}", file=sys.stderr)

@@ -17,7 +17,8 @@ from bilevel_cli.config import options
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.config.targets import TARGET, home, is_ours, on_a_shelf, target, targeted
-from bilevel_cli.errors import UsageError
+from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
+from bilevel_cli.machine import streams
 from bilevel_cli.records.atomic import replaced
 from bilevel_cli.records.folder import check_result
 from bilevel_cli.report.read.bounded import Unread, json_tree
@@ -40,10 +41,11 @@ images of the same number, and writes their test accuracies to comparison.csv in
   bilevel-distilled outputs/RUN data.root=/my/data               a setting of the run, changed
 
 Only classes of bilevel_cli are built from the run's manifest.json, and those of --trust PACKAGE.
-Exit codes: 0 done; 2 a wrong option, value or file.
+Exit codes: 0 done; 2 a wrong option, value or file; 3 a table could not be written.
 """
 
 
+@streams.stands("bilevel-distilled")
 def main() -> None:
     """Runs the command. Exit codes as in its description."""
     parser = argparse.ArgumentParser(
@@ -70,7 +72,7 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:  # besides its own, Hydra raises all kinds
         print(f"bilevel-distilled: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(Unwritten.code if refusal(error, NO_SPACE) else UsageError.code)
     for name, table in tables.items():
         print(table.to_string(index=False, float_format="{:.4f}".format))
         print(f"Wrote {arguments.run / name}")

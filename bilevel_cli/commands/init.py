@@ -15,6 +15,7 @@ from bilevel_cli import __version__
 from bilevel_cli.config import options
 from bilevel_cli.config.own_code import holder
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine import streams
 
 SKELETONS = Path(__file__).parents[1] / "skeletons"
 SMALL = "outer_steps=20"
@@ -57,6 +58,7 @@ KINDS = {
 VALUES = ("null", "true", "false", "inf", "nan")
 
 
+@streams.stands("bilevel-init")
 def main() -> None:
     """Runs the command. Exit codes as in its description."""
     parser = argparse.ArgumentParser(
@@ -70,7 +72,7 @@ def main() -> None:
         "--into", type=Path, default=Path("mine"), metavar="FOLDER", help="a folder (mine)"
     )
     parser.add_argument("--version", action="version", version=f"bilevel-init {__version__}")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     kind, name, folder = arguments.kind, arguments.name, arguments.into
     try:
         check_name(kind, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bilevel_cli import __version__
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
-from bilevel_cli.machine import signals
+from bilevel_cli.machine import signals, streams
 from bilevel_cli.records.atomic import replaced
 
 PAGE_ROWS = 200  # at least --top
@@ -30,6 +30,7 @@ Exit codes: 0 done; 1 the run broke; 2 a wrong option, column or file; 3 the dis
 """
 
 
+@streams.stands("bilevel-labels")
 def main() -> None:
     """Runs the command. Its description has the exit codes."""
     arguments = parser().parse_args()

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine import streams
 from bilevel_cli.records.plain import plain
 from bilevel_cli.report.costs import budgets
 
@@ -36,18 +36,16 @@ Exit codes: 0 done, or --watch was left by Ctrl-C; 2 a wrong option, value or fo
 """
 
 
+@streams.stands("bilevel-report")
 def main() -> None:
     """Runs the command. Its description has the exit codes."""
-    arguments = parser().parse_args()
+    arguments = parser().parse_intermixed_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of runs may be in any script
     try:
         _report(arguments)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader has seen enough: flushing at exit must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UsageError, OSError) as error:
         print(f"bilevel-report: {plain(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -26,7 +26,7 @@ from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
-from bilevel_cli.machine import compiler, signals
+from bilevel_cli.machine import compiler, signals, streams
 from bilevel_cli.runs import plan
 from bilevel_cli.sweeps import launcher, plugins, summary, worker
 
@@ -84,6 +84,7 @@ def check_values(config: DictConfig, options: dict[str, str]) -> None:
         raise UsageError(str(error)) from error
 
 
+@streams.stands("bilevel-run")
 @torchrun.together
 def main() -> None:
     """Runs the command, and ends it with one message instead of a traceback.
@@ -125,6 +126,8 @@ def main() -> None:
                 _begun.append(Where("hydra.sweep.dir", str(known[0].config.hydra.sweep.dir)))
                 _tell(summary.table(known))
     where = next(iter(_begun), None)
+    if where:
+        streams.is_elsewhere()  # a run has a log, and a sweep those of its jobs
     if stop:
         code = getattr(stop, "code", 128 + signal.SIGINT)
         atexit.register(signals.ignore)  # while torch is taken down, which takes a while
@@ -142,10 +145,7 @@ def main() -> None:
 
 
 def _tell(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # the reader has seen enough: flushing at exit must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, flush=True)
 
 
 def _exit(code: int, message: str) -> None:

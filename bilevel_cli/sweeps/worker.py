@@ -11,7 +11,7 @@ from typing import TextIO
 from omegaconf import DictConfig
 
 from bilevel_cli.errors import Failed, UsageError
-from bilevel_cli.machine import signals
+from bilevel_cli.machine import signals, streams
 from bilevel_cli.sweeps.outcome import Outcome, digest, last_score, noting, shown
 from bilevel_cli.vocabulary import COMPLETED, FAILED, INTERRUPTED, REFUSED, RUNNING
 
@@ -31,7 +31,10 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
     Returns:
         What `run` returns, or returned when the job was completed; None if the job failed.
     """
-    asked = None if launching else signals.serve()
+    asked = None
+    if not launching:
+        streams.prepare()
+        asked = signals.serve()
     if asked:
         return None
     with noting(folder) as note:

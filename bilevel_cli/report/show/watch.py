@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine import streams
 from bilevel_cli.report.read import folders as search
 from bilevel_cli.report.read import runs, tables
 from bilevel_cli.report.read.runs import Run
@@ -18,7 +19,7 @@ QUIET = 2
 
 
 def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: float) -> None:
-    """Prints what `show` makes of the runs, until none is going or the user presses Ctrl-C.
+    """Prints what `show` makes of the runs, until none is going, nobody reads it, or Ctrl-C.
 
     A terminal is drawn over; elsewhere what has changed is printed below what was there.
 
@@ -29,7 +30,7 @@ def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: floa
     """
     known: tables.Known = {}
     printed, quiet = "", 0
-    while quiet < QUIET:
+    while quiet < QUIET and not streams.left():
         if printed:
             time.sleep(every)
         found, text = _look(folders, show, known)
