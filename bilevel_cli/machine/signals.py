@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGUSR2, obeyed between two outer steps."""
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR2, obeyed between two outer steps."""
 
 import contextlib
 import multiprocessing
@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 asked: list[int] = []
 """The signals that this process received since `serve` prepared it, and is to obey."""
 
 _ignored: set[int] = set()
+_hung_up = False  # whether SIGHUP came since the outermost context began that handles signals
+_within = 0  # how many such contexts there are now, one in another
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,7 +41,7 @@ class Interrupted(Stopped):
 
 @contextlib.contextmanager
 def stops_at_once() -> Iterator[None]:
-    """Makes each of the three signals raise `Stopped`, until the context ends."""
+    """Makes each of the signals raise `Stopped`, until the context ends."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum)
@@ -52,7 +54,8 @@ def stops_at_once() -> Iterator[None]:
 def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
     """Collects signals in a list, for the caller to obey between two steps.
 
-    A second signal raises `Stopped` at once.
+    A second signal raises `Stopped` at once. SIGHUP does not count: what ends a session sends it
+    beside another, and nobody is impatient.
 
     Args:
         quiet: Whether to say nothing, since another process tells the user.
@@ -60,10 +63,12 @@ def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
     requests: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if requests:
+        if _impatient(signum, requests):
             raise Stopped(signum)
         requests.append(signum)
-        if not (quiet or _ignored):  # in a pool, the process that passed it on says so
+        if len(requests) == 1 and not (
+            quiet or _ignored
+        ):  # in a pool, the process that passed it on says so
             _say("Stopping after this step; once more to stop at once.")
 
     with _handled(note):
@@ -87,16 +92,18 @@ def ignore() -> None:
 def passed_on() -> Iterator[list[int]]:
     """Collects signals in a list, and passes the first on to the processes that run jobs.
 
-    These stop after their step. A second signal raises `Stopped`, and so does the first where no
-    process runs a job.
+    These stop after their step. A second signal raises `Stopped`, as in `stop_requests`, and so
+    does the first where no process runs a job.
     """
     requests: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         children = multiprocessing.active_children()
-        if requests or not children:
+        if _impatient(signum, requests) or not children:
             raise Stopped(signum)
         requests.append(signum)
+        if len(requests) > 1:
+            return
         _say("Stopping the jobs after their step; once more to stop at once.")
         for child in children:
             if child.pid:
@@ -110,9 +117,9 @@ def passed_on() -> Iterator[list[int]]:
 def serve() -> list[int] | None:
     """Prepares a process of a pool for the signals that `passed_on` sends it.
 
-    A terminal sends Ctrl-C to this process too, which ignores it: the process that started it
-    passes it on. A signal that comes between two jobs is kept for the next one. Unhandled, it would
-    end the process, and the pool with it.
+    A terminal sends Ctrl-C to this process too, and SIGHUP when it is closed. It ignores both: the
+    process that started it passes them on. A signal that comes between two jobs is kept for the
+    next one. Unhandled, it would end the process, and the pool with it.
 
     Returns:
         The signals so far; None where something else handles SIGTERM, so that this is no pool.
@@ -120,11 +127,17 @@ def serve() -> list[int] | None:
     handler = signal.getsignal(signal.SIGTERM)
     if handler == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _ask)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _ignored.add(signal.SIGINT)
+        for signum in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+            _ignored.add(signum)
     elif handler is not _ask:
         return None
     return asked
+
+
+def _impatient(signum: int, earlier: list[int]) -> bool:
+    """Whether a signal means, after earlier ones, that the user does not wait for the step."""
+    return signum != signal.SIGHUP and any(one != signal.SIGHUP for one in earlier)
 
 
 def _say(line: str) -> None:
@@ -139,14 +152,29 @@ def _ask(signum: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    global _hung_up, _within
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        global _hung_up
+        # A shell that ends sends SIGHUP to its jobs, and the kernel sends it once more: the second
+        # one must not disturb what the first one began.
+        if signum == signal.SIGHUP:
+            if _hung_up:
+                return
+            _hung_up = True
+        handler(signum, frame)
+
+    under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    spared = _ignored | ({signal.SIGHUP} if under_nohup else set())
     try:
-        obeyed = [signum for signum in SIGNALS if signum not in _ignored]
-        before = {signum: signal.signal(signum, handler) for signum in obeyed}
+        before = {s: signal.signal(s, handle) for s in SIGNALS if s not in spared}
     except ValueError:  # outside of the main thread, which alone may handle signals
         yield
         return
+    _hung_up, _within = _hung_up and _within > 0, _within + 1
     try:
         yield
     finally:
+        _within -= 1
         for signum, earlier in before.items():
             signal.signal(signum, earlier)

@@ -115,7 +115,8 @@ def send(*signals: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 0)]
+    ("signum", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR2, 0)],
 )
 def test_a_signal_stops_a_run_after_its_step_and_it_continues_bit_for_bit(
     signum: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
