@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from bilevel_cli import errors
 from bilevel_cli.config import options, suggest
 from bilevel_cli.config.command_line import Arguments
+from bilevel_cli.config.deletions import check_deletions
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import Failed, UsageError, refusal
 from bilevel_cli.sweeps import plugins
@@ -36,6 +37,8 @@ def explain(error: BaseException) -> str:
             like = [repr(name) for name in suggest.settings_like(found[1], _known())]
             ask = f" Did you mean {suggest.either(like)}?" if like else ""
             return f"there is no setting {found[1]!r}.{ask}\nSee bilevel-run --help."
+        if absent := re.match(r"Could not delete from config. '(.+)' does not exist", str(error)):
+            return f"~{absent[1]} deletes nothing: there is no such setting, or it is null."
         if several := re.match(_SEVERAL, str(error)):
             return _each(several[1])
         if error.__cause__ is not None:
@@ -47,7 +50,9 @@ def explain(error: BaseException) -> str:
 
 
 def check_words(given: Arguments) -> None:
-    """Refuses words that are neither a flag nor an assignment, and says what they may have meant.
+    """Refuses words that are neither flag nor assignment, saying what they may have meant.
+
+    Refuses deletions of what is needed, too.
 
     Raises:
         UsageError: There is one.
@@ -55,6 +60,7 @@ def check_words(given: Arguments) -> None:
     for word in given.overrides:
         if "=" not in word and not word.startswith("~"):
             raise UsageError(suggest.meant(word, given.folders, _known()))
+    check_deletions(given.overrides)
 
 
 # What Hydra says of several values, and of range(...) or glob(...), without -m.

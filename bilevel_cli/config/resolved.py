@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bilevel_cli.config.deletions import check_complete
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.settings import NOT_SETTINGS
@@ -57,8 +58,9 @@ def check_resolves(
         keys: The entries at the top of `config` to look at; None for all but Hydra's own.
 
     Raises:
-        UsageError: A setting reads what nothing says.
+        UsageError: A setting reads what nothing says, or is not there at all.
     """
+    check_complete(config, keys)
     lacking: dict[str, list[str]] = {}  # what is read, and the settings that read it
     for key in config if keys is None else keys:
         if key == "hydra" or key not in config:
