@@ -239,6 +239,7 @@ def pages(kind: str, grey: bool = False, **settings: Any) -> bytes:
     return saved(first, kind, save_all=True, append_images=[second], **settings)
 
 
+BYTES = {258: (8,), 259: (1,), 262: (1,), 277: (1,)}
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 REFUSED: list[tuple[str, Callable[[], bytes], str]] = [
     ("floating.tif", lambda: saved(GREY.astype(np.float32) / 255, "TIFF"), "floating numbers"),
@@ -254,6 +255,11 @@ REFUSED: list[tuple[str, Callable[[], bytes], str]] = [
     ("cut.gif", lambda: pages("GIF", grey=True)[:200], "cannot read"),
     ("page.png", lambda: b"<html>404 Not Found</html>", "cannot identify image file"),
     ("vector.jpg", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify image"),
+    (
+        "large_tiles.tif",
+        lambda: raw_tiff(GREY, {**BYTES, 322: (2**15,), 323: (2**15,)}),
+        "tiles of",
+    ),
     ("large.bmp", lambda: huge(), "at most 67108864 pixels are read"),
 ]
 

@@ -54,7 +54,7 @@ def check_background(who: str, background: str) -> None:
         opaque = False
     if not opaque:
         raise ValueError(
-            f"{who} needs an opaque colour as background, such as white or '#00ff80', got "
+            f"{who} needs an opaque colour as background, such as white or navy, got "
             f"{background!r}. Set data.background."
         )
 
@@ -83,6 +83,9 @@ def decoded(path: Path, size: int, channels: int, who: str, background: str) -> 
         ):
             if image.width * image.height > MAX_PIXELS:  # known before any is decoded
                 raise ValueError(f"size {image.size}, at most {MAX_PIXELS} pixels are read")
+            tags = getattr(image, "tag_v2", {})  # of a TIFF file, whose tiles may exceed the image
+            if tags.get(322, 1) * tags.get(323, 1) > MAX_PIXELS:
+                raise ValueError(f"tiles of {tags[322]} x {tags[323]} pixels, more than are read")
             notes = _notes(image)
             image.draft(MODES[channels], (size, size))  # JPEG: decodes no more than is needed
             picture = ImageOps.exif_transpose(_levels(image))
