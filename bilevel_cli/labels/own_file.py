@@ -107,8 +107,10 @@ def read(wanted: Wanted) -> OwnFile:
     levels = [str(level) for level in frame.index.names if level is not None]
     frame = frame.reset_index(drop=not levels)
     frame.columns = frame.columns.map(str)
-    chosen = {"--target": wanted.target, "--id": wanted.row_id}
-    for which, title in [*chosen.items(), *(("--drop", title) for title in wanted.drop)]:
+    chosen = [("--target", wanted.target), ("--id", wanted.row_id)]
+    chosen += [("--drop", title) for title in wanted.drop]
+    chosen += [("--text", title) for title in wanted.dialect.text]
+    for which, title in chosen:
         if title is not None and title not in frame.columns:
             raise UsageError(
                 f"{which} needs a column of {wanted.path}, got {title!r}"
