@@ -1,6 +1,6 @@
 """Numbers and dates as people write them: read as their plain twin, once messages are followed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +9,24 @@ import pandas as pd
 import pytest
 import torch
 from data_files import message
-from own_tables import everything, followed, own, proposed, settings, written
+from own_tables import (
+    AMOUNTS,
+    DAYS,
+    LABELS,
+    european,
+    everything,
+    followed,
+    own,
+    proposed,
+    settings,
+    table,
+    written,
+)
 from torch.testing import assert_close
 
-from bilevel_cli.data.table import RegressionTable
 from bilevel_cli.data.table.name import override
 
-AMOUNTS = np.round(np.random.default_rng(0).normal(4000, 3000, 60), 2)
-DAYS = pd.date_range("2019-12-25", periods=60, freq="37D")
-LABELS = np.array(["no", "yes"])[np.arange(60) % 2]
 Spelling = Callable[[float], str]
-
-
-def european(number: float, thousands: str = ".") -> str:
-    return f"{number:_.2f}".replace(".", ",").replace("_", thousands)
-
-
-def table(values: Iterable[object], separator: str = ";", encoding: str = "utf-8") -> bytes:
-    frame = pd.DataFrame({"price": list(values), "churn": LABELS})
-    return frame.to_csv(index=False, sep=separator).encode(encoding)
 
 
 NUMBERS: list[tuple[str, str, Spelling, str]] = [
@@ -134,6 +133,21 @@ def test_another_column_decides_what_a_point_or_comma_means(tmp_path: Path) -> N
         assert_close(everything(read), everything(twin), atol=1e-12, rtol=0)
 
 
+def test_points_of_thousands_alone_are_told_where_no_program_writes_decimals_so(
+    tmp_path: Path,
+) -> None:
+    whole = [f"{900 + 50 * row:,}".replace(",", ".") for row in range(60)]
+    path = written(tmp_path, table(whole))
+    text = message(own(path, separator=";").read)
+    proposal = "\"data.decimal=','\" \"data.thousands='.'\""
+    assert f"'1.000' in 'price' is 1000 with {proposal} or 1.000 with" in text
+    read = own(path, separator=";", decimal=",", thousands=".").read()[0]
+    assert read.x[:, 0].tolist() == [900 + 50 * row for row in range(60)]
+    # A program that writes three decimals writes them all; one that writes 7 writes 12.5.
+    for plain in ([f"{3 * row}.500" for row in range(60)], [7, 12.5, 1.125] * 20):
+        assert "number" in own(written(tmp_path, table(plain)), separator=";").statement
+
+
 def test_numbers_with_a_point_stay_what_they_are_beside_others(tmp_path: Path) -> None:
     places = pd.DataFrame({"price": AMOUNTS, "latitude": 50 + AMOUNTS / 1e5, "churn": LABELS})
     twin = everything(own(written(tmp_path, places, "plain.csv")))
@@ -214,59 +228,6 @@ def test_an_encoding_is_proposed_with_a_word_that_it_reads(
 def test_what_excel_writes_above_a_table_is_named(tmp_path: Path) -> None:
     content = b"sep=;\r\n" + table(AMOUNTS)
     assert "line 1 is 'sep=;'" in message(own(written(tmp_path, content)).read)
-
-
-@pytest.mark.parametrize("word", ["NA", "None", "null"])
-def test_a_class_may_be_called_as_a_missing_value(word: str, tmp_path: Path) -> None:
-    frame = pd.DataFrame({"price": AMOUNTS, "churn": np.where(LABELS == "no", word, "DE")})
-    frame.loc[7, "price"] = None
-    content = frame.to_csv(index=False, na_rep="NA")
-    data, said = followed(written(tmp_path, content))
-    assert f"They hold {word!r}. If that is a class, add data.keep_default_na=false" in said[0]
-    assert set(data.class_names) == {word, "DE"}
-    assert everything(data)[:, 1].nonzero()[:, 0].tolist() == [7]  # NA among numbers is none
-
-
-def test_blanks_around_labels_do_not_count_and_are_said(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"price": AMOUNTS, "churn": LABELS})
-    frame.loc[[3, 5], "churn"] = [" yes", "yes\t"]
-    data = own(written(tmp_path, frame))
-    assert data.class_names == ["no", "yes"]
-    assert data.statement.endswith("; 2 labels trimmed.")
-    frame.loc[[7, 9], "churn"] = "Yes"
-    statement = own(written(tmp_path, frame)).statement
-    assert statement.endswith("; 2 labels trimmed; classes 'Yes' and 'yes' differ in case alone.")
-    frame.loc[3, "churn"] = "  "
-    text = message(own(written(tmp_path, frame)).read)
-    assert "a value of 'churn' in every row, got none in 1 rows" in text
-
-
-def test_a_target_with_decimal_commas_is_a_number(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"size": AMOUNTS, "churn": AMOUNTS})
-    twin, _ = own(written(tmp_path, frame, "plain.csv"), RegressionTable).read()
-    frame["churn"] = [european(value) for value in AMOUNTS]
-    path = written(tmp_path, frame.to_csv(index=False, sep=";"))
-    data, _ = followed(path, RegressionTable)
-    assert torch.equal(data.read()[0].y, twin.y)
-
-
-def test_each_column_is_described_on_request(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"price": AMOUNTS, "day": DAYS.strftime("%Y-%m-%d"), "code": "x"})
-    frame["town"], frame["case"] = ["Rome", "Oslo"] * 30, 3 * np.arange(60)
-    frame.loc[4, "price"] = None
-    path = written(tmp_path, frame.assign(churn=LABELS))
-    data = own(path, describe=True, drop=["case"])
-    first, *lines = data.statement.splitlines()
-    assert first == own(path, drop=["case"]).statement
-    low, high = frame.price.min(), frame.price.max()
-    assert lines == [
-        f"  price: number, 2 features, 1 missing, {low:g} to {high:g}",
-        f"  day: date, 1 feature, {DAYS[0]:%Y-%m-%d} to {DAYS[-1]:%Y-%m-%d}",
-        "  code: left out, such as 'x'",
-        "  town: category, 2 features, such as 'Rome'",
-        "  case: dropped, such as '0'",
-        "  churn: target, such as 'no'",
-    ]
 
 
 def test_a_decimal_sign_that_is_the_separator_is_refused(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from data_files import built
@@ -15,6 +17,10 @@ from torch import Tensor
 
 from bilevel_cli.data.base import Source
 from bilevel_cli.data.table import OwnTable, Table
+
+AMOUNTS = np.round(np.random.default_rng(0).normal(4000, 3000, 60), 2)
+DAYS = pd.date_range("2019-12-25", periods=60, freq="37D")
+LABELS = np.array(["no", "yes"])[np.arange(60) % 2]
 
 
 def own(path: Path | None, cls: type[OwnTable] = Table, **settings: Any) -> Any:
@@ -71,3 +77,12 @@ def followed(
             assert "\n" not in said[-1]
             assert len(said[-1].replace(str(path.parent), "")) <= 400
             given |= settings(proposed(said[-1]))
+
+
+def european(number: float, thousands: str = ".") -> str:
+    return f"{number:_.2f}".replace(".", ",").replace("_", thousands)
+
+
+def table(values: Iterable[object], separator: str = ";", encoding: str = "utf-8") -> bytes:
+    frame = pd.DataFrame({"price": list(values), "churn": LABELS})
+    return frame.to_csv(index=False, sep=separator).encode(encoding)

@@ -13,7 +13,8 @@ from bilevel_cli.data.table import parquet, workbook
 from bilevel_cli.data.table.dialect import Dialect
 from bilevel_cli.data.table.layout import Layout, layout
 from bilevel_cli.data.table.name import Name, unreadable
-from bilevel_cli.data.table.proposals import Roles, proposed, refusal
+from bilevel_cli.data.table.proposals import Roles, proposed
+from bilevel_cli.data.table.refusal import refusal
 from bilevel_cli.data.table.signatures import CSV, PARQUET, format_of
 from bilevel_cli.data.table.understood import is_text, understood
 
@@ -137,7 +138,7 @@ def _csv(
             f"{name.who} needs a decimal sign other than the separator, got ',' for both, and no "
             f"field of {name.path} has one. Set another {name.spell('separator', ';')}."
         )
-    return frame, functools.partial(_fields, laid, dtype=str, **named)
+    return frame, functools.cache(functools.partial(_fields, laid, dtype=str, **named))
 
 
 def _fields(laid: Layout, **how: object) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Settings that would make numbers or dates of columns of texts, found by trying."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -10,15 +10,11 @@ from pandas.api import types
 
 from bilevel_cli.data.table.amounts import kind, pattern
 from bilevel_cli.data.table.dialect import ORDERS, Dialect
-from bilevel_cli.data.table.name import Name, Value
+from bilevel_cli.data.table.name import Value
 from bilevel_cli.data.table.near import ISO, NUMBERS, PLAIN, Near, near
 from bilevel_cli.data.table.understood import is_text
 
-FEW, LONGEST = 5, 400  # texts among numbers that may mean a missing value; letters of a message
-SETTINGS = (
-    *("encoding", "separator", "decimal", "thousands", "signs", "negatives", "dates"),
-    *("missing", "text"),
-)
+FEW = 5  # different texts among numbers that may mean a missing value
 WORDS = {",": "commas", ".": "points", " ": "spaces", "'": "apostrophes"}
 MINUS = {
     "parentheses": "parentheses for a minus",
@@ -54,12 +50,12 @@ class Choice(NamedTuple):
     Attributes:
         title: Of the column.
         word: The value.
-        settings: For each meaning, the setting, its value, and the meaning.
+        meanings: The settings and what the value means with them, two times.
     """
 
     title: str
     word: str
-    settings: tuple[tuple[str, Value, str], tuple[str, Value, str]]
+    meanings: tuple[tuple[dict[str, Value], str], tuple[dict[str, Value], str]]
 
 
 @dataclass
@@ -158,7 +154,7 @@ def _dates(cases: Sequence[Near], proposal: Proposal) -> None:
     order = _best(cases, orders, proposal, "dates")
     if order is not None and order != proposal.dialect.dates:
         proposal.change(dates=order)
-        if not any(choice.settings[0][0] == "dates" for choice in proposal.choices):
+        if not any("dates" in choice.meanings[0][0] for choice in proposal.choices):
             looks = f"dates, {order.replace('_', ' ')}"
             proposal.looks |= {case.title: looks for case in cases if order in case.ways}
 
@@ -182,29 +178,39 @@ def _best(cases: Sequence[Near], ways: Sequence[Any], proposal: Proposal, what: 
 
 
 def _choice(case: Near, word: str, one: Any, other: Any) -> Choice:
-    if isinstance(one, str):
-        first, second = ("dates", one), ("dates", other)
-    else:
-        first, second = (
-            ("thousands", way[1]) if way[0] == "." else ("decimal", way[0]) for way in (one, other)
-        )
-    shown = (*first, case.shown(word, one)), (*second, case.shown(word, other))
-    return Choice(case.title, word, shown)
+    def setting(way: Any) -> dict[str, Value]:
+        if isinstance(way, str):
+            return {"dates": way}
+        decimal, thousands = way
+        return {"thousands": thousands} if decimal == "." else {"decimal": decimal}
+
+    first, second = ((setting(way), case.shown(word, way)) for way in (one, other))
+    return Choice(case.title, word, (first, second))
 
 
 def _grouped(frame: pd.DataFrame, fields: Callable[[], pd.DataFrame], proposal: Proposal) -> None:
-    """Numbers such as 1.234 among others with a decimal comma: is that point one of thousands?"""
-    if proposal.dialect.numbers != (",", "") or proposal.dialect.thousands == "":
+    """Numbers such as 1.234 where that point may separate thousands: one of them is noted."""
+    dialect = proposal.dialect
+    comma = dialect.decimal == ","
+    # Between commas, a decimal comma is rare.
+    if dialect.thousands is not None or (dialect.separator == "," and not comma):
         return
     for title in frame.columns:
-        if not types.is_numeric_dtype(frame[title].dtype):
+        if not types.is_float_dtype(frame[title].dtype):
             continue
         words = fields()[title].dropna().str.strip()
-        points = words[words.str.contains(".", regex=False)]
-        if len(points) and words.str.fullmatch(pattern(",", ".")).all():
-            word = str(points.iloc[0])
-            settings = ("thousands", ".", word.replace(".", "")), ("thousands", "", word)
-            proposal.choices.append(Choice(title, word, settings))
+        points = words.str.contains(".", regex=False)
+        if not points.any() or not words.str.fullmatch(pattern(",", ".")).all():
+            continue
+        # A program writes 12.500 and 7.000, or 12.5 and 7: only a point of thousands gives 12.500
+        # and 7. With a decimal comma elsewhere, no such evidence is asked for.
+        if comma or (words[points].str.endswith("0").any() and (~points).any()):
+            word = str(words[points].iloc[0])
+            whole: dict[str, Value] = {"decimal": ","} if not comma else {}
+            point: dict[str, Value] = {"thousands": ""}
+            whole["thousands"] = "."
+            meanings = (whole, word.replace(".", "")), (point, word)
+            proposal.choices.append(Choice(title, word, meanings))
             return
 
 
@@ -234,67 +240,3 @@ def _strays(cases: Sequence[Near], frame: pd.DataFrame, proposal: Proposal, role
 def _pair(dialect: Dialect) -> tuple[str, str]:
     decimal, thousands = dialect.numbers
     return decimal, thousands and kind(thousands)[0]
-
-
-def refusal(name: Name, dialect: Dialect, findings: list[str], proposal: Proposal) -> ValueError:
-    """The error of a table that another dialect reads.
-
-    Args:
-        name: Of the table.
-        dialect: The one that was asked for.
-        findings: About the layout of the file.
-        proposal: What would read it.
-    """
-    doubtful = {setting for choice in proposal.choices for setting, _, _ in choice.settings}
-    changed = [
-        setting
-        for setting in SETTINGS
-        if getattr(proposal.dialect, setting) != getattr(dialect, setting)
-        and setting not in doubtful
-    ]
-    adding = " ".join(name.spell(one, getattr(proposal.dialect, one)) for one in changed)
-    titles = [*proposal.looks, *proposal.faults, *(choice.title for choice in proposal.choices)]
-    texts = name.spell("text", (*dialect.text, *dict.fromkeys(titles)))
-    keep = f"{texts} keeps texts. " * bool(titles)
-    if proposal.choices:
-        way_out = f"{keep}Add one of these{' and ' * bool(adding)}{adding}"
-    elif adding:
-        way_out = f"{keep}Add {adding}"
-    else:
-        way_out, keep = f"Correct the file, or add {texts}", ""
-    choices = [_meanings(choice, name) for choice in proposal.choices]
-    start = f"{name.who} cannot read {name.path} as it is: "
-    for most in (3, 1, 0):
-        faults = list(proposal.faults.values())
-        some = [*faults[:most], f"{len(faults) - most} columns more are of several kinds"]
-        faults = some if len(faults) > most + 1 else faults
-        phrases = [*findings, *_looks(proposal, most), *faults, *choices]
-        message = f"{start}{'; '.join(phrases)}. {way_out}"
-        if len(message) > LONGEST:
-            way_out = way_out.removeprefix(keep)
-            message = f"{start}{'; '.join(phrases)}. {way_out}"
-        if len(message) <= LONGEST:
-            break
-    return ValueError(message)
-
-
-def _meanings(choice: Choice, name: Name) -> str:
-    each = (f"{meaning} with {name.spell(one, value)}" for one, value, meaning in choice.settings)
-    return f"{choice.word!r} in {choice.title!r} is {' or '.join(each)}"
-
-
-def _looks(proposal: Proposal, titles: int) -> Iterator[str]:
-    """What columns look like, in phrases that name `titles` of them; with 0, in few words."""
-    if not titles and proposal.looks:
-        names, others = list(map(repr, proposal.looks))[:2], len(proposal.looks) - 2
-        also = f" and {others} more" * (others > 0)
-        yield f"columns {', '.join(names)}{also} look like numbers or dates"
-        return
-    groups: dict[str, list[str]] = {}
-    for title, looks in proposal.looks.items():
-        groups.setdefault(looks, []).append(title)
-    for looks, columns in groups.items():
-        some = ", ".join(map(repr, columns[:titles]))
-        more = f" and {len(columns) - titles} more" if len(columns) > titles else ""
-        many = len(columns) > 1
-        yield f"column{'s' * many} {some}{more} look{'s' * (not many)} like {looks}"
