@@ -5,7 +5,12 @@ import sys
 from typing import Any
 
 import hydra
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import (
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
 
 from bilevel_cli import errors
@@ -29,6 +34,8 @@ def explain(error: BaseException) -> str:
         if known:
             near = errors.hint(name, known)
             return f"{group} has no option {name!r}{near}\n{group} is one of {', '.join(known)}."
+    if isinstance(error, OverrideParseException) and not error.override.isascii():
+        return _in_quotes(error.override)
     if isinstance(error, ConfigCompositionException):
         found = re.match(r"Could not (?:override|append to config|delete) '([^']+)'", str(error))
         if found and found[1].split("@")[0] in options.groups():
@@ -73,6 +80,21 @@ def _each(override: str) -> str:
         f"{override} names several values. Add -m to run each: bilevel-run -m {override} ...\n"
         f"For a list, write {key}=[a,b]; for a text with a comma, {key}=\\'a,b\\'."
     )
+
+
+def _in_quotes(override: str) -> str:
+    """What to write instead of an override with letters that Hydra does not read bare."""
+    key, _, value = override.partition("=")
+    letter = next(letter for letter in override if not letter.isascii())
+    quoted = re.sub(r"[^\[\]{},:\s'\"]+", lambda word: _quoted(word[0]), value)
+    return (
+        f"{override}: letters such as {letter!r} need quotes that reach Hydra.\n"
+        f'Write "{key}={quoted}".'
+    )
+
+
+def _quoted(word: str) -> str:
+    return word if word.isascii() else QuotedString(word, Quote.single).with_quotes()
 
 
 def _known() -> list[str]:

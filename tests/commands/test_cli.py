@@ -100,6 +100,10 @@ def test_a_question_mark_lists_the_options(
         ([*QUICK, "lr=1"], "Did you mean 'solver.lr' or 'optimizer.lr'?"),
         ([*QUICK, "solver.inner_steps=3"], "Did you mean 'inner_steps'?"),
         ([*QUICK, "epochs=3"], "Did you mean 'outer_steps'?"),
+        (
+            [*QUICK, "data.drop=[Größe,b]"],
+            "'ö' need quotes that reach Hydra.\nWrite \"data.drop=['Größe',b]\".",
+        ),
         (["task=null"], "Config group override must be a string or a list"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
