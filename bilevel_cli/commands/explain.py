@@ -21,9 +21,18 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import Failed, UsageError, refusal
 from bilevel_cli.sweeps import plugins
 
+LETTERS = 400  # at most, in a message about a command line
+
 
 def explain(error: BaseException) -> str:
     """What is wrong, and the nearest thing that would be right: one to three lines."""
+    said = _explained(error)
+    # Of a run that broke, the end says where its traceback is.
+    whole = isinstance(error, Failed) or len(said) <= LETTERS
+    return said if whole else f"{said[: LETTERS - 4]} ..."
+
+
+def _explained(error: BaseException) -> str:
     if install := plugins.broken(error):
         return install
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -33,7 +42,12 @@ def explain(error: BaseException) -> str:
         known = error.options or options.names(group)
         if known:
             near = errors.hint(name, known)
-            return f"{group} has no option {name!r}{near}\n{group} is one of {', '.join(known)}."
+            said = f"{group} has no option {name[:100]!r}{near}\n{group} is one of "
+            names = f"{', '.join(known)}."
+            if len(said) + len(names) < LETTERS:
+                return f"{said}{names}"
+            room = LETTERS - len(said) - len(see := f" ... See bilevel-run {group}=?") - 1
+            return f"{said}{names[:room].rpartition(',')[0]},{see}"
     if isinstance(error, OverrideParseException) and not error.override.isascii():
         return _in_quotes(error.override)
     if isinstance(error, ConfigCompositionException):
@@ -49,7 +63,7 @@ def explain(error: BaseException) -> str:
         if several := re.match(_SEVERAL, str(error)):
             return _each(several[1])
         if error.__cause__ is not None:
-            return explain(error.__cause__)
+            return _explained(error.__cause__)
     if not isinstance(error, UsageError | Failed):  # logging, for one, hides what it was refused
         error = refusal(error) or error
     lines = [line for line in str(error).splitlines() if line.strip()]
