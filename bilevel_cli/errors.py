@@ -39,6 +39,26 @@ class Unwritten(Failed):
     code = 3
 
 
+class Removed(Unwritten):
+    """What a run had written went away while it ran. It writes nothing more.
+
+    Args:
+        path: The folder of the run, or a file in it.
+        status: As of `Failed`.
+    """
+
+    def __init__(self, path: str, status: str) -> None:
+        super().__init__(
+            f"A run needs {path}, which was removed or renamed while the run went on. Put it back, "
+            "or begin anew with the same command.",
+            status,
+        )
+        self.path = path
+
+    def __reduce__(self) -> "tuple[type[Failed], tuple[str, str]]":
+        return type(self), (self.path, self.status)
+
+
 def refusal(error: BaseException, numbers: Container[int] | None = None) -> OSError | None:
     """The refusal of the operating system behind an error, with one of some numbers if given."""
     refusals = (e for e in _chain(error) if isinstance(e, OSError))

@@ -9,7 +9,6 @@ itself may be a link, as `outputs` often is.
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from bilevel_cli.errors import UsageError
@@ -111,12 +110,12 @@ def _result(entry: "os.DirEntry[str]") -> bool:
     return not entry.is_symlink() and entry.name.endswith(RESULTS)
 
 
-def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
     try:
         with os.scandir(folder) as found:
-            yield from found
+            return list(found)
     except OSError:  # it is not there, or says why when it is written to
-        return
+        return []
 
 
 def _refusal(path: Path, wanted: str, key: str) -> UsageError:

@@ -40,6 +40,7 @@ class Manifest:
         process: dict[str, Any],
     ) -> None:
         self._path = directory / MANIFEST
+        self._identity: tuple[int, int, int] | None = None
         self._entries: dict[str, Any] = {
             "status": RUNNING,
             "error": None,
@@ -103,9 +104,23 @@ class Manifest:
         self._entries |= {"status": status, "error": error, "ended": _now(), **more}
         self._write()
 
+    @property
+    def ours(self) -> bool:
+        """Whether the file is the one that was written last here, and not one of another run."""
+        return self._identity is not None and self._identity == _identity(self._path)
+
     def _write(self) -> None:
         with replaced(self._path) as partial:
             partial.write_text(json.dumps(self._entries, indent=2) + "\n")
+            self._identity = _identity(partial)
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _now() -> str:

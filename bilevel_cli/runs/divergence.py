@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.trees import Params
-from bilevel_cli.errors import UsageError, out_of_memory
+from bilevel_cli.errors import Failed, UsageError, out_of_memory
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.descent import COLUMNS
 from bilevel_cli.runs.judgement import Judgement
@@ -116,7 +116,7 @@ class Divergence:
         if isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             found = f"After step {step} a linear system has no finite solution: {reason}"
             advice = SINGULAR if all(map(_finite, trees.leaves(watched))) else LOWER
-        elif isinstance(error, UsageError | OSError) or out_of_memory(error):
+        elif isinstance(error, UsageError | Failed | OSError) or out_of_memory(error):
             return None
         elif not all(map(_finite, trees.leaves(watched))):
             found = f"After step {step} parameters are not finite: {reason}"

@@ -10,7 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config.objects import make
 from bilevel_cli.config.resolved import resolved
-from bilevel_cli.errors import UNWRITABLE, Failed, UsageError, out_of_memory, refusal
+from bilevel_cli.errors import (
+    UNWRITABLE,
+    Failed,
+    Removed,
+    Unwritten,
+    UsageError,
+    out_of_memory,
+    refusal,
+)
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.nn import blame
@@ -25,7 +33,15 @@ from bilevel_cli.runs.divergence import Diverged
 from bilevel_cli.runs.failures import too_large, unwritable, unwritten
 from bilevel_cli.runs.origin import hardware, process
 from bilevel_cli.runs.runner import Runner
-from bilevel_cli.vocabulary import CHECKPOINT, COMPLETED, DIVERGED, FAILED, INTERRUPTED, OOM
+from bilevel_cli.vocabulary import (
+    CHECKPOINT,
+    COMPLETED,
+    DIVERGED,
+    FAILED,
+    INTERRUPTED,
+    OOM,
+    TRACEBACK,
+)
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +131,8 @@ class Run:
         if runner is None:
             return
         try:
+            # What an earlier run of the folder failed of is over: this one goes on.
+            (self.directory / TRACEBACK).unlink(missing_ok=True)
             task = runner.experiment.task
             self.manifest.begin(
                 hardware(runner.machine.device),
@@ -173,17 +191,24 @@ class Run:
             case Diverged() as error:
                 self._note(DIVERGED, str(error))
                 return Failed(f"Diverged. {error}", DIVERGED)
+            case Unwritten() as error:
+                return self._lose(error)
             case error:
                 return self._fail(error)
 
     def _fail(self, error: BaseException) -> Failed:
+        if isinstance(refusal(error), FileNotFoundError) and not self.directory.is_dir():
+            return self._lose(Removed(str(self.directory), FAILED))
         if refused := refusal(error, UNWRITABLE):
-            failure: Failed = unwritten(refused, self.directory)
+            failure = unwritten(refused, self.directory)
             self._note(FAILED, str(failure))
             return failure
+        pointer = ""
         with contextlib.suppress(OSError):
             lines = traceback.format_exception(error)
-            (self.directory / "traceback.txt").write_text("".join(lines))
+            with replaced(self.directory / TRACEBACK) as partial:
+                partial.write_text("".join(lines))
+            pointer = f" The traceback is in {self.directory}."
         if out_of_memory(error):
             reason = too_large(error, self.runner, self.config, self.replicas)
             self._note(OOM, reason)
@@ -193,9 +218,17 @@ class Run:
         reason = f"{type(error).__name__}: {words}{at}"
         self._note(FAILED, reason)
         return Failed(
-            f"{type(error).__name__}: {words[:300]}{at} The traceback is in {self.directory}.",
+            f"{type(error).__name__}: {words[:300]}{at}{pointer}",
             FAILED,
         )
+
+    def _lose(self, error: Failed) -> Failed:
+        """Ends a run whose files are no more its own. Notes it where its manifest still is."""
+        if self.manifest.ours and not isinstance(error, Removed):
+            self._note(FAILED, str(error))
+        elif self.runner is not None:
+            self.runner.rows.loggers.end(FAILED)
+        return error
 
     def _note_doubts(self, doubts: dict[str, Doubt]) -> None:
         try:

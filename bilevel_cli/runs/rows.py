@@ -1,5 +1,6 @@
 """The rows that a run reports: brought to the host, written, and copied to loggers."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,17 @@ from torch import Tensor
 
 from bilevel_cli.core.host import is_host
 from bilevel_cli.loggers.base import Loggers
-from bilevel_cli.records.table import Row, Table
+from bilevel_cli.machine.ranks import Ranks
+from bilevel_cli.records.mending import mend
+from bilevel_cli.records.table import Mark, Row, Table, damage
 from bilevel_cli.vocabulary import EVAL, TRAIN
 
-Positions = dict[str, tuple[int, int]]  # size and digest of each table, as a checkpoint has them
+log = logging.getLogger(__name__)
+
+# Where each table ends, as a checkpoint has it: size and digest and, but for older ones, marks.
+Positions = dict[str, tuple[int, int] | tuple[int, int, tuple[Mark, ...]]]
 NEW: Positions = {"train": (0, 0), "eval": (0, 0)}
+FILES = {"train": TRAIN, "eval": EVAL}
 WHEN = ("step", "seconds")  # the columns of eval.csv that are no scores
 
 
@@ -30,6 +37,7 @@ class Rows:
         evals: The table of scores, likewise.
         count: The rows of each table that were written since it was opened, here or elsewhere.
         loggers: Told of every row.
+        lost: Whether the last row of eval.csv was damaged, and dropped.
     """
 
     train: Table
@@ -40,6 +48,29 @@ class Rows:
         self.count = dict.fromkeys(NEW, 0)
         self.loggers = Loggers({})
         self._kept = NEW
+        self.lost = False
+
+    def resume(self, positions: Positions, force: bool, ranks: Ranks) -> bool:
+        """Opens the tables, and drops their damaged rows if that is wanted.
+
+        Args:
+            positions: As of `open`.
+            force: Whether it is.
+            ranks: The processes that share the run.
+
+        Returns:
+            Whether rows were dropped, so that a checkpoint is due.
+
+        Raises:
+            ValueError: As `open`.
+        """
+        if not force:
+            self.open(positions)
+            return False
+        found = ranks.once(lambda: self._mended(positions))
+        self.open(found["positions"])
+        self.lost = found["lost"]
+        return bool(found["damaged"])
 
     def open(self, positions: Positions) -> None:
         """Opens the tables where a checkpoint left them; the rows that follow are cut off.
@@ -49,13 +80,14 @@ class Rows:
         """
         self._kept, self.count = positions, dict.fromkeys(NEW, 0)
         if self.writes:
-            self.train = Table(self.folder / TRAIN, *positions["train"])
-            self.evals = Table(self.folder / EVAL, *positions["eval"])
+            self.train, self.evals = (
+                Table(self.folder / FILES[name], *positions[name]) for name in ("train", "eval")
+            )
 
     @property
     def scored(self) -> bool:
         """Whether eval.csv has a row."""
-        return self._kept["eval"] != NEW["eval"] or self.count["eval"] > 0
+        return self._kept["eval"][0] > 0 or self.count["eval"] > 0
 
     def write(self, name: str, row: Row) -> None:
         """Adds a row to the table called "train" or "eval", and hands it to the loggers."""
@@ -73,7 +105,20 @@ class Rows:
         """The positions of the tables, once their rows are on disk; of a process that writes."""
         for table in self._tables().values():
             table.sync()
-        return {name: (table.size, table.digest) for name, table in self._tables().items()}
+        return {name: table.position for name, table in self._tables().items()}
+
+    def _mended(self, positions: Positions) -> dict[str, Any]:
+        """Where the tables end without their damaged rows, and what was dropped."""
+        found, lost, damaged = dict(positions), False, False
+        for name, position in positions.items():
+            path = self.folder / FILES[name]
+            if damage(path, *position[:2]) is None:
+                continue
+            mended = mend(path, *position)
+            log.warning("%s The run goes on, since resume=force.", mended.sentence)
+            found[name], damaged = mended.position, True
+            lost |= name == "eval" and mended.last
+        return {"positions": found, "lost": lost, "damaged": damaged}
 
     def _tables(self) -> dict[str, Table]:
         return {"train": self.train, "eval": self.evals}

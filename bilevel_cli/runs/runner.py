@@ -81,7 +81,9 @@ class Runner:
             resuming.check(saved, {**self._state(), "tables": NEW}, identity, plan, folder)
             self._restore(saved)
             self.saved = self.step
-        self.rows.open(saved["tables"] if saved else NEW)
+        positions = saved["tables"] if saved else NEW
+        if self.rows.resume(positions, plan.resume == "force", machine.ranks):
+            self.save()  # so that a run which is killed now finds what it knows of
 
     @property
     def name(self) -> str:
@@ -124,9 +126,11 @@ class Runner:
             progress: Told of each outer step.
             requests: The signals so far that ask to stop.
         """
-        if self.state.over:
+        lost = self.rows.lost and self.state.due(self.plan.schedule.eval_every)
+        if self.state.over and not lost:
             return self.rows.last_scores()
-        scores = self.rows.last_scores() if self.rows.scored else self._evaluate(progress)
+        evaluate = lost or not self.rows.scored
+        scores = self._evaluate(progress) if evaluate else self.rows.last_scores()
         progress.report({}, scores)
         if self.plan.on_divergence == "restore" and not self._saved():
             self.save()

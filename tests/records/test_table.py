@@ -6,11 +6,14 @@ import random
 import resource
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from bilevel_cli.records.table import Table, last
+from bilevel_cli.errors import Removed, Unwritten
+from bilevel_cli.records.mending import mend
+from bilevel_cli.records.table import MARKS, Mark, Table, last
 
 
 @pytest.fixture
@@ -252,3 +255,122 @@ def test_sync_has_the_rows_on_disk(path: Path, monkeypatch: pytest.MonkeyPatch) 
     table.append({"step": 1})
     table.sync()
     assert synced == [(path.stat().st_ino, table.size)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_writers_never_mix_their_rows(path: Path, seed: int) -> None:
+    """The rows of one of them, after those of a checkpoint that the later one goes on from."""
+    moments = random.Random(seed)
+    first = Table(path)
+    known: list[tuple[int, int, tuple[Mark, ...]]] = [(0, 0, ())]
+    reasons: list[str] = []
+    second: Table | None = None
+    stopped: list[Table] = []
+    for turn in range(40):
+        if second is None and moments.random() < 0.1:
+            second = Table(path, *moments.choice(known))
+        for table, loss in ((first, 1.0), (second, 2.0)):
+            if table is None or table in stopped or moments.random() < 0.5:
+                continue
+            try:
+                table.append({"step": turn, "loss": loss})
+            except Unwritten as error:
+                reasons.append(str(error))
+                stopped.append(table)
+            else:
+                known.append(table.position)
+    assert all("for itself, got a file that is not as the run left it" in r for r in reasons)
+    losses = [row["loss"] for row in rows(path)]
+    assert losses == sorted(losses), "rows of the first, and then those of the second alone"
+    assert second is None or second.size == path.stat().st_size or second in stopped
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda path: path.unlink(), Removed),
+        (
+            lambda path: (path.rename(path.with_suffix(".old")), path.write_text("step\n1\n")),
+            Unwritten,
+        ),
+        (lambda path: os.truncate(path, 3), Unwritten),
+        (lambda path: path.write_bytes(path.read_bytes() + b"9\n"), Unwritten),
+    ],
+    ids=["removed", "replaced", "cut", "grown"],
+)
+def test_a_file_that_is_not_as_it_was_left_is_not_written_to(
+    path: Path, spoil: Callable[[Path], object], error: type[Unwritten]
+) -> None:
+    table = Table(path)
+    table.append({"step": 1})
+    spoil(path)
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(error):
+        table.append({"step": 2})
+    with pytest.raises(error):
+        table.sync()
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_a_row_behind_that_of_another_writer_is_taken_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(path)
+    table.append({"step": 1})
+    check = table._check_mine
+
+    def late() -> None:
+        check()
+        with path.open("a") as other:
+            other.write("7\n")
+
+    monkeypatch.setattr(table, "_check_mine", late)
+    with pytest.raises(Unwritten, match="another run or program wrote to it"):
+        table.append({"step": 2})
+    assert path.read_text() == "step\n1\n7\n"
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 1000])
+def test_damage_costs_its_own_rows_and_no_others(path: Path, count: int) -> None:
+    table = written(path, count)
+    size, digest, marks = table.position
+    assert len(marks) <= MARKS + 1
+    block = max([1, *(later[2] - mark[2] for mark, later in pairwise(marks))])
+    assert block == 1 if count <= 256 else block < 2 + 4 * count / MARKS
+    known = path.read_bytes()
+    lines = known.splitlines(keepends=True)
+    for at in (1, count // 2 + 1, count):
+        spoiled = b"".join(
+            [*lines[:at], lines[at].replace(b"0", b"8").swapcase(), *lines[at + 1 :]]
+        )
+        spoiled = spoiled if spoiled != known else known.replace(lines[at], b"x" * len(lines[at]))
+        path.write_bytes(spoiled)
+        mended = mend(path, size, digest, marks)
+        left = path.read_bytes().splitlines(keepends=True)
+        lost = [line for line in lines if line not in left]
+        assert lines[at] in lost
+        assert len(lost) == count + 1 - len(left) <= block
+        assert left == [line for line in lines if line not in lost]
+        assert mended.sentence.startswith(f"train.csv: {len(lost)} of {count} rows are damaged")
+        assert mended.last == (lines[-1] in lost)
+        assert path.with_name("train.damaged.csv").read_bytes() == spoiled
+        again = Table(path, *mended.position)
+        again.append({"step": count + 1, "loss": 0.5})
+        assert again.position[2][-1] == (
+            path.stat().st_size,
+            zlib.crc32(path.read_bytes()),
+            len(left),
+        )
+
+
+def test_marks_go_on_after_a_restart(path: Path) -> None:
+    for count in (10, 300, 700):
+        path.unlink(missing_ok=True)
+        whole = written(path, 1000)
+        marks = whole.position
+        path.unlink()
+        part = written(path, count)
+        again = Table(path, *part.position)
+        for step in range(count + 1, 1001):
+            again.append({"step": step, "loss": 1 / step})
+        assert again.position == marks
