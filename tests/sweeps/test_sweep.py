@@ -177,10 +177,26 @@ def test_a_job_that_is_noted_to_run_and_has_no_process_was_killed(tmp_path: Path
     assert (seen.status, seen.code) == ("killed", 1)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"status": 1}', b"\0" * 50])
+NOTES = (
+    *(b"", b"{", b"[]", b'{"status": 1}', b"\0" * 50, b"[" * 100_000, b"1" * 5000),
+    *(b'{"status": 1, "settings": "", "score": null}', b'{"status": "failed", "settings": 2}'),
+    *(b'{"status": "", "settings": "", "score": {"a": 1}}', b'{"score": ["a"], "status": ""}'),
+    b'{"status": "failed", "settings": "", "score": ["a", ["b"]]}',
+    b'{"status": "failed", "settings": "", "score": null, "error": {}, "code": "1"}',
+)
+
+
+@pytest.mark.parametrize("text", NOTES)
 def test_a_torn_note_is_none(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_bytes(text)
     assert outcome.read(tmp_path) is None
+
+
+def test_a_note_that_is_no_file_is_none_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "job.json")
+    assert outcome.read(tmp_path) is None
+    (tmp_path / "folder" / "job.json").mkdir(parents=True)
+    assert outcome.read(tmp_path / "folder") is None
 
 
 def test_a_job_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:

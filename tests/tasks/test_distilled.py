@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import pickle
 import zipfile
 from functools import partial
@@ -401,7 +402,9 @@ def test_the_command_compares_the_set_of_a_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--models", "own,mlp", "--seeds", "2", "--steps", "3", "--scores"]
+    (folder / "comparison.csv").symlink_to(folder / "other")
     assert run(monkeypatch, folder, *options, "data.test=50") == 0
+    assert not (folder / "other").exists()  # a link that others left is not written through
     table = pd.read_csv(folder / "comparison.csv")
     assert list(table) == ["set", "model", "mean", "std", "seeds"]
     assert set(table["model"]) == {"own", "mlp"}
@@ -452,7 +455,23 @@ def test_the_command_says_which_file_of_the_run_is_wrong(
     (folder / "distilled.npz").write_bytes(b"")
     assert run(monkeypatch, folder) == 2
     assert "distilled.npz" in capsys.readouterr().err
+    (folder / "distilled.npz").unlink()
+    os.mkfifo(folder / "distilled.npz")
+    assert run(monkeypatch, folder) == 2
+    assert "got none" in capsys.readouterr().err
     for text in ("{", "[]", json.dumps({"settings": {}})):
         (folder / "manifest.json").write_text(text)
         assert run(monkeypatch, folder) == 2
         assert "manifest.json" in capsys.readouterr().err
+
+
+def test_a_manifest_that_asks_for_the_environment_of_its_reader_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"bilevel_cli.', '"${oc.env:SECRET_TOKEN}.'))
+    assert run(monkeypatch, folder) == 2
+    said = capsys.readouterr().err
+    assert "settings that are resolved" in said
+    assert "hunter2" not in said
