@@ -90,6 +90,8 @@ def _report(arguments: argparse.Namespace) -> None:
     _check(arguments)
 
     # Here and not above: these import pandas, for which --help does not wait.
+    import numpy as np
+
     from bilevel_cli.report.compare.compare import compare
     from bilevel_cli.report.compare.question import Question
     from bilevel_cli.report.outputs import WRITERS
@@ -121,15 +123,16 @@ def _report(arguments: argparse.Namespace) -> None:
                 warned.add(warning)
         return text
 
-    if arguments.watch:
-        with contextlib.suppress(KeyboardInterrupt):
-            watch.watch(arguments.folders, show, arguments.every)
-    else:
-        print(show(read(arguments.folders)))
-    if report is not None:
-        for path, option in files.items():
-            WRITERS[option](report, path)
-            print(f"Wrote {plain(str(path))}", file=sys.stderr)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers may be on their way to infinity
+        if arguments.watch:
+            with contextlib.suppress(KeyboardInterrupt):
+                watch.watch(arguments.folders, show, arguments.every)
+        else:
+            print(show(read(arguments.folders)))
+        if report is not None:
+            for path, option in files.items():
+                WRITERS[option](report, path)
+                print(f"Wrote {plain(str(path))}", file=sys.stderr)
 
 
 def _files(arguments: argparse.Namespace) -> dict[Path, str]:

@@ -190,7 +190,7 @@ def _named(name: str, runs: Sequence[Run]) -> Value:
     options = all_options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
-        several = f": it may be {', '.join(ends)}." if ends else hint(name, options)
+        several = f": it may be {plain(', '.join(ends), 200)}." if ends else hint(name, options)
         raise UsageError(f"--by needs options of the runs, got {name}{several}")
     return options[name if name in options else ends[0]]
 
@@ -210,9 +210,8 @@ def _short(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         parts = name.split(".")
         ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        short[name] = next(
-            end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1
-        )
+        own = (e for e in ends if sum(f".{other}".endswith(f".{e}") for other in names) == 1)
+        short[name] = next(own, name)  # lr itself, beside optimizer.lr, has no end of its own
     return short
 
 

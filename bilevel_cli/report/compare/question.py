@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bilevel_cli.errors import UsageError, hint
+from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare.comparison import END, Budget
 from bilevel_cli.report.costs import SECONDS, STEP, budgets, columns
 from bilevel_cli.report.read.runs import Run
-
-MOST_NAMED = 20  # columns in a message
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,8 @@ def _first_score(runs: Sequence[Run]) -> str:
 def _check_known(option: str, name: str, runs: Sequence[Run]) -> None:
     known = dict.fromkeys(str(column) for run in runs for column in (*run.evals, *run.train))
     if known and name not in known:  # runs without a row may have the column later
-        others = [column for column in known if column not in (STEP, SECONDS)]
-        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        others = ", ".join(column for column in known if column not in (STEP, SECONDS))
         raise UsageError(
             f"{option} needs a column of the runs, got {name}{hint(name, known)} "
-            f"They have {', '.join(others[:MOST_NAMED])}{more}."
+            f"They have {plain(others, 200)}."
         )

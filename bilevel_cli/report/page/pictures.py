@@ -20,6 +20,7 @@ from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.page.markup import escape
 from bilevel_cli.report.read import bounded, tables
 from bilevel_cli.report.read.bounded import Unread
+from bilevel_cli.report.show.curves import LARGEST
 
 MOST_BYTES = 4_000_000  # of all pictures together, so that a browser still opens the page
 BINS = 40  # of a histogram
@@ -142,7 +143,8 @@ def _table(path: Path) -> pd.DataFrame | None:
 
 
 def _numbers(column: "pd.Series[float]") -> NDArray[np.float64]:
-    return pd.to_numeric(column, errors="coerce").to_numpy(float)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float)
+    return np.where(np.abs(values) <= LARGEST, values, np.nan)
 
 
 def _histogram(title: str, groups: dict[str, NDArray[np.float64]]) -> str:

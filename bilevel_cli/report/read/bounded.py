@@ -45,14 +45,14 @@ def content(path: Path, most: int) -> bytes | None:
         # Without NONBLOCK, a FIFO that has taken its place meanwhile would be waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with open(descriptor, "rb") as file:
-            found = file.read(most + 1)
+            size = os.fstat(descriptor).st_size
+            if size > most:
+                raise Unread(f"has more than {most // 10**6} MB, and is not read")
+            return file.read(size)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Unread(f"cannot be read ({error.strerror})") from error
-    if len(found) > most:
-        raise Unread(f"has more than {most // 10**6} MB, and is not read")
-    return found
 
 
 def json_tree(path: Path) -> Any:

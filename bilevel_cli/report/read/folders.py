@@ -64,29 +64,27 @@ def _below(root: Path, roots: Sequence[Path], skipped: list[str]) -> Iterator[Pa
             if (place.st_dev, place.st_ino) in seen:
                 continue
             seen.add((place.st_dev, place.st_ino))
-            inside = sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
+            names = sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
         except FileNotFoundError:  # it was deleted meanwhile
             continue
         except OSError as error:
             skipped.append(f"{folder} ({error.strerror})")
             continue
         yield folder
-        for name in reversed(inside):
-            path = folder / name
-            if name.startswith("."):
-                continue
-            if path.is_symlink():
-                target = path.resolve()
-                if not any(target.is_relative_to(one) for one in named):
-                    skipped.append(f"{path} (a link that leads out)")
-                    continue
-            waiting.append(path)
+        inside = [folder / name for name in names if not name.startswith(".")]
+        away = [path for path in inside if path.is_symlink() and not _is_in(path.resolve(), named)]
+        skipped += [f"{path} (a link that leads out)" for path in away]
+        waiting += [path for path in reversed(inside) if path not in away]
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     with contextlib.suppress(OSError):  # a link to itself
         return entry.is_dir()
     return False
+
+
+def _is_in(target: Path, folders: Sequence[Path]) -> bool:
+    return any(target.is_relative_to(folder) for folder in folders)
 
 
 def _is_run(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from bilevel_cli.report.read.bounded import Unread
 MOST_BYTES = 64_000_000  # of a table: half a million rows, as a rule
 MOST_COLUMNS = 2_000
 MOST_LETTERS = 100_000  # of its header
-LARGEST = 2**53  # steps, up to which a float has every whole number
+LAST_STEP = 2**53  # up to which a float has every whole number
 
 Known = dict[Path, tuple[tuple[int, int], pd.DataFrame, str | None]]
 """For each file its size and time of change, its table, and what was wrong with it."""
@@ -25,7 +25,7 @@ _ROW = re.compile(rb"\d{1,15}(?:," + _NUMBER + rb")*")
 
 
 def read(path: Path, known: Known, warnings: list[str]) -> pd.DataFrame:
-    """The rows of a table that are whole, with NaN for infinite numbers; none without a file.
+    """The whole rows of a table, with NaN for infinite numbers; no rows without a file.
 
     Args:
         path: The file.
@@ -104,7 +104,7 @@ def _fast(body: bytes, columns: list[str]) -> pd.DataFrame | None:
         return None
     if len(table) != rows or not bool((table[STEP].diff().iloc[1:] > 0).all()):
         return None
-    return table if bool(table[STEP].between(0, LARGEST).all()) else None
+    return table if bool(table[STEP].between(0, LAST_STEP).all()) else None
 
 
 def _parsed(body: bytes, columns: list[str]) -> pd.DataFrame:

@@ -20,6 +20,8 @@ Numbers = NDArray[np.float64]
 EARLY = 0.1  # the part of the axis, from its beginning, in which curves may leave the plot
 WORTH = 2  # they do where the whole is more than this many times as high as what comes after
 
+LARGEST = 1e150  # number that is drawn: the square of a larger one is infinite, and so is a range
+
 
 class Curve(NamedTuple):
     """What one run measured.

@@ -1,7 +1,10 @@
 """The curves of the metric as a figure for a paper: PNG, SVG or PDF, the same bytes every time."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.compare import configurations
@@ -12,6 +15,7 @@ from bilevel_cli.report.costs import axes as axes_of_costs
 from bilevel_cli.report.show import palette
 from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import (
+    LARGEST,
     Band,
     Curve,
     axis_of,
@@ -106,7 +110,9 @@ def save(report: Report, path: Path) -> None:
             labelspacing=0.25,
         )
         try:
-            figure.savefig(path, format=suffix[1:], metadata=METADATA[suffix])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # one that the font lacks is a box
+                figure.savefig(path, format=suffix[1:], metadata=METADATA[suffix])
         except OSError as error:
             raise UsageError(
                 f"--figure needs a file that can be written, got {path}: {error.strerror}."
@@ -162,7 +168,7 @@ def _draw_series(
     looks: dict[str, Any] = {"color": palette.colour(number), "ls": (0, dash) if dash else "solid"}
     # The legend has every configuration, also one without a curve.
     axes.plot([], [], label=_shortened(configurations.name(configuration)), **looks)
-    curves = {run.name: curve(course(run, metric), cost) for run in configuration.runs}
+    curves = {run.name: _drawn(curve(course(run, metric), cost)) for run in configuration.runs}
     whole = [one for name, one in curves.items() if name in counted]
     mean = band(whole, POINTS) if has_mean(cost) else None
     if mean is not None:
@@ -179,6 +185,12 @@ def _draw_series(
         [] if mean is None else [mean],
         [one for one in ends if one is not None],
     )
+
+
+def _drawn(one: Curve) -> Curve:
+    """The part of a curve that can be drawn."""
+    x, y = (values[np.abs(one.x) <= LARGEST] for values in one)
+    return Curve(x, np.where(np.abs(y) <= LARGEST, y, np.nan))
 
 
 def _columns(labels: list[str]) -> int:
