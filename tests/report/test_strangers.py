@@ -272,6 +272,19 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, reported: Reported) -> 
     assert {harmless(number) for number in ("-0.5", "+1e5", "-0")} == {"-0.5", "+1e5", "-0"}
 
 
+def test_every_run_that_lacks_files_has_a_place_in_the_csv(
+    tmp_path: Path, reported: Reported
+) -> None:
+    for number, name in enumerate(("eval.csv", "train.csv", "manifest.json", "")):
+        folder = run_at(tmp_path / "runs" / str(number), seed=number)
+        (folder / name).unlink() if name else None
+    WORSE["FIFO"](run_at(tmp_path / "runs" / "4", seed=4) / "eval.csv")
+    rows = list(csv.DictReader(reported(tmp_path / "runs").files["t.csv"].splitlines()))
+    counted = [(row["n"], row["missing"], row["without a number"]) for row in rows]
+    # A run without a manifest is counted as missing, and is in the mean all the same.
+    assert sorted(counted) == [("1", "1", "0"), ("2", "0", "2")]
+
+
 def test_markdown_and_latex_show_a_label_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

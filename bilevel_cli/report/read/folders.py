@@ -72,9 +72,9 @@ def _below(root: Path, roots: Sequence[Path], skipped: list[str]) -> Iterator[Pa
             continue
         yield folder
         inside = [folder / name for name in names if not name.startswith(".")]
-        away = [path for path in inside if path.is_symlink() and not _is_in(path.resolve(), named)]
-        skipped += [f"{path} (a link that leads out)" for path in away]
-        waiting += [path for path in reversed(inside) if path not in away]
+        kept = [path for path in inside if not path.is_symlink() or _is_in(path.resolve(), named)]
+        skipped += [f"{path} (a link that leads out)" for path in sorted({*inside} - {*kept})]
+        waiting += reversed(kept)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -92,7 +92,7 @@ def _is_run(folder: Path) -> bool:
     if any(os.path.lexists(folder / name) for name in (MANIFEST, TRAIN, EVAL)):
         return True
     # A run takes its lock before anything else, and writes the other files once it is built.
-    return (folder / LOCK).exists() and (folder / ".hydra").is_dir()
+    return os.path.lexists(folder / LOCK) and (folder / ".hydra").is_dir()
 
 
 def _name(folder: Path, root: Path, several_roots: bool, several_runs: bool) -> str:
