@@ -320,15 +320,28 @@ def test_parquet_is_read_as_the_same_table_in_csv(tmp_path: Path) -> None:
     assert "reads at most 1 MB" in message(bounded(own(tmp_path / "wide.parquet").read))
 
 
-def test_weights_are_written_under_the_row_numbers_of_the_user(tmp_path: Path) -> None:
-    path = written(tmp_path, rows().assign(case=100 - 3 * np.arange(20)))
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [str(100 - 3 * number) for number in range(20)],
+        [f"{number:03d}" for number in range(20)],
+        [str(2**64 - 1 - number) for number in range(20)],
+        [f'Ann "{number}", Ltd.' for number in range(20)],
+    ],
+    ids=["numbers", "007", "up to 2^64", "texts"],
+)
+def test_weights_are_written_under_the_names_that_the_user_gave(
+    cases: list[str], tmp_path: Path
+) -> None:
+    path = written(tmp_path, rows().assign(case=cases))
     config = composed(
         *("task=reweight", "data=table", f"data.path={path}", "data.target=churn"),
-        *("data.row_id=case", "outer_steps=1", "inner_steps=1", "device=cpu"),
+        *("task/noise=none", "data.row_id=case", "outer_steps=1", "inner_steps=1", "device=cpu"),
     )
     runner = runner_in(config, tmp_path)
     runner.run()
     (weights,) = (path for path in runner.result() if path.name == "weights.csv")
-    numbers = pd.read_csv(weights)["index"]
-    assert len(numbers) == 12
-    assert set(numbers) <= set(100 - 3 * np.arange(20))
+    table = pd.read_csv(weights, dtype=str)
+    assert len(set(table["index"])) == len(table) == 12
+    labels = dict(zip(cases, rows().churn, strict=True))
+    assert table.label.tolist() == [labels[case] for case in table["index"]]
