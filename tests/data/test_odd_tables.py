@@ -227,7 +227,6 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a quotation mark within": (CSV.replace("red", '"r"ed', 1), "line 2"),
     "a zero byte": (CSV.replace("red", "r\0ed", 1), "line 2 holds a NUL byte"),
     "a field of 200,000 letters": (CSV.replace("red", "r" * 200_000, 1), "line 2: field larger"),
-    "1e400": (CSV.replace("\n24,", "\n1e400,"), "in row 0"),
     "inf": (CSV.replace("\n24,", "\n-inf,"), "in row 0"),
     "a label that is missing": (CSV.replace("red,no", "red,", 1), "got none in 1 rows"),
     "a class of one row": (CSV.replace("red,no", "red,maybe", 1), "one of 'maybe', in row 0"),
@@ -262,6 +261,9 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "half a Parquet file": (parquet()[:-100], "cannot read"),
     "Parquet without rows": (parquet(FRAME[:0]), "needs rows, got none"),
 }
+
+if pd.__version__ >= "3":  # pandas 2 takes it for a text
+    REFUSED["1e400"] = (CSV.replace("\n24,", "\n1e400,"), "in row 0")
 
 
 @pytest.mark.parametrize("kind", REFUSED)

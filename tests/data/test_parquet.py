@@ -69,7 +69,7 @@ def at(amount: int) -> dt.datetime:
 
 TYPES = {
     "integers": (arrow.array(GAPS, arrow.int16()), GAPS),
-    "halves": (arrow.array(GAPS, arrow.float16()), GAPS),
+    "halves": (arrow.array(known(np.float16), arrow.float16()), GAPS),
     "past 2^63": (
         arrow.array(known(lambda amount: 2**64 - 1 - 2**58 * amount // 256), arrow.uint64()),
         known(lambda amount: float(2**64 - 1 - 2**58 * amount // 256)),
@@ -127,7 +127,11 @@ TYPES = {
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_column_of_each_type_is_read_as_its_twin_in_csv(kind: str, tmp_path: Path) -> None:
     column, values = TYPES[kind]
-    found = everything(own(written(tmp_path, {"x": column})))
+    try:
+        path = written(tmp_path, {"x": column})
+    except arrow.ArrowNotImplementedError:
+        pytest.skip("this pyarrow does not write the type")
+    found = everything(own(path))
     # Of 2^64 steps of 2^-53 are a relative 1e-16, and the scaled numbers are of order 1.
     torch.testing.assert_close(found, twin(tmp_path, values), atol=1e-9, rtol=0)
 
@@ -144,6 +148,7 @@ def test_a_duration_says_so_and_is_a_target_in_days(tmp_path: Path) -> None:
     hours = arrow.array([dt.timedelta(hours=12 * amount) for amount in AMOUNTS])
     path = written(tmp_path, {"x": arrow.array(AMOUNTS), "stay": hours})
     assert "1 of kind duration" in own(path).statement
+    assert "stay: duration in days, 1 feature, 0 to 112.5" in own(path, describe=True).statement
     pool, _ = own(path, RegressionTable, target="stay").read()
     assert pool.y.tolist() == [amount / 2 for amount in AMOUNTS]
 

@@ -14,7 +14,6 @@ from bilevel_cli.data.table.parquet import NoScalar
 from bilevel_cli.data.table.understood import is_text
 
 Column = pd.Series
-DAY = pd.Timedelta(days=1)
 FEW = 5  # different texts that a message shows
 
 
@@ -168,16 +167,19 @@ def in_days(column: Column) -> Column:
 def _days(column: Column, name: Name) -> Column | None:
     """Days since 1970 of a column of dates; None for others."""
     present = column.dropna()
-    if not types.is_datetime64_any_dtype(column.dtype):
+    if types.is_datetime64_any_dtype(column.dtype):
+        # pandas 2 would count nanoseconds in to_datetime, which end in 2262 without a word.
+        zone = column.dt.tz
+        moments = column.dt.tz_convert("UTC") if zone else column.dt.tz_localize("UTC")
+    else:
         texts = present.astype(object).map(str)
         if present.empty or not texts.str.match(r"\d{4}-\d{2}-\d{2}(?:$|[T ]\d{2}:)").all():
             return None
-        column = column.astype(object)
-    moments = pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True)
-    if len(moments.dropna()) < len(present):
-        raise bad(column, (moments.isna() & column.notna()).to_numpy(), "dates", name)
+        moments = pd.to_datetime(column.astype(object), format="ISO8601", errors="coerce", utc=True)
+        if len(moments.dropna()) < len(present):
+            raise bad(column, (moments.isna() & column.notna()).to_numpy(), "dates", name)
     # Parsed from a text, 1970 has microseconds: in nanoseconds there is no year 9999.
-    return (moments - pd.Timestamp("1970-01-01", tz="UTC")) / DAY
+    return (moments - pd.Timestamp("1970-01-01", tz="UTC")).dt.total_seconds() / 86400
 
 
 def row_names(column: Column, name: Name) -> NDArray[np.object_]:

@@ -31,7 +31,8 @@ def described(
         else:
             count = feature.values.shape[1]
             size = f"{count} feature{'s' * (count > 1)}"
-            words = [feature.kind, size, *words, *_range(column, feature)]
+            kind = "duration in days" if feature.kind == "duration" else feature.kind
+            words = [kind, size, *words, *_range(column, feature)]
         yield f"{title}: {', '.join(words)}"
 
 
@@ -53,8 +54,9 @@ def remarks(class_names: Sequence[str], trimmed: int) -> Iterator[str]:
 
 
 def _range(column: pd.Series, feature: Feature) -> list[str]:
-    if feature.kind == "number":
-        return [f"{column.min():g} to {column.max():g}"]
+    if feature.kind in ("number", "duration"):
+        amounts = feature.values[:, 0]
+        return [f"{np.nanmin(amounts):g} to {np.nanmax(amounts):g}"]
     if feature.kind == "date":
         days = feature.values[:, 0]
         first, last = (np.datetime64(int(day), "D") for day in (np.nanmin(days), np.nanmax(days)))

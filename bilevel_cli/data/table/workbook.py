@@ -96,7 +96,7 @@ def frame_in(content: bytes, name: Name, asked: Asked, max_megabytes: float) -> 
         book, sheet = sheets.opened(content, name, asked.sheet, max_megabytes)
         scan = _scanned(sheets.rows_of(sheet, name), name, max_megabytes)
         sheets.refuse_formulas(content, sheet, name)
-        texts = [*asked.texts, *scan.truths(alone=False)]
+        mixed = [title for title in scan.truths(alone=False) if title not in asked.texts]
         try:
             frame = pd.read_excel(
                 book,
@@ -105,7 +105,8 @@ def frame_in(content: bytes, name: Name, asked: Asked, max_megabytes: float) -> 
                 header=None,
                 names=scan.titles,
                 skiprows=[number - 1 for number in (*scan.blank, scan.header)],
-                dtype={title: str for title in texts if title in scan.titles},
+                dtype={title: str for title in asked.texts if title in scan.titles},
+                converters=dict.fromkeys(mixed, _text),  # True stays apart from 1
                 na_values=["", *asked.missing],
                 keep_default_na=asked.keep_default_na,
             )
@@ -116,6 +117,8 @@ def frame_in(content: bytes, name: Name, asked: Asked, max_megabytes: float) -> 
     for title in scan.truths(alone=True):  # which pandas has as 1 and 0 where some are missing
         if title not in asked.texts and not types.is_bool_dtype(frame[title].dtype):
             frame[title] = frame[title].map({1.0: True, 0.0: False}).astype(object)
+    for title in mixed:
+        frame[title] = frame[title].mask(frame[title] == "")
     frame = frame.apply(_of_one_kind)
     frame.attrs[NOTE] = scan.note
     return frame
