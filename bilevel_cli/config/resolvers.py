@@ -4,6 +4,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel_cli.config import constructors
+
 READ = ("inner_lr", "inner_lr_scale")  # of what a task suggests, by the functions below
 
 
@@ -38,7 +40,18 @@ def scaled(number: float, *, _root_: DictConfig) -> float:
     return float(f"{number * factor:.12g}")  # 0.1 * 3 is 0.3 to a reader
 
 
+def on_benchmarks(value: Any, *, _root_: DictConfig) -> Any:
+    """`${on_benchmarks:0.5}`: this on a published data set, and null on data of one's own.
+
+    For artificial noise that an experiment brings along: nobody's own labels are made wrong unless
+    they ask for it. The class of the data says whether it is a published set (`Source.benchmark`).
+    """
+    target = OmegaConf.select(_root_, "data._target_")
+    published = isinstance(target, str) and constructors.attribute(target, "benchmark") is True
+    return value if published else None
+
+
 def register() -> None:
     """Makes them known to omegaconf; before any composition of conf/."""
-    for resolver in (solver_lr, scaled):
+    for resolver in (solver_lr, scaled, on_benchmarks):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -82,7 +82,8 @@ def test_uniform_noise_draws_among_all_classes_and_flags_what_is_wrong() -> None
     assert torch.equal(Uniform(0.0).corrupt(clean, 10, seeded())[0], clean)
     task = cleaning(noise=Uniform(0.9))
     assert task.flag is not None
-    assert f"{int(task.flag.sum())} of them with a wrong label" in task.statement
+    said = f"{int(task.flag.sum())} of the 100 training labels were made wrong on purpose"
+    assert f"{said} (task/noise=uniform)." in task.statement
 
 
 def test_the_seed_decides_split_noise_and_start() -> None:

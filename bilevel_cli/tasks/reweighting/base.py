@@ -75,9 +75,7 @@ class Reweighting(Task):
         # Labels are corrupted once, here: drawn per batch, the noise would average out.
         source = train
         train, flag = noise(source, data.num_classes, generator)
-        self.wrong = ""
-        if flag is not None:
-            self.wrong = f", {int((train.y != source.y).sum())} of them with a wrong label"
+        self.change = noise.statement(source, train, own=not data.benchmark)
         check_batch_size(who, "batch_size", batch_size, len(train.y))
         check_batch_size(who, "outer_batch_size", outer_batch_size, len(validation.y))
         self.train, self.validation, self.test = (
@@ -93,15 +91,20 @@ class Reweighting(Task):
         )
         self.blocks: tuple[int, int] | None
         self.blocks = self.train_blocks.count, self.validation_blocks.count
-        self.statement = (
-            f"Examples: {len(train.y)} for training{self.wrong}; "
-            f"{len(validation.y)} for validation; {len(test.y)} for test."
-        )
         self.l2, self.class_names = l2, np.array(data.class_names)
         self.names = data.names_of(train.index)
+        trust = "" if data.benchmark else ", whose labels are taken to be right"
+        self.statement = self.told(
+            f"Examples: {len(train.y)} for training; {len(validation.y)} for validation{trust}; "
+            f"{len(test.y)} for test."
+        )
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         self._start = self.model.init(generator)
+
+    def told(self, examples: str) -> str:
+        """The statement: how many examples there are, and what became of their labels."""
+        return f"{examples} {self.change}"
 
     @abc.abstractmethod
     def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:

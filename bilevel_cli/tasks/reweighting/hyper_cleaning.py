@@ -92,7 +92,7 @@ class HyperCleaning(Reweighting):
         rows = torch.arange(len(y), device=y.device)
         self.validation_blocks = Blocks({"x": x, "y": y, "index": rows}, outer_batch_size)
         self.episodes, self.blocks = count, None
-        self.statement = f"Examples: {len(y)}{self.wrong}, in {count} folds."
+        self.statement = self.told(f"Examples: {len(y)}, in {count} folds.")
         return Folds(fold.to(y.device), count, self.weights.name)
 
     def init_outer(self, generator: torch.Generator) -> Params:
