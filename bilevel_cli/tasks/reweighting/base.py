@@ -20,6 +20,7 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Splits
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
+from bilevel_cli.tasks.reweighting import rare_classes
 from bilevel_cli.tasks.reweighting.noise import Corruption
 from bilevel_cli.tasks.reweighting.scores import average_precision, cleaning_scores, share
 
@@ -37,6 +38,7 @@ class Reweighting(Task):
     Scores: accuracy on the test examples, of the last inner iterate and of a learned start, which
     sees validation data directly. Where the noise flags examples: precision, recall and F1 of
     calling examples clean, and the average precision of the flagged among those of low weight.
+    Labels of rare classes (`rare_classes`) are not judged: they count as clean, and rank last.
 
     Minibatches are blocks (`bilevel_cli.core.blocks`): cut once, each drawn once in an epoch.
 
@@ -93,6 +95,10 @@ class Reweighting(Task):
         self.blocks = self.train_blocks.count, self.validation_blocks.count
         self.l2, self.class_names = l2, np.array(data.class_names)
         self.names = data.names_of(train.index)
+        self.rare = rare_classes.none(data.num_classes, device)
+        if not data.benchmark:
+            labels = self.train.y, self.validation.y
+            self.rare = rare_classes.unseen(*labels, data.num_classes)
         trust = "" if data.benchmark else ", whose labels are taken to be right"
         self.statement = self.told(
             f"Examples: {len(train.y)} for training; {len(validation.y)} for validation{trust}; "
@@ -104,7 +110,13 @@ class Reweighting(Task):
 
     def told(self, examples: str) -> str:
         """The statement: how many examples there are, and what became of their labels."""
-        return f"{examples} {self.change}"
+        said = [examples, self.change, self.rare.statement(self.class_names.tolist())]
+        return " ".join(filter(None, said))
+
+    @property
+    def unjudged(self) -> Tensor:
+        """Which training examples have labels that nobody can judge, boolean, of shape [n]."""
+        return self.rare.rare[self.train.y]
 
     @abc.abstractmethod
     def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:
@@ -150,8 +162,10 @@ class Reweighting(Task):
         scores = self.accuracies(outer, inner)
         if self.flag is not None:
             weights = self.example_weights(outer, inner)
-            scores |= cleaning_scores(self.called_clean(weights), self.flag)
-            scores["average_precision"] = average_precision(-weights, self.flag)
+            called_clean = self.called_clean(weights) | self.unjudged
+            scores |= cleaning_scores(called_clean, self.flag)
+            suspicion = (-weights).masked_fill(self.unjudged, -math.inf)
+            scores["average_precision"] = average_precision(suspicion, self.flag)
         return scores
 
     def accuracies(self, outer: Params, inner: Params) -> dict[str, Tensor]:
@@ -182,7 +196,8 @@ class Reweighting(Task):
 
         Columns: index, which is what the source calls the example, weight, label as trained on,
         flag 1 where the noise flagged it, and the label that the classifier suggests. Examples of
-        one weight are in the order of their source.
+        one weight are in the order of their source; those of rare classes come last, with neither
+        weight nor suggestion.
         """
         import pandas as pd  # here: a run does not wait for it
 
@@ -196,6 +211,9 @@ class Reweighting(Task):
         if self.flag is not None:
             columns["flag"] = self.flag.int().cpu().numpy()
         columns["suggested"] = self.class_names[self.suggested(inner).cpu().numpy()]
-        order = np.lexsort((self.train.index.cpu().numpy(), weights))
-        pd.DataFrame(columns).iloc[order].to_csv(path, index=False)
+        unjudged = self.unjudged.cpu().numpy()
+        table = pd.DataFrame(columns)
+        table.loc[unjudged, ["weight", "suggested"]] = None
+        order = np.lexsort((self.train.index.cpu().numpy(), weights, unjudged))
+        table.iloc[order].to_csv(path, index=False)
         return [path]

@@ -10,6 +10,7 @@ from bilevel_cli.core.blocks import Blocks
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled, Splits
+from bilevel_cli.tasks.reweighting import rare_classes
 from bilevel_cli.tasks.reweighting.base import Reweighting
 from bilevel_cli.tasks.reweighting.folds import CleanExamples, Folds, Judge
 from bilevel_cli.tasks.reweighting.noise import Corruption
@@ -92,6 +93,7 @@ class HyperCleaning(Reweighting):
         rows = torch.arange(len(y), device=y.device)
         self.validation_blocks = Blocks({"x": x, "y": y, "index": rows}, outer_batch_size)
         self.episodes, self.blocks = count, None
+        self.rare = rare_classes.of_folds(y, len(self.class_names), count)
         self.statement = self.told(f"Examples: {len(y)}, in {count} folds.")
         return Folds(fold.to(y.device), count, self.weights.name)
 
