@@ -180,10 +180,10 @@ def test_codes_and_the_like_stay_categories(values: list[str], tmp_path: Path) -
 
 def test_texts_among_numbers_are_proposed_as_missing_or_named(tmp_path: Path) -> None:
     texts: list[object] = list(AMOUNTS)
-    for row, text in {3: "n.a.", 9: "-", 40: "?"}.items():
+    for row, text in {3: "n.a.", 9: "-", 40: " "}.items():
         texts[row] = text
     data, said = followed(written(tmp_path, table(texts, ",")))
-    assert "'price' looks like numbers but for 'n.a.', '-', '?'" in said[0]
+    assert "'price' looks like numbers but for 'n.a.', '-', ' '" in said[0]
     assert everything(data)[:, 1].nonzero()[:, 0].tolist() == [3, 9, 40]
     path = written(tmp_path, table([*AMOUNTS[:59], "1O0"], ","))
     text = message(own(path).read)

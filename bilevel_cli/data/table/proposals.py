@@ -220,19 +220,21 @@ def _strays(cases: Sequence[Near], frame: pd.DataFrame, proposal: Proposal, role
     for case in cases:
         ways = (ISO, PLAIN) if case.plain else (dialect.dates, _pair(dialect))
         way = next((way for way in ways if way in case.ways), None)
-        strays = [] if way is None else case.strays(way).tolist()
-        if not strays or case.title == roles.target:  # nothing may be missing of an amount
+        words = [] if way is None else case.strays(way).tolist()
+        if not words or case.title == roles.target:  # nothing may be missing of an amount
             continue
+        texts = frame[case.title]
+        strays = texts[texts.str.strip().isin(words)].unique().tolist()  # with their blanks
         labels = (set(frame[title].map(str)) for title in roles.labels if title in frame)
         what = "dates" if case.dated else "numbers"
-        short = all(len(word) <= 20 and not re.search("[0-9]", word) for word in strays)
-        if len(strays) <= FEW and short and not set(strays) & set().union(*labels):
+        short = all(len(one) <= 20 and one.isprintable() for one in strays)
+        digits = any(re.search("[0-9]", one) for one in strays)
+        if len(strays) <= FEW and short and not digits and not set(strays) & set().union(*labels):
             looks = proposal.looks.get(case.title, what)
             proposal.looks[case.title] = f"{looks} but for {', '.join(map(repr, strays))}"
-            missing = dict.fromkeys((*proposal.dialect.missing, *strays))
-            proposal.change(missing=tuple(missing))
+            proposal.change(missing=tuple(dict.fromkeys((*proposal.dialect.missing, *strays))))
         else:
-            row = int((frame[case.title].str.strip() == strays[0]).to_numpy().argmax())
+            row = int((texts == strays[0]).to_numpy(bool, na_value=False).argmax())
             looks = f"{case.title!r} has {what} but for {strays[0][:40]!r} in row {row}"
             proposal.faults[case.title] = looks
 
