@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,8 +143,6 @@ def _settings(path: Path, overrides: list[str], trusted: list[str]) -> DictConfi
         )
     settings = OmegaConf.create(noted)
     OmegaConf.set_struct(settings, True)  # so that a misspelt override is no new setting
-    if any("${" in text for text in _texts(OmegaConf.to_container(settings, resolve=False))):
-        raise UsageError(f"A comparison needs the plain settings of a run, got ${{...}} in {path}.")
     settings.merge_with_dotlist(overrides)
     for key in NEEDED:
         for where, node in targeted(settings[key], key):
@@ -166,17 +163,6 @@ def _check_trusted(key: str, node: DictConfig, trusted: list[str], path: Path) -
             f"A comparison builds classes of bilevel_cli, got {name} in {path}. "
             f"Add --trust {package} if that is a package of yours."
         )
-
-
-def _texts(tree: object) -> Iterator[str]:
-    """The texts in nested dicts and lists."""
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for value in tree:
-            yield from _texts(value)
-    elif isinstance(tree, str):
-        yield tree
 
 
 def _option(group: str, name: str) -> DictConfig:
