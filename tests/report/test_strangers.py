@@ -50,6 +50,7 @@ def reported(
 ) -> Reported:
     """Reports on a folder into all files, in this process, or in one with bounds of its own."""
     monkeypatch.setenv("SECRET_TOKEN", SECRET)
+    monkeypatch.setenv("COLUMNS", "200")
 
     def report(*arguments: str | Path) -> Said:
         written = tmp_path / "written"
