@@ -86,7 +86,7 @@ test-newest: $(READY)  ## the same with the newest ones that pip finds
 	$(call test_with,newest,--upgrade)
 
 .PHONY: audit
-audit: $(READY)  ## known vulnerabilities of the pinned dependencies
+audit: $(READY)  ## whether all is pinned, and known vulnerabilities of pins and lower bounds
 	$(BIN)/python tests/helpers/audit.py
 
 .PHONY: test-ranks

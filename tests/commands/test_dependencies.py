@@ -4,7 +4,7 @@ import json
 import tomllib
 from pathlib import Path
 
-from audit import verdict
+from audit import missing, of_report, unanswered, verdict
 from packaging.requirements import Requirement
 
 CHECKOUT = Path(__file__).parents[2]
@@ -43,24 +43,28 @@ def test_every_dependency_is_pinned() -> None:
     assert names >= {name.lower() for name in lower_bounds("parallel", "report", "slurm", "optuna")}
 
 
-def test_an_audit_fails_for_a_known_flaw_alone_and_says_where_it_could_not_look() -> None:
+def test_an_audit_says_what_a_database_knew_and_that_another_knew_nothing() -> None:
     unknown = {"name": "a", "skip_reason": "not found"}
     fine = {"name": "b", "version": "1.0", "vulns": []}
     flawed = {**fine, "vulns": [{"id": "PYSEC-2024-1", "fix_versions": ["1.1"]}]}
 
-    def judged(*packages: object) -> tuple[str, int]:
-        return verdict(json.dumps({"dependencies": packages}), "")
+    def judged(*packages: object) -> tuple[str, list[str]] | None:
+        return verdict("The pins", "osv", json.dumps({"dependencies": packages}), "")
 
-    assert verdict("", "Traceback\nConnectionError: nobody")[1] == 0
-    assert "skipped" in verdict("", "Traceback\nConnectionError: nobody")[0]
-    assert judged(unknown) == (
-        "Audit skipped: the index of packages tells of no vulnerabilities.",
-        0,
+    assert verdict("The pins", "osv", "", "Traceback\nConnectionError: nobody") is None
+    assert judged(unknown) is None
+    assert judged(unknown, fine) == ("The pins: osv knows 1 of 2, 0 flaws.", [])
+    assert judged(unknown, flawed, fine) == (
+        "The pins: osv knows 2 of 3, 1 flaws.",
+        ["  b 1.0: PYSEC-2024-1, fixed in 1.1"],
     )
-    assert judged(unknown, fine) == (
-        "No known vulnerabilities; 1 of 2 pinned packages could be audited.",
-        0,
-    )
-    message, code = judged(unknown, flawed, fine)
-    assert code == 1
-    assert "b 1.0: PYSEC-2024-1, fixed in 1.1" in message
+    said = unanswered("The pins", 3, {"osv": "nobody there"})
+    assert said.startswith("The pins: NOT AUDITED, no database of flaws knew any of 3 versions.")
+    assert "osv: nobody there" in said
+
+
+def test_a_package_that_pip_would_bring_without_a_pin_is_named() -> None:
+    brought = [("Torch", "2.13.0+cpu"), ("New_Thing", "1.0"), ("pip", "1"), ("tqdm", "9")]
+    report = {"install": [{"metadata": {"name": n, "version": v}} for n, v in brought]}
+    found = of_report(report)
+    assert missing(found, {("torch", "2.13.0"), ("tqdm", "4")}) == ["new-thing==1.0", "tqdm==9"]
