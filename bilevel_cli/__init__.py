@@ -11,7 +11,7 @@ A name is loaded when it is asked for: importing the package imports no torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # What each name is imported from. The block below says the same to type checkers.
 HOMES = {
