@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bilevel_cli.data.base import SHARES, Classes, ClassSplits, Labelled, Pixels, shared_out
 from bilevel_cli.data.reading import files, images, listing
+from bilevel_cli.records.plain import plain
 
 
 class ImageFolder(Pixels, Classes):
@@ -104,7 +105,7 @@ class ImageFolder(Pixels, Classes):
         told = list(filter(None, [*told, found.passed_over]))
         if not told:
             return ""
-        name = listing.plain(found.folder.resolve().name)
+        name = plain(found.folder.resolve().name, listing.LONGEST)
         return f"{name}: {len(found.images)} images; {'; '.join(told)}."
 
     @cached_property

@@ -7,6 +7,7 @@ import numpy as np
 
 from bilevel_cli.labels.examine import REWEIGHTED, Finding
 from bilevel_cli.labels.own_file import OwnFile, Wanted
+from bilevel_cli.records.plain import plain
 
 LONGEST = 24  # letters of a value in the terminal
 UNSURE = 0.5  # below it, the label is more probably right than wrong
@@ -100,10 +101,12 @@ def table(rows: Sequence[Suspect], width: int) -> str:
     lines = []
     for row in rows:
         lines.append(
-            f"{row.rank:>4}. row {_short(row.name)}: {_short(row.given)} -> "
-            f"{_short(row.suggested)} ({row.confidence:.0%})"
+            f"{row.rank:>4}. row {plain(row.name, LONGEST)}: {plain(row.given, LONGEST)} -> "
+            f"{plain(row.suggested, LONGEST)} ({row.confidence:.0%})"
         )
-        lines += _wrapped([f"{key}={_short(text)}" for key, text in row.contents.items()], width)
+        lines += _wrapped(
+            [f"{key}={plain(text, LONGEST)}" for key, text in row.contents.items()], width
+        )
     return "\n".join(lines)
 
 
@@ -117,8 +120,3 @@ def _wrapped(items: Sequence[str], width: int) -> list[str]:
             line = ""
         line += f"{', ' if line else ''}{item}"
     return [f"      {line}" for line in [*lines, line] if line]
-
-
-def _short(text: str) -> str:
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain if len(plain) <= LONGEST else plain[: LONGEST - 3] + "..."

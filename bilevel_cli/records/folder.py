@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.plain import plain
 from bilevel_cli.vocabulary import (
     CHECKPOINT,
     EVAL,
@@ -94,7 +95,7 @@ def check_result(path: Path) -> None:
     """
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise UsageError(
-            f"A run needs {shown(str(path))} for a file of its own, got {_kind(path)}. "
+            f"A run needs {plain(str(path))} for a file of its own, got {_kind(path)}. "
             "Remove it, and the same command writes the file."
         )
 
@@ -120,7 +121,7 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
 
 def _refusal(path: Path, wanted: str, key: str) -> UsageError:
     return UsageError(
-        f"A run needs {shown(str(path))} for a {wanted} of its own, got {_kind(path)}. "
+        f"A run needs {plain(str(path))} for a {wanted} of its own, got {_kind(path)}. "
         f"Remove it, or use another {key}."
     )
 
@@ -130,7 +131,7 @@ def _kind(path: Path) -> str:
     status = path.lstat()
     mode = status.st_mode
     if stat.S_ISLNK(mode):
-        return f"a symbolic link to {shown(os.readlink(path), LONGEST)}"
+        return f"a symbolic link to {plain(os.readlink(path), LONGEST)}"
     if stat.S_ISREG(mode) and status.st_nlink > 1:
         return f"a file with {status.st_nlink} names (hard links; cp -r makes a copy of its own)"
     kinds = (
@@ -140,9 +141,3 @@ def _kind(path: Path) -> str:
         (stat.S_ISSOCK, "a socket"),
     )
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
-
-
-def shown(text: str, longest: int | None = None) -> str:
-    """A name in one line: whoever made the folder chose its characters."""
-    plain = "".join(c if c.isprintable() else "?" for c in text)
-    return plain if longest is None or len(plain) <= longest else f"{plain[:longest]}..."

@@ -9,13 +9,12 @@ def plain(text: str, most: int | None = None) -> str:
 
     Args:
         text: Any, such as the error of a run in a folder that somebody else prepared.
-        most: How many letters may stay; the rest becomes "...". None for all.
+        most: How many letters there may be then; the rest becomes "...". None for all.
     """
-    if most is not None and len(text) > most:
-        text = f"{text[: most - 3]}..."
-    if text.isprintable():
-        return text
-    return "".join(" " if letter.isspace() else _shown(letter) for letter in text)
+    some = text if most is None else text[: most + 1]
+    if not some.isprintable():
+        some = "".join(" " if letter.isspace() else _shown(letter) for letter in some)
+    return some if most is None or len(some) <= most else f"{some[: most - 3]}..."
 
 
 def plain_name(name: str) -> str:

@@ -152,7 +152,7 @@ def test_names_cannot_write_to_the_terminal_of_who_reads_the_statement(tmp_path:
     os.close(os.open(os.fsencode(root) + b"/dog/\xff.log", os.O_CREAT))
     text = folder_of(root).statement
     assert text.isprintable()
-    assert "1 .t?xt (dog/?[2J?.t?xt)" in text
+    assert r"1 .t\x07xt (dog/\x1b[2J .t\x07xt)" in text
     assert len(text) < 400
 
 

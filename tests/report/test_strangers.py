@@ -148,6 +148,8 @@ def test_what_is_not_printed_becomes_a_space_or_an_escape() -> None:
     assert all(plain(text).isprintable() for text in TEXTS)
     assert plain("\x1b[31m\u202e\ud800 \n") == r"\x1b[31m\u202e\ud800  "
     assert plain("a" * 20, 10) == "aaaaaaa..."
+    # A bound holds for what is shown: an escape has several letters.
+    assert len(plain("\u202e" * 300, 100)) == 100
 
 
 @pytest.mark.faults

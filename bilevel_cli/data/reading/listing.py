@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bilevel_cli.data.reading import files, images
+from bilevel_cli.records.plain import plain
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif"),
@@ -19,6 +20,7 @@ SYSTEM_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume informati
 PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 MAX_DEPTH = 32  # of folders in one another
 SHOWN = 4  # kinds of files that a statement names
+LONGEST = 60  # letters of a name in it
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Listing:
         folder: The folder of the classes.
         classes: The images of each class, classes and images in the order of their names.
         others: Files that are passed over.
-        hidden: Number of files and folders whose names begin with a dot, or that systems leave.
+        hidden: Files and folders whose names begin with a dot, or that systems leave.
     """
 
     folder: Path
@@ -56,7 +58,7 @@ class Listing:
         for path in self.others:
             beside = path.parent == self.folder and path.suffix.lower() in SUFFIXES
             kind = path.suffix.lower() or "without suffix"
-            kinds[plain(kind) + " beside the folders of classes" * beside].append(path)
+            kinds[plain(kind, LONGEST) + " beside the folders of classes" * beside].append(path)
         ranked = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
         told = [f"{len(paths)} {kind} ({self.example(paths)})" for kind, paths in ranked[:SHOWN]]
         if rest := sum(len(paths) for _, paths in ranked[SHOWN:]):
@@ -67,7 +69,7 @@ class Listing:
 
     def example(self, paths: list[Path]) -> str:
         """The first of some files, from the folder on, and whether there are more."""
-        return plain(str(paths[0].relative_to(self.folder))) + ", ..." * (len(paths) > 1)
+        return plain(str(paths[0].relative_to(self.folder)), LONGEST) + ", ..." * (len(paths) > 1)
 
 
 def by_class(folder: Path, who: str) -> Listing:
@@ -111,17 +113,11 @@ def counted(paths: list[Path], found: Listing, what: str) -> str:
     return f"{len(paths)} {what} ({found.example(paths)})" if paths else ""
 
 
-def plain(text: str, most: int = 60) -> str:
-    """A name for a log: one line, without escape codes, not too long."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
-
-
 def _require_classes(found: Listing, who: str) -> None:
     filled = [name for name, own in found.classes.items() if own]
     if len(filled) < 2:
         inner = sorted({path.relative_to(found.folder).parts[1] for path in found.nested})
-        below = f", {plain(filled[0])}, with folders {_some(inner)}" if inner else ""
+        below = f", {plain(filled[0], LONGEST)}, with folders {_some(inner)}" if inner else ""
         raise ValueError(
             f"{who} needs images <class>/*.png, *.jpg or others of two classes in {found.folder}, "
             f"got {len(filled)} class{'es' * (len(filled) != 1)}{below}. Set data.root."
