@@ -25,6 +25,7 @@ JOB = "job.json"
 LOCK = "lock"
 LOG = "bilevel.log"
 TRACEBACK = "traceback.txt"
+NOTES = ".hydra"  # a folder: the configuration, as Hydra noted it
 
 # Patterns of names, as in `Task.higher_is_better`; every other score is better when it is lower.
 HIGHER_IS_BETTER = ("*accuracy", "*f1", "*precision", "*recall", "*cosine")

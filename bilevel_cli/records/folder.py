@@ -20,14 +20,14 @@ from bilevel_cli.vocabulary import (
     LOCK,
     LOG,
     MANIFEST,
+    NOTES,
     PREVIOUS,
     TRACEBACK,
     TRAIN,
 )
 
-CONFIGURATION = ".hydra"
 # Of a run, of its loggers, and of submitit in the folder of a sweep.
-FOLDERS = (CONFIGURATION, "result.partial", "tensorboard", "wandb", ".submitit")
+FOLDERS = (NOTES, "result.partial", "tensorboard", "wandb", ".submitit")
 REPLICA = re.compile(r"seed=\d+")
 SWEEP = ("multirun.yaml", "optimization_results.yaml")  # what Hydra's sweepers write
 WRITTEN_INTO = (LOCK, TRAIN, EVAL, JOB, *SWEEP)  # other files are replaced whole
@@ -35,13 +35,16 @@ REPLACED = (MANIFEST, CHECKPOINT, PREVIOUS, TRACEBACK)
 # Of results, whose names a task chooses. A link of such a name may be the user's data, and is
 # looked at when the results are there: what is replaced is not followed.
 RESULTS = (".csv", ".json", ".log", ".npz", ".pdf", ".png", ".pt", ".txt", ".yaml")
+# To open a file with, in a folder that somebody else prepared: no link is followed, and no FIFO
+# waited for, which may have taken the place of a file since it was looked at.
+CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK
 LONGEST = 100  # characters that a message shows of where a link leads
 
 
 def check(
     folder: Path,
     log: str = LOG,
-    configuration: str | None = CONFIGURATION,
+    configuration: str | None = NOTES,
     key: str = "hydra.run.dir",
 ) -> None:
     """Refuses a folder in which something is in the way of the files of a run or a sweep.

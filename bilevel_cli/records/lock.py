@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.vocabulary import LOCK
 
 log = logging.getLogger(__name__)
-
-# Of a file in a folder that somebody else prepared: no link is followed, and no FIFO waited for.
-CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @contextlib.contextmanager

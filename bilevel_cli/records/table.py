@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bilevel_cli.errors import Removed, Unwritten
+from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.vocabulary import FAILED
 
 Row = dict[str, float | int]  # the numbers of one row, by their columns
@@ -180,7 +181,7 @@ def damage(path: Path, size: int, digest: int) -> str | None:
 
 
 def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    return os.open(path, flags | CAREFUL, 0o666)
 
 
 def _digest(path: Path, size: int) -> int:

@@ -22,7 +22,7 @@ from bilevel_cli.runs import build, plan
 from bilevel_cli.runs.lifetime import Run, own_folder
 from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.replicas import Replicas
-from bilevel_cli.vocabulary import DIVERGED, FAILED, OOM
+from bilevel_cli.vocabulary import DIVERGED, FAILED, NOTES, OOM
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run(
             locks.enter_context(own_folder(folder))
         ranks = locks.enter_context(leading(lambda: [plain(config), str(directory), options]))
         runs = [Run(one, folder, len(folders), ranks, options) for one, folder in folders]
-        if len(folders) > 1 and (directory / ".hydra").is_dir():
+        if len(folders) > 1 and (directory / NOTES).is_dir():
             for one in runs:  # Hydra notes the configuration of a single run
                 one.note_config()
         return _run(runs, config.objective, bar)

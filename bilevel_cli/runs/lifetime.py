@@ -39,6 +39,7 @@ from bilevel_cli.vocabulary import (
     DIVERGED,
     FAILED,
     INTERRUPTED,
+    NOTES,
     OOM,
     TRACEBACK,
 )
@@ -104,7 +105,7 @@ class Run:
     def note_config(self) -> None:
         """Writes the configuration to the file to which Hydra writes that of a single run."""
         try:
-            path = self.directory / folder.CONFIGURATION / "config.yaml"
+            path = self.directory / NOTES / "config.yaml"
             path.parent.mkdir(exist_ok=True)
             with replaced(path) as partial:
                 OmegaConf.save(self.config, partial)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bilevel_cli.errors import Failed
 from bilevel_cli.records import lock, table
+from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.records.settings import NOT_OF_A_JOB
 from bilevel_cli.vocabulary import EVAL, JOB, KILLED, RUNNING
 
@@ -65,7 +66,7 @@ class Note:
 def noting(folder: Path) -> Iterator[Note | None]:
     """The note of the job in a folder, locked; None where another process runs the job."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | lock.CAREFUL, 0o666)
+    descriptor = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | CAREFUL, 0o666)
     try:
         yield None if lock.take(descriptor) is False else Note(descriptor)
     finally:
@@ -75,7 +76,7 @@ def noting(folder: Path) -> Iterator[Note | None]:
 def read(folder: Path) -> Outcome | None:
     """How the job in a folder stands: as noted, or killed; None if nothing is noted of it."""
     try:
-        descriptor = os.open(folder / JOB, os.O_RDONLY | lock.CAREFUL)
+        descriptor = os.open(folder / JOB, os.O_RDONLY | CAREFUL)
     except OSError:
         return None
     try:

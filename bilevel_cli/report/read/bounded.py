@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.records.settings import flat
 
 MOST_BYTES = 1_000_000  # of a manifest or of what Hydra noted: a hundred times as much as one has
@@ -42,8 +43,7 @@ def content(path: Path, most: int) -> bytes | None:
             raise Unread(
                 "is no file" if not path.is_symlink() else "is a link, which is not followed"
             )
-        # Without NONBLOCK, a FIFO that has taken its place meanwhile would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | CAREFUL)
         with open(descriptor, "rb") as file:
             size = os.fstat(descriptor).st_size
             if size > most:

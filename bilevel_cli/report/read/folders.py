@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.plain import plain_name
-from bilevel_cli.vocabulary import EVAL, LOCK, MANIFEST, TRAIN
+from bilevel_cli.vocabulary import EVAL, LOCK, MANIFEST, NOTES, TRAIN
 
 
 class NoRuns(UsageError):
@@ -92,7 +92,7 @@ def _is_run(folder: Path) -> bool:
     if any(os.path.lexists(folder / name) for name in (MANIFEST, TRAIN, EVAL)):
         return True
     # A run takes its lock before anything else, and writes the other files once it is built.
-    return os.path.lexists(folder / LOCK) and (folder / ".hydra").is_dir()
+    return os.path.lexists(folder / LOCK) and (folder / NOTES).is_dir()
 
 
 def _name(folder: Path, root: Path, several_roots: bool, several_runs: bool) -> str:

@@ -24,12 +24,12 @@ from bilevel_cli.vocabulary import (
     LOCK,
     MANIFEST,
     MISSING,
+    NOTES,
     OOM,
     RUNNING,
     TRAIN,
 )
 
-NOTES = ".hydra"  # the folder, in that of a run, of what Hydra noted
 STATUSES = (COMPLETED, RUNNING, INTERRUPTED, FAILED, DIVERGED, OOM)  # that a manifest may have
 LONGEST = 1_000  # letters of an error or a doubt, of which a run writes a few lines
 
