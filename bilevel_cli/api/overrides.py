@@ -10,7 +10,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import OverrideParseException
 
-from bilevel_cli.config.deletions import check_deletions
 from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.errors import UsageError
 
@@ -45,7 +44,6 @@ def check(overrides: Iterable[str]) -> None:
                 "or sweep with `bilevel-run -m` and read the runs with bilevel_cli.load."
             )
     check_command_line(overrides)
-    check_deletions(overrides)
 
 
 def assignments(settings: Mapping[str, Any], above: str = "") -> list[str]:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from bilevel_cli import __version__
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
-from bilevel_cli.config.deletions import check_deletions
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.refused import check_command_line, check_composed
@@ -98,7 +97,6 @@ def rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Findi
         UsageError: An option or a setting is wrong; Hydra raises errors of its own, too.
     """
     check_command_line(overrides)
-    check_deletions(overrides)
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     first = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
     folders = [Path(config_dir).resolve()] if config_dir else []

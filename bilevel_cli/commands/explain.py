@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from bilevel_cli import errors
 from bilevel_cli.config import options, suggest
 from bilevel_cli.config.command_line import Arguments
-from bilevel_cli.config.deletions import check_deletions
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import Failed, UsageError, refusal
 from bilevel_cli.sweeps import plugins
@@ -71,9 +70,7 @@ def _explained(error: BaseException) -> str:
 
 
 def check_words(given: Arguments) -> None:
-    """Refuses words that are neither flag nor assignment, saying what they may have meant.
-
-    Refuses deletions of what is needed, too.
+    """Refuses words that are neither a flag nor an assignment, and says what they may have meant.
 
     Raises:
         UsageError: There is one.
@@ -81,7 +78,6 @@ def check_words(given: Arguments) -> None:
     for word in given.overrides:
         if "=" not in word and not word.startswith("~"):
             raise UsageError(suggest.meant(word, given.folders, _known()))
-    check_deletions(given.overrides)
 
 
 # What Hydra says of several values, and of range(...) or glob(...), without -m.

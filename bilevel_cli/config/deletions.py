@@ -1,28 +1,13 @@
-"""What a command line may not delete: ~key of something that every run needs."""
+"""What every run needs, and ~key of a command line may have deleted."""
 
 import functools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import yaml
 from omegaconf import DictConfig
 
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
-
-
-def check_deletions(overrides: Iterable[str]) -> None:
-    """Refuses ~key for settings of Hydra, which has them in a structure that nothing is taken from.
-
-    Raises:
-        UsageError: One of the overrides says so.
-    """
-    for override in overrides:
-        name = override.removeprefix("~").partition("=")[0]
-        if override.startswith("~") and name.replace("/", ".").split(".")[0] == "hydra":
-            raise UsageError(
-                "A command line cannot delete settings of Hydra, got "
-                f"{override[:200]!r}. Leave that out."
-            )
 
 
 def check_complete(config: DictConfig, keys: Collection[str] | None = None) -> None:

@@ -82,6 +82,12 @@ def check_command_line(arguments: Iterable[str]) -> None:
         if argument.startswith("-"):
             _check_flag(argument)
             continue
+        # Hydra has them in structures, of which nothing can be taken away.
+        if re.match(r"~hydra(?:[./=]|$)", argument):
+            raise UsageError(
+                f"A command line cannot delete settings of Hydra, got {_shown(argument)}. "
+                "Leave that out."
+            )
         override = _parsed(argument)
         if override is None:
             _check_text(argument)

@@ -6,7 +6,8 @@ from configs import composed
 from omegaconf import OmegaConf
 
 from bilevel_cli.config import options
-from bilevel_cli.config.deletions import check_complete, check_deletions
+from bilevel_cli.config.deletions import check_complete
+from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.errors import UsageError
 
 Captured = pytest.CaptureFixture[str]
@@ -44,8 +45,8 @@ def test_each_setting_of_the_configuration_is_missed_by_its_name() -> None:
 @pytest.mark.parametrize("name", HYDRA)
 def test_settings_of_hydra_stay(name: str) -> None:
     with pytest.raises(UsageError, match=f"got '~{name}'"):
-        check_deletions(["task=quadratic", f"~{name}"])
-    check_deletions([f"{name}=1", "~hydrate"])
+        check_command_line(["task=quadratic", f"~{name}"])
+    check_command_line(["~hydrate", "~solver.hydra"])
 
 
 EVERY = ["seed", "solver", "hydra.run"]
