@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from data_files import Trap
 from omegaconf import OmegaConf
 
@@ -23,6 +24,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.targets import check_targets, on_a_shelf
 from bilevel_cli.errors import UsageError
+from bilevel_cli.report.read import bounded
 
 PACKAGE = Path(bilevel_cli.__file__).parent
 pytestmark = [pytest.mark.hostile, pytest.mark.usefixtures("data_cache")]
@@ -263,11 +265,17 @@ def nodes() -> list[tuple[str, ast.AST]]:
 
 
 def calls() -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Every call in the package: file, function, keywords."""
+    """Every call in the package of something with a name: file, function, keywords of KEYWORDS."""
     for file, node in nodes():
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg}
-            yield file, ast.unparse(node.func), keywords
+        if isinstance(node, ast.Call) and (name := dotted(node.func)):
+            known = [keyword for keyword in node.keywords if keyword.arg in KEYWORDS]
+            yield file, name, {str(k.arg): ast.unparse(k.value) for k in known}
+
+
+def dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 NEVER = {
@@ -275,17 +283,22 @@ NEVER = {
     *("pd.read_pickle", "pandas.read_pickle", "joblib.load", "cloudpickle.load", "marshal.loads"),
     *("torch.hub.load", "torch.jit.load", "archive.extract", "archive.extractall", "shelve.open"),
 }
-# Carries out the checks of our own constructors from our own files, as importing them would, and of
-# no others: tests/config/test_early.py holds that.
-OWN_SOURCES = {"config/early.py": {"exec", "compile"}}
+EXCEPTED = {
+    # Carries out the checks of our own constructors from our own files, as importing them would,
+    # and of no others: tests/config/test_early.py holds that.
+    "config/early.py": {"exec", "compile"},
+    # Only with a loader that builds nothing: the test below holds that.
+    "report/read/bounded.py": {"yaml.load"},
+}
 IMPORTED = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "torch.hub"}
 CHECKED = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
+KEYWORDS = ("shell", "weights_only", "allow_pickle")
 
 
 def test_no_code_of_ours_loads_a_pickle_or_runs_text() -> None:
     seen = set()
     for where, function, keywords in calls():
-        assert function not in NEVER - OWN_SOURCES.get(where, set()), where
+        assert function not in NEVER - EXCEPTED.get(where, set()), where
         assert keywords.get("shell", "False") == "False", where
         for name, (keyword, value) in CHECKED.items():
             if function == name:
@@ -297,6 +310,21 @@ def test_no_code_of_ours_loads_a_pickle_or_runs_text() -> None:
             assert not IMPORTED & {alias.name for alias in node.names}, where
         if isinstance(node, ast.ImportFrom):
             assert node.module not in IMPORTED, where
+
+
+def test_the_yaml_of_strangers_is_loaded_by_a_loader_that_builds_nothing(tmp_path: Path) -> None:
+    loaders = {
+        ast.unparse(node.args[1])
+        for file, node in nodes()
+        if isinstance(node, ast.Call) and dotted(node.func) in ("yaml.load", "yaml.parse")
+    }
+    assert loaders == {"_Loader"}
+    loader = vars(bounded)["_Loader"]
+    assert loader.yaml_constructors == yaml.SafeLoader.yaml_constructors
+    path = tmp_path / "evil.yaml"
+    path.write_text("a: !!python/object/apply:os.system ['true']")
+    with pytest.raises(bounded.Unread, match="tags"):
+        bounded.yaml_tree(path)
 
 
 def test_objects_are_built_where_their_arguments_were_checked() -> None:
