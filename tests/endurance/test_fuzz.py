@@ -182,7 +182,7 @@ def check_lines(count: int, home: Path, number: int = 0) -> None:
 
 
 def test_any_command_line_ends_well_or_in_one_message(home: Path) -> None:
-    check_lines(60, home)
+    check_lines(25, home)
 
 
 @pytest.mark.faults

@@ -194,7 +194,7 @@ def check_lines(count: int, home: Path, watch: Watch, number: int = 0) -> None:
 
 
 def test_no_target_of_others_is_called(home: Path, watch: Watch) -> None:
-    check_lines(40, home, watch)
+    check_lines(25, home, watch)
 
 
 @pytest.mark.faults
