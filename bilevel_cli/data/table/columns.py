@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pandas.api import types
 
 from bilevel_cli.data.reading import files
+from bilevel_cli.data.table import dates
 from bilevel_cli.data.table.name import Name
 from bilevel_cli.data.table.parquet import NoScalar
 from bilevel_cli.data.table.understood import is_text
@@ -173,7 +174,7 @@ def _days(column: Column, name: Name) -> Column | None:
         moments = column.dt.tz_convert("UTC") if zone else column.dt.tz_localize("UTC")
     else:
         texts = present.astype(object).map(str)
-        if present.empty or not texts.str.match(r"\d{4}-\d{2}-\d{2}(?:$|[T ]\d{2}:)").all():
+        if present.empty or not texts.str.match(dates.ISO).all():
             return None
         moments = pd.to_datetime(column.astype(object), format="ISO8601", errors="coerce", utc=True)
         if len(moments.dropna()) < len(present):

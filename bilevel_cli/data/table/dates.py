@@ -13,6 +13,7 @@ DATE = {
 TIME = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 NUMBERS = r"\d{1,2}[./-] ?\d{1,2}[./-] ?(?:\d{4}|\d{2})|\d{4}[./-]\d{1,2}[./-]\d{1,2}"
 WORDS = r"\d{1,2}[ .-]+[A-Za-z]{3,9}[ .,-]+(?:\d{4}|\d{2})|[A-Za-z]{3,9}[ .]+\d{1,2}[ ,]+\d{4}"
+ISO = r"\d{4}-\d{2}-\d{2}(?:$|[T ]\d{2}:)"  # how one begins that needs no setting
 CLOCK = r"(?:\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?(?: *[AaPp][Mm])?)"
 SHAPE = re.compile(rf"\s*({NUMBERS}|{WORDS})(?:,? +|,?T|$)({CLOCK})?\s*", re.ASCII)
 

@@ -17,8 +17,8 @@ class Dialect:
     """How values are written.
 
     Attributes:
-        separator: Between the fields of a CSV file, one character.
         encoding: Of a CSV file, as Python calls it.
+        separator: Between the fields of a CSV file, one character.
         decimal: The decimal sign of numbers, a point or a comma.
         thousands: What separates their thousands; one space or apostrophe stands for all kinds of
             it. "" says that there is none, None that nothing was said.
@@ -32,8 +32,8 @@ class Dialect:
         sheet: Of a workbook, by its name; None for the only one that is not hidden.
     """
 
-    separator: str
     encoding: str
+    separator: str
     decimal: str
     thousands: str | None
     signs: tuple[str, ...]
@@ -51,9 +51,10 @@ class Dialect:
 
     def with_(self, **given: Any) -> "Dialect":
         """With other settings; lists become tuples. What is no setting is passed over."""
-        known = {name: given[name] for name in vars(self) if name in given}
-        known = {
-            name: tuple(map(str, v)) if isinstance(v, list) else v for name, v in known.items()
+        known: dict[str, Any] = {
+            name: tuple(map(str, value)) if isinstance(value, list) else value
+            for name, value in given.items()
+            if name in vars(self)
         }
         found = replace(self, **known)
         return replace(found, separator=found.separator.replace("\\t", "\t"))
@@ -96,4 +97,4 @@ class Dialect:
         return self
 
 
-PLAIN = Dialect(",", "utf-8", ".", None, (), (), None, (), True, (), None)
+PLAIN = Dialect("utf-8", ",", ".", None, (), (), None, (), True, (), None)

@@ -126,7 +126,7 @@ def _csv(
         texts = {title: str for title in (*dialect.text, names) if title in laid.header}
         frame = _fields(laid, dtype=texts, low_memory=False, **named)
     except (ValueError, OverflowError) as error:
-        raise unreadable(name, " ".join(str(error).split())) from error
+        raise unreadable(name, error) from error
     if len(frame) != laid.rows:
         raise unreadable(name, f"it seems to have {laid.rows} rows, or else {len(frame)}")
     if dialect.decimal == dialect.separator and not any(

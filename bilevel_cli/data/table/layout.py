@@ -6,10 +6,8 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-import pandas as pd
-
 from bilevel_cli.data.table.dialect import Dialect
-from bilevel_cli.data.table.name import Name, unreadable
+from bilevel_cli.data.table.name import Name, twice, unreadable
 
 UTF8 = ("utf-8", "utf8", "utf_8", "utf-8-sig")
 SEPARATORS = ",;\t|"
@@ -135,9 +133,8 @@ def _rows(text: str, separator: str) -> tuple[tuple[list[str], int] | None, str]
         return None, f"line {lines.line_num}: {error}"
     if not header:
         return None, "it is empty"
-    twice = pd.Series(header).duplicated()
-    if twice.any():
-        return None, f"two columns are called {header[twice.argmax()]!r}; rename one"
+    if reason := twice(header):
+        return None, reason
     if len(header) == 1:
         return None, f"it has one column alone, {header[0][:60]!r}"
     return (header, rows), ""

@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -56,6 +57,20 @@ class Name(NamedTuple):
     spell: Callable[[str, Value], str] = override
 
 
-def unreadable(name: Name, reason: str) -> ValueError:
-    """The error of a file that is damaged, or in another format than it should be."""
+def unreadable(name: Name, reason: str | Exception) -> ValueError:
+    """The error of a file that is damaged, or in another format than it should be.
+
+    Args:
+        name: Of the table.
+        reason: Why it cannot be read; or what the library raised that reads it.
+    """
+    if isinstance(reason, Exception):
+        reason = " ".join(str(reason).split())[:200]
     return ValueError(f"{name.who} cannot read {name.path}: {reason}. Correct the file.")
+
+
+def twice(titles: Iterable[str]) -> str:
+    """Why columns cannot be told apart; empty where each has a name of its own."""
+    counts = Counter(titles)
+    found = next((title for title in counts if counts[title] > 1), None)
+    return "" if found is None else f"two columns are called {found!r}; rename one"

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bilevel_cli.data.table import amounts, dates
-from bilevel_cli.data.table.dialect import ORDERS, Dialect
+from bilevel_cli.data.table.dialect import ORDERS, SPACES, Dialect
 
 MOST = 0.9  # share of the values that must be numbers, or dates
 # Pairs of a decimal sign and a separator of thousands.
@@ -25,8 +25,7 @@ NUMBERS = tuple(
 )
 PLAIN = (".", "")
 ISO = "iso"  # the order of dates that needs no setting
-ISO_DATE = r"\d{4}-\d{2}-\d{2}(?:$|[T ]\d{2}:)"
-EDGE = f" \t\u00a0\u202f\u2009()+-{amounts.DASHES}"
+EDGE = f"\t{SPACES}()+-{amounts.DASHES}"
 FLAT = tuple(f"{sign}{dash}" for sign in ",." for dash in f"-{amounts.DASHES}")  # as in 12,-
 PER_CENT = ("%", "\u2030")
 UNIT = re.compile(r"[A-Za-z\u00b5\u03bc\u00b0\u03a9\u00b2\u00b3/]{1,10}\.?")
@@ -111,7 +110,7 @@ def near(title: str, column: pd.Series, dialect: Dialect) -> Near | None:
     if words.empty or not most(words.str.contains("[0-9]")):
         return None
     read: dict[Way, pd.Series] = {order: dates.moments(words, order).notna() for order in ORDERS}
-    read[ISO] = words.str.match(ISO_DATE)
+    read[ISO] = words.str.match(dates.ISO)
     if any(map(most, read.values())):
         return Near(title, words, words, (), (), (), _best(read, weights))
     signs, mixed = _signs(words, weights, dialect)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bilevel_cli.data.reading import files
-from bilevel_cli.data.table.name import Name, unreadable
+from bilevel_cli.data.table.name import Name, twice, unreadable
 
 TEXTS = ("string", "large_string", "string_view")  # types of columns
 UUID = "extension<arrow.uuid>"
@@ -48,7 +48,7 @@ def frame_in(content: bytes, name: Name, max_megabytes: float) -> pd.DataFrame:
     try:
         return _indexed(_scalars(opened), opened)
     except Exception as error:  # pyarrow documents no closed list
-        raise _damaged(name, error) from error
+        raise unreadable(name, error) from error
 
 
 def as_written(content: bytes, name: Name, max_megabytes: float) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def as_written(content: bytes, name: Name, max_megabytes: float) -> pd.DataFrame
         frame = _indexed(frame, opened)
         return frame.reset_index(drop=frame.index.names == [None])
     except Exception as error:
-        raise _damaged(name, error) from error
+        raise unreadable(name, error) from error
 
 
 def _opened(content: bytes, name: Name, max_megabytes: float) -> Any:
@@ -82,14 +82,13 @@ def _opened(content: bytes, name: Name, max_megabytes: float) -> Any:
     try:
         opened = module.ParquetFile(io.BytesIO(content))
         fits = _unpacked_bytes(module, content, limit) <= limit
-        twice = pd.Index(opened.schema_arrow.names).duplicated()
+        alike = twice(opened.schema_arrow.names)
     except Exception as error:
-        raise _damaged(name, error) from error
+        raise unreadable(name, error) from error
     if not fits:
         raise files.too_large(name.who, name.path, max_megabytes)
-    if twice.any():
-        title = opened.schema_arrow.names[twice.argmax()]
-        raise unreadable(name, f"two columns are called {title!r}; rename one")
+    if alike:
+        raise unreadable(name, alike)
     return opened
 
 
@@ -195,7 +194,3 @@ def _bytes_of_texts(parquet: Any, content: bytes, names: list[str]) -> int:
         for column in opened.read(columns=names).columns
         for chunk in column.chunks
     )
-
-
-def _damaged(name: Name, error: Exception) -> ValueError:
-    return unreadable(name, " ".join(str(error).split())[:200])

@@ -13,7 +13,6 @@ from bilevel_cli.data.base import Regression, Rows, Splits
 from bilevel_cli.data.reading.numbering import numbered
 from bilevel_cli.data.table import columns
 from bilevel_cli.data.table.columns import Column
-from bilevel_cli.data.table.proposals import Roles
 from bilevel_cli.data.table.source import OwnTable
 
 
@@ -28,9 +27,7 @@ class Table(OwnTable, Rows):
     def class_names(self) -> list[str]:
         return self.pool.class_names
 
-    @property
-    def roles(self) -> Roles:
-        return Roles(self.target, True, self.others, self.row_id)
+    classes = True
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         where = f"column {column.name!r} of {self.path}"
@@ -53,9 +50,7 @@ class RegressionTable(OwnTable, Regression):
         std = torch.where(std > 0, std, 1)  # the target of a single row
         return Splits(*(replace(part, y=(part.y - mean) / std) for part in parts))
 
-    @property
-    def roles(self) -> Roles:
-        return Roles(self.target, False, self.others, self.row_id)
+    classes = False
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         amounts = pd.to_numeric(columns.in_days(column), errors="coerce")

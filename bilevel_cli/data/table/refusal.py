@@ -7,10 +7,6 @@ from bilevel_cli.data.table.name import Name
 from bilevel_cli.data.table.proposals import Choice, Proposal
 
 LONGEST = 400  # letters of a message
-SETTINGS = (
-    *("encoding", "separator", "decimal", "thousands", "signs", "negatives", "dates"),
-    *("missing", "text"),
-)
 
 
 def refusal(name: Name, dialect: Dialect, findings: list[str], proposal: Proposal) -> ValueError:
@@ -30,7 +26,7 @@ def refusal(name: Name, dialect: Dialect, findings: list[str], proposal: Proposa
     }
     changed = [
         setting
-        for setting in SETTINGS
+        for setting in vars(dialect)
         if getattr(proposal.dialect, setting) != getattr(dialect, setting)
         and setting not in doubtful
     ]

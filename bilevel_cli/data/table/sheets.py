@@ -45,7 +45,7 @@ def opened(content: bytes, name: Name, wanted: str | None, max_megabytes: float)
                 io.BytesIO(content), read_only=True, data_only=True, keep_links=False
             )
     except Exception as error:
-        raise damaged(name, error) from error
+        raise unreadable(name, error) from error
     if book is None:
         raise files.too_large(name.who, name.path, max_megabytes)
     return book, _chosen(book, wanted, name)
@@ -88,9 +88,9 @@ def rows_of(sheet: Any, name: Name) -> Iterator[tuple[int, list[Any]]]:
                 cells.pop()
             yield number, cells
     except ValueError as error:
-        raise error if str(error).startswith(name.who) else damaged(name, error) from error
+        raise error if str(error).startswith(name.who) else unreadable(name, error) from error
     except Exception as error:
-        raise damaged(name, error) from error
+        raise unreadable(name, error) from error
 
 
 def refuse_formulas(content: bytes, sheet: Any, name: Name) -> None:
@@ -103,7 +103,7 @@ def refuse_formulas(content: bytes, sheet: Any, name: Name) -> None:
                 return
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, keep_links=False)
     except Exception as error:
-        raise damaged(name, error) from error
+        raise unreadable(name, error) from error
     written = rows_of(book[sheet.title], name)
     for (_, values), (_, formulas) in zip(rows_of(sheet, name), written, strict=True):
         for position, cell in enumerate(formulas):
@@ -114,8 +114,3 @@ def refuse_formulas(content: bytes, sheet: Any, name: Name) -> None:
                     f"the formula in cell {cell.coordinate} has no value. Open the file in a "
                     "spreadsheet program and save it, so that it has one",
                 )
-
-
-def damaged(name: Name, error: Exception) -> ValueError:
-    """The error of a workbook of which openpyxl says why it cannot be read."""
-    return unreadable(name, " ".join(str(error).split())[:200])

@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,12 @@ class OwnTable(Source):
         describe: Whether the statement of the run has a line for each column.
         max_levels: Largest number of levels of a category, and of classes.
         max_megabytes: Largest size of the file, unpacked, and of the table as numbers.
+
+    Attributes:
+        classes: Whether the target has classes, which may be any texts.
     """
+
+    classes: ClassVar[bool]
 
     def __init__(
         self,
@@ -181,14 +186,10 @@ class OwnTable(Source):
         """The target as labels or numbers, of shape [n], and the names of classes."""
 
     @property
-    @abc.abstractmethod
     def roles(self) -> Roles:
         """What the columns are for, besides inputs."""
-
-    @property
-    def others(self) -> tuple[str | None, ...]:
-        """The columns that are neither inputs nor the target."""
-        return (self.row_id, self.clean, *self.drop)
+        others = (self.row_id, self.clean, *self.drop)
+        return Roles(self.target, self.classes, others, self.row_id)
 
     @property
     def name(self) -> Name:

@@ -51,7 +51,7 @@ def understood(
 
 def is_text(column: pd.Series) -> bool:
     """Whether all values that are there are texts, and there are some."""
-    return bool(pd.api.types.infer_dtype(column, skipna=True) == "string")
+    return bool(types.infer_dtype(column, skipna=True) == "string")
 
 
 def _numbers(texts: pd.Series, dialect: Dialect) -> pd.Series | None:

@@ -17,7 +17,7 @@ from pandas.api import types
 
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import sheets
-from bilevel_cli.data.table.name import Name, unreadable
+from bilevel_cli.data.table.name import Name, twice, unreadable
 
 ROW, CELL = 64, 8  # bytes in memory, also of those that a sheet leaves out
 UNNAMED = "Unnamed: "  # and a number: a column without a name
@@ -111,7 +111,7 @@ def frame_in(content: bytes, name: Name, asked: Asked, max_megabytes: float) -> 
                 keep_default_na=asked.keep_default_na,
             )
         except Exception as error:  # openpyxl documents no closed list
-            raise sheets.damaged(name, error) from error
+            raise unreadable(name, error) from error
     if len(frame) != scan.rows or list(frame.columns) != scan.titles:
         raise unreadable(name, f"it seems to have {scan.rows} rows, or else {len(frame)}")
     for title in scan.truths(alone=True):  # which pandas has as 1 and 0 where some are missing
@@ -169,9 +169,8 @@ def _titles(cells: list[Any], name: Name) -> list[str]:
     """The names of the columns; of those without one, what pandas calls them in a CSV file."""
     titles = ["" if cell.value is None else str(cell.value) for cell in cells]
     titles = [title or f"{UNNAMED}{position}" for position, title in enumerate(titles)]
-    twice = pd.Series(titles).duplicated()
-    if twice.any():
-        raise unreadable(name, f"two columns are called {titles[twice.argmax()]!r}; rename one")
+    if reason := twice(titles):
+        raise unreadable(name, reason)
     return titles
 
 
