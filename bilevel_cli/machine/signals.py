@@ -66,9 +66,8 @@ def stop_requests(quiet: bool = False) -> Iterator[list[int]]:
         if _impatient(signum, requests):
             raise Stopped(signum)
         requests.append(signum)
-        if len(requests) == 1 and not (
-            quiet or _ignored
-        ):  # in a pool, the process that passed it on says so
+        told = quiet or _ignored  # in a pool, by the process that passed it on
+        if len(requests) == 1 and not told:
             _say("Stopping after this step; once more to stop at once.")
 
     with _handled(note):
