@@ -147,13 +147,14 @@ def missing(found: Versions, pins: Versions) -> list[str]:
 def audited(of: str, versions: Versions) -> list[str]:
     """Asks one database after the other, until one knows something. Prints it; returns flaws."""
     reasons = {}
-    for service in SERVICES:
+    for service in SERVICES if versions else ():
         report, error = asked(service, versions)
         if found := verdict(of, service, report, error):
             print("\n".join([found[0], *found[1]]))
             return found[1]
         reasons[service] = "it knows none of them" if report else _last(error)
-    print(unanswered(of, len(versions), reasons))
+    if versions:
+        print(unanswered(of, len(versions), reasons))
     return []
 
 
