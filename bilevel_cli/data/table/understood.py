@@ -64,7 +64,8 @@ def _numbers(texts: pd.Series, dialect: Dialect) -> pd.Series | None:
         return None  # pandas reads these in a CSV file; in others they are texts on purpose
     present = amounts.bare(present, dialect.signs, dialect.negatives)
     other = present[~amounts.are_numbers(present, dialect)]
-    if len(other) and not _none(other, dialect.keep_default_na):
+    # Of NA and None alone, the labels NA and None.
+    if len(other) == len(present) or (len(other) and not _none(other, dialect.keep_default_na)):
         return None
     found = amounts.numbers(present.drop(other.index).reindex(texts.index), dialect)
     return found if types.is_numeric_dtype(found.dtype) else None
