@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from bilevel_cli.data.table import amounts, dates
 from bilevel_cli.data.table.dialect import ORDERS, SPACES, Dialect
 
-MOST = 0.9  # share of the values that must be numbers, or dates
+MOST = 0.9  # share of the values that must be numbers, or dates; markers are no values
+FEW = 5  # different words among many numbers that may be markers
 # Pairs of a decimal sign and a separator of thousands.
 Way = tuple[str, str] | str
 NUMBERS = tuple(
@@ -28,7 +29,17 @@ ISO = "iso"  # the order of dates that needs no setting
 EDGE = f"\t{SPACES}()+-{amounts.DASHES}"
 FLAT = tuple(f"{sign}{dash}" for sign in ",." for dash in f"-{amounts.DASHES}")  # as in 12,-
 PER_CENT = ("%", "\u2030")
-UNIT = re.compile(r"[A-Za-z\u00b5\u03bc\u00b0\u03a9\u00b2\u00b3/]{1,10}\.?")
+UNIT = re.compile(r"(?:[^\W\d_]|[\u00b0/]){1,10}\.?")  # in letters of any script
+NO_DATE = r"(?:0000[-/.]00[-/.]00|00[-/.]00[-/.]0000)(?: 00:00(?::00(?:\.0+)?)?)?"
+# What stands for a missing value and is none: punctuation (. of SAS, ?, -), \N of databases, errors
+# of spreadsheets in any language, and the date without a day of MySQL.
+MARKER = rf"[\W_]*|\\N|#\W?[^\W\d_]+(?:/(?:[^\W\d_]|0))?[!?]?|{NO_DATE}"
+# Dates with the names of days, or of months in other languages than English.
+YEAR, HOUR = r"(?:19|20)\d{2}", r"\d{1,2}:\d{2}(?::\d{2})?"
+WORDY = re.compile(
+    rf"(?:[^\W\d_]{{2,10}}[.,]? )?\d{{1,2}}(?:\.|er)? (?:de )?[^\W\d_]{{3,12}}\.?,? (?:de )?{YEAR}"
+    rf"(?:[ ,]+{HOUR}.*)?|[^\W\d_]{{2,10}}[.,]? [^\W\d_]{{3,10}} +\d{{1,2}},? (?:{HOUR}.* )?{YEAR}"
+)
 # Codes and short names of currencies; their symbols are known to Unicode.
 CURRENCIES = (
     "EUR USD GBP CHF JPY CNY INR SEK NOK DKK ISK PLN CZK HUF RON BGN TRY RUB UAH BRL MXN ARS CLP "
@@ -48,7 +59,7 @@ class Near:
         bare: These without signs, negative ones with a hyphen.
         signs: To be removed from them, besides those of the dialect.
         negatives: How negative ones are written, besides what the dialect says.
-        mixed: Signs that cannot all be removed: the numbers would be of several kinds.
+        fault: What no setting mends, such as numbers of several kinds, or an empty text.
         ways: By pair of NUMBERS or by order of dates: which words are read, boolean, of the shape
             of `words`. Only the ways that read most values, which are MOST of them or more.
     """
@@ -58,7 +69,7 @@ class Near:
     bare: pd.Series
     signs: tuple[str, ...]
     negatives: tuple[str, ...]
-    mixed: tuple[str, ...]
+    fault: str
     ways: dict[Way, NDArray[np.bool_]]
 
     @property
@@ -104,25 +115,64 @@ def near(title: str, column: pd.Series, dialect: Dialect) -> Near | None:
     counts = column.dropna().str.strip().value_counts()
     words, weights = pd.Series(counts.index.astype(object), dtype=object), counts.to_numpy()
 
-    def most(where: pd.Series) -> bool:
-        return bool(weights[where.to_numpy(bool)].sum() >= MOST * weights.sum())
+    values = ~_markers(words, weights)
+    total = weights[values].sum()
 
-    if words.empty or not most(words.str.contains("[0-9]")):
+    def most(where: pd.Series) -> bool:
+        return bool(weights[where & values].sum() >= MOST * total)
+
+    if not values.any() or not most(words.str.contains("[0-9]")):
         return None
     read: dict[Way, pd.Series] = {order: dates.moments(words, order).notna() for order in ORDERS}
-    read[ISO] = words.str.match(dates.ISO)
+    read[ISO] = words.str.match(dates.ISO) & ~words.str.match(NO_DATE)
     if any(map(most, read.values())):
-        return Near(title, words, words, (), (), (), _best(read, weights))
-    signs, mixed = _signs(words, weights, dialect)
+        return Near(title, words, words, (), (), "", _best(read, weights))
+    if fault := _several("dates", words, read, most):
+        return Near(title, words, words, (), (), fault, {})
+    if most(words.str.fullmatch(WORDY).astype(bool)):
+        fault = f"dates in words that are not read, {words[values].iloc[0]!r}"
+        return Near(title, words, words, (), (), fault, {})
+    signs, mixed = _signs(words[values], weights[values], dialect)
     bare = amounts.bare(words, (*dialect.signs, *signs), dialect.negatives)
     negatives = _negatives(bare, dialect)
     bare = amounts.bare(bare, (*dialect.signs, *signs), (*dialect.negatives, *negatives))
     if _codes(bare):
         return None
     read = {way: bare.str.fullmatch(amounts.pattern(*way)) for way in NUMBERS}
-    if not any(map(most, read.values())):
-        return None
-    return Near(title, words, bare, signs, negatives, mixed, _best(read, weights))
+    fault = f"numbers of several kinds, with {_listed(mixed)}" if mixed else ""
+    if any(map(most, read.values())):
+        return Near(title, words, bare, signs, negatives, fault, _best(read, weights))
+    fault = _several("numbers", words, read, most)
+    return Near(title, words, bare, (), (), fault, {}) if fault else None
+
+
+def _markers(words: pd.Series, weights: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which words are no values but stand for missing ones, however often they are there."""
+    named = ~words.str.contains("[0-9]").to_numpy(bool)
+    found = words.str.fullmatch(MARKER).to_numpy(bool, copy=True)
+    # Of many different numbers and a few words, the words are the odd ones.
+    if (
+        named.sum() <= FEW
+        and (~named).sum() >= 2 * FEW
+        and weights[~named].sum() > weights.sum() / 2
+    ):
+        found |= named
+    return found
+
+
+def _several(
+    what: str, words: pd.Series, read: Mapping[Way, pd.Series], most: Callable[[pd.Series], bool]
+) -> str:
+    """That no way reads most words and all ways together do, or an empty text."""
+    ways = sorted(read.values(), key=lambda where: -where.sum())
+    if not most(pd.concat(ways, axis=1).any(axis=1)):
+        return ""
+    one, other = words[ways[0]], words[~ways[0] & pd.concat(ways[1:], axis=1).any(axis=1)]
+    return f"{what} of several kinds, with {_listed((one.iloc[0], other.iloc[0]))}"
+
+
+def _listed(signs: Sequence[str]) -> str:
+    return " and ".join(repr(sign) if sign else "none" for sign in signs[:3])
 
 
 def _best(read: Mapping[Way, pd.Series], weights: NDArray[Any]) -> dict[Way, NDArray[np.bool_]]:

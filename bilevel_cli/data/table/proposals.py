@@ -11,7 +11,7 @@ from pandas.api import types
 from bilevel_cli.data.table.amounts import kind, pattern
 from bilevel_cli.data.table.dialect import ORDERS, Dialect
 from bilevel_cli.data.table.name import Value
-from bilevel_cli.data.table.near import ISO, NUMBERS, PLAIN, Near, near
+from bilevel_cli.data.table.near import ISO, MARKER, NUMBERS, PLAIN, Near, near
 from bilevel_cli.data.table.understood import is_text
 
 FEW = 5  # different texts among numbers that may mean a missing value
@@ -97,9 +97,8 @@ def proposed(
     cases, proposal = [], Proposal(dialect)
     for title in others:
         case = near(title, frame[title], dialect) if is_text(frame[title]) else None
-        if case is not None and case.mixed:
-            signs = " and ".join(repr(sign) if sign else "none" for sign in case.mixed[:3])
-            proposal.faults[title] = f"{title!r} has numbers of several kinds, with {signs}"
+        if case is not None and case.fault:
+            proposal.faults[title] = f"{title!r} has {case.fault}"
         elif case is not None:
             cases.append(case)
     _numbers([case for case in cases if not case.dated and not case.plain], proposal)
@@ -228,7 +227,7 @@ def _strays(cases: Sequence[Near], frame: pd.DataFrame, proposal: Proposal, role
         labels = (set(frame[title].map(str)) for title in roles.labels if title in frame)
         what = "dates" if case.dated else "numbers"
         short = all(len(one) <= 20 and one.isprintable() for one in strays)
-        digits = any(re.search("[0-9]", one) for one in strays)
+        digits = any(re.search("[0-9]", one) and not re.fullmatch(MARKER, one) for one in strays)
         if len(strays) <= FEW and short and not digits and not set(strays) & set().union(*labels):
             looks = proposal.looks.get(case.title, what)
             proposal.looks[case.title] = f"{looks} but for {', '.join(map(repr, strays))}"
