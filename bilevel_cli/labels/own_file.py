@@ -9,7 +9,7 @@ import pandas as pd
 from pandas.api import types
 
 from bilevel_cli.data.reading import files
-from bilevel_cli.data.table import columns
+from bilevel_cli.data.table import columns, described
 from bilevel_cli.data.table.dialect import Dialect
 from bilevel_cli.data.table.formats import Written, as_written, frame_at
 from bilevel_cli.data.table.name import Name, Value
@@ -61,6 +61,7 @@ class OwnFile:
         left_out: The columns that do not serve as inputs, with the reason, besides those dropped.
         rare: The classes with fewer rows than folds, with their numbers of rows.
         trimmed: How many labels have blanks at their ends, which do not count.
+        alike: Which classes only upper and lower case tell apart, a phrase for each group.
         encoding: Of a CSV file.
         note: What the user should know of how the file was read; or "".
     """
@@ -70,6 +71,7 @@ class OwnFile:
     left_out: dict[str, str]
     rare: dict[str, int]
     trimmed: int
+    alike: list[str]
     encoding: str
     note: str
 
@@ -143,7 +145,17 @@ def read(wanted: Wanted) -> OwnFile:
             reason = f"{frame[title].nunique():,} different texts"
             left_out[title] = "infinite numbers" if numeric else reason
     written, note = _as_written(wanted, name), str(frame.attrs.get(NOTE, ""))
-    return OwnFile(written.fields, written.header, left_out, rare, trimmed, written.encoding, note)
+    alike = list(described.alike(sorted(labels.map(str).unique())))
+    return OwnFile(
+        text=written.fields,
+        header=written.header,
+        left_out=left_out,
+        rare=rare,
+        trimmed=trimmed,
+        alike=alike,
+        encoding=written.encoding,
+        note=note,
+    )
 
 
 def _as_written(wanted: Wanted, name: Name) -> Written:

@@ -80,6 +80,7 @@ def notes(own: OwnFile, finding: Finding) -> list[str]:
         )
     if own.trimmed:
         found.append(f"{own.trimmed} labels have blanks at their ends, which do not count.")
+    found += [f"{phrase[0].upper()}{phrase[1:]}." for phrase in own.alike]
     if own.note:
         found.append(own.note)
     for label, count in own.rare.items():

@@ -20,7 +20,7 @@ from bilevel_cli.labels import forests
 from bilevel_cli.labels.examine import judge
 from bilevel_cli.labels.own_file import Wanted, read
 from bilevel_cli.labels.rows_page import html
-from bilevel_cli.labels.show_rows import Suspect, table
+from bilevel_cli.labels.show_rows import Suspect, notes, table
 from bilevel_cli.runs import entry
 
 Command = Callable[..., int]
@@ -257,3 +257,16 @@ def test_a_column_of_many_texts_is_left_out_and_named(tmp_path: Path) -> None:
     frame.assign(email=[f"x{i}@y" for i in range(200)]).to_csv(path, index=False)
     own = read(Wanted(path, "churn", None, (), PLAIN, 5, 0))
     assert own.left_out == {"email": "200 different texts"}
+
+
+def test_classes_that_differ_in_case_alone_are_said(tmp_path: Path) -> None:
+    frame, _ = customers()
+    frame.loc[::4, "churn"] = frame.churn[::4].str.upper()
+    path = tmp_path / "my.csv"
+    frame.to_csv(path, index=False)
+    own = read(Wanted(path, "churn", None, (), PLAIN, 5, 0))
+    names = np.unique(frame.churn.to_numpy(object))
+    given = pd.Categorical(frame.churn, list(names)).codes.astype(np.int64)
+    opinion = np.random.default_rng(0).dirichlet(np.ones(len(names)), len(frame))
+    said = notes(own, judge({"one": opinion}, given, names, np.ones(len(names), bool)))
+    assert "Classes 'NO' and 'no' differ in case alone." in said

@@ -45,10 +45,15 @@ def remarks(class_names: Sequence[str], trimmed: int) -> Iterator[str]:
     """
     if trimmed:
         yield f"{trimmed} label{'s' * (trimmed > 1)} trimmed"
-    alike: dict[str, list[str]] = {}
+    yield from alike(class_names)
+
+
+def alike(class_names: Sequence[str]) -> Iterator[str]:
+    """Which classes only upper and lower case tell apart, a phrase for each group of them."""
+    groups: dict[str, list[str]] = {}
     for name in class_names:
-        alike.setdefault(name.casefold(), []).append(name)
-    for names in alike.values():
+        groups.setdefault(name.casefold(), []).append(name)
+    for names in groups.values():
         if len(names) > 1:
             yield f"classes {' and '.join(map(repr, names))} differ in case alone"
 
