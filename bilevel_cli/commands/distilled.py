@@ -144,6 +144,12 @@ def _settings(path: Path, overrides: list[str], trusted: list[str]) -> DictConfi
     settings = OmegaConf.create(noted)
     OmegaConf.set_struct(settings, True)  # so that a misspelt override is no new setting
     settings.merge_with_dotlist(overrides)
+    if "${" in json.dumps(OmegaConf.to_container(settings, resolve=False)):
+        # Asked of what was read: yaml has more ways than Hydra to write the same word.
+        raise UsageError(
+            f"A comparison needs settings without ${{...}}, got {' '.join(overrides)[:100]!r}. "
+            "Write out the value."
+        )
     for key in NEEDED:
         for where, node in targeted(settings[key], key):
             _check_trusted(where, node, trusted, path)

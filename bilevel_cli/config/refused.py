@@ -73,11 +73,12 @@ def check_command_line(arguments: Iterable[str]) -> None:
         UsageError: They do.
     """
     for argument in arguments:
-        # They make settings of a text, and the name of a resolver can be put together too.
-        if re.search(r"oc\.(?:decode|create)|\$\{[^:}]*\$\{", argument):
+        # They make settings of a text, or show what the environment keeps, in messages and in the
+        # files of the run. The name of a resolver can be put together too.
+        if re.search(r"oc\.(?:decode|create|env)|\$\{[^:}]*\$\{", argument):
             raise UsageError(
-                "A command line cannot decode a text or put a name together by interpolation, got "
-                f"{_shown(argument)}. Write out the value."
+                "A command line cannot decode a text, read the environment or put a name together "
+                f"by interpolation, got {_shown(argument)}. Write out the value."
             )
         if argument.startswith("-"):
             _check_flag(argument)
@@ -117,7 +118,9 @@ def check_composed(config: DictConfig) -> None:
 
 
 def _check_flag(argument: str) -> None:
-    flag = argument.partition("=")[0]
+    flag, _, value = argument.partition("=")
+    if "://" in value:  # pkg:// imports a module, and so runs it
+        raise UsageError(f"{flag} needs a folder, got {_shown(value)}. Name one.")
     if len(flag) > 2 and "--experimental-rerun".startswith(flag):
         raise UsageError(f"{flag} would load a pickle, which could run any code. Leave it out.")
 

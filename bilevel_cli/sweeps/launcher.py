@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bilevel_cli.config.run_folder import check_sweep
+from bilevel_cli.config.run_folder import check_names, check_sweep
 from bilevel_cli.machine import signals
 from bilevel_cli.records import folder, lock
 from bilevel_cli.sweeps import outcome, worker
@@ -89,6 +89,7 @@ class Remaining(Launcher):
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(config)
         try:
+            check_names(config, "hydra.run.dir")
             root, name = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
             outcome.digest(config)
         finally:

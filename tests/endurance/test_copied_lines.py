@@ -22,6 +22,7 @@ from bilevel_cli.config.arguments import check_arguments
 from bilevel_cli.config.objects import make
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import check_command_line, check_composed
+from bilevel_cli.config.run_folder import check_names
 from bilevel_cli.config.targets import check_targets, on_a_shelf
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.read import bounded
@@ -49,6 +50,8 @@ HOSTILE = [
     "task._partial_=true",
     "--experimental-rerun=config.pickle",
     "--exp",
+    *("--config-path=pkg://this", "-cp=pkg://this"),  # which Hydra would import
+    *("+x=${oc.env:SECRET_TOKEN}", "hydra.run.dir='${oc.env:HOME}/x'", "seed=${ oc.env:HOME,1}"),
     "+hydra.callbacks.mine={_target_: os.system, command: 'touch evil'}",
 ]
 
@@ -145,6 +148,49 @@ def test_every_door_has_the_same_lock(
     with pytest.raises(SystemExit):
         check.main()
     assert "A command line can" in capsys.readouterr().err
+
+
+LEADING = [  # none of these arguments says by itself where it leads
+    ["+x=../../mine", "hydra.job.name=${x}"],
+    ["+x=/mine", "hydra.output_subdir=${x}"],
+    ["hydra.output_subdir=${hydra.job.name}/${inner_steps}/..${slug:}/../../mine"],
+    ["+x='a\ntouch evil\n'", "hydra.job.name=${x}"],
+    ["+x='a\ntouch evil\n'", "hydra.run.dir=${x}"],
+]
+LEADING_JOBS = [
+    ["+x='a\ntouch evil\n'", "hydra.sweep.dir=${x}"],
+    ["+x='a\ntouch evil\n'", "hydra.job.name=${x}"],  # a line of submitit's batch script
+    ["hydra.sweep.subdir=../mine${hydra.job.num}"],
+    ["hydra.sweep.subdir=/mine"],
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", [*LEADING, *(["-m", "seed=0,1", *each] for each in LEADING_JOBS)]
+)
+def test_names_that_are_put_together_stay_in_the_folder_and_in_their_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = [f"hydra.run.dir={tmp_path / 'run' / 'a'}", f"hydra.sweep.dir={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", ["bilevel-run", "task=quadratic", *places, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert re.match(r"bilevel-run: A command line cannot (lead|put a line break)", error), error
+    assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.rglob("*")} <= {"run", "multirun.yaml"}
+
+
+def test_a_folder_of_ones_own_may_name_the_log_where_it_likes(tmp_path: Path) -> None:
+    own = {"path": str(CONF), "schema": "file", "provider": "main"}
+    names = {"job": {"name": "../mine"}, "output_subdir": None, "run": {"dir": "a"}}
+    config = OmegaConf.create({"hydra": names | {"runtime": {"config_sources": [own]}}})
+    with pytest.raises(UsageError, match=r"cannot lead hydra\.job\.name .* got '\.\./mine'"):
+        check_names(config)
+    config.hydra.runtime.config_sources.append(own | {"path": str(tmp_path), "provider": "mine"})
+    check_names(config)
 
 
 @pytest.mark.parametrize("argument", FINE)
@@ -250,6 +296,25 @@ def test_a_package_that_is_trusted_does_not_lend_what_it_imports(
         said = capsys.readouterr().err
         assert "Add --trust torch" in said or "got one with ${...}" in said
         assert str(Path.home()) not in said.replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    "argument", ['seed="${oc\\x2eenv:SECRET_TOKEN}"', "seed=${device.threads}"]
+)
+def test_a_setting_in_the_place_of_the_manifests_is_written_out(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    fine = {"_target_": "bilevel_cli.data.digits.Digits"}
+    settings = {"data": fine, "model": fine, "device": fine, "seed": 0}
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": settings}))
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    monkeypatch.setattr(sys, "argv", ["bilevel-distilled", str(tmp_path), argument])
+    with pytest.raises(SystemExit) as stopped:
+        distilled.main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "needs settings without ${...}" in said
+    assert "hunter2" not in said
 
 
 # ---- the code itself
