@@ -17,6 +17,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import ELSEWHERE
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records import folder
+from bilevel_cli.records.plain import plain
 
 # Names of what Hydra writes, and the folders in which these are to stay.
 INSIDE = {
@@ -88,7 +89,7 @@ def check_names(config: DictConfig, *besides: str) -> None:
         elif isinstance(name, str) and key in INSIDE and _leads_out(name):
             wrong = f"lead {key} out of the folder {INSIDE[key]}"
         if wrong:
-            shown = folder.shown(str(name), folder.LONGEST)
+            shown = plain(str(name), folder.LONGEST)
             raise UsageError(f"A command line cannot {wrong}, got {shown!r}. {ELSEWHERE}")
 
 

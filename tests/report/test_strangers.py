@@ -26,6 +26,7 @@ from bilevel_cli.report.read import runs
 from bilevel_cli.report.show.formulas import harmless
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="FIFOs and links")
+HANGS = 60  # seconds after which a report that takes one is taken to wait for ever
 EVALS = "step,seconds,acc\n1,1,0.{}\n2,2,0.5\n"
 
 
@@ -118,9 +119,9 @@ def test_a_bomb_of_yaml_is_not_read(name: str, tmp_path: Path, reported: Reporte
         assert runs.typed(folder, run.warnings) == []
         assert len([line for line in run.warnings if str(path) in line]) == 1
 
-    begun = time.process_time()
+    deadline = time.monotonic() + HANGS
     bounded(read)()
-    assert time.process_time() - begun < 1
+    assert time.monotonic() < deadline
     said = reported(folder)
     assert (said.code, said.err.count("aliases")) == (0, name != "overrides")
 
@@ -178,9 +179,9 @@ def told(name: str, kind: str, root: Path, reported: Reported) -> None:
     run_at(root / "runs" / "whole", seed=1)
     path = folder / ".hydra" / name if name.endswith("yaml") else folder / name
     WORSE[kind](path)
-    begun = time.process_time()
+    deadline = time.monotonic() + HANGS
     said = reported(root / "runs")
-    assert time.process_time() - begun < 10
+    assert time.monotonic() < deadline
     assert said.code == 0
     (line,) = [line for line in said.err.splitlines() if not line.startswith("Wrote")]
     assert str(path) in line
@@ -346,7 +347,7 @@ def test_whatever_is_in_a_folder_a_report_ends_well(
         line += [flag] * (choice.random() < 0.15)
     if choice.random() < 0.2:
         line += ["--figure", written / "t.svg"]
-    begun = time.process_time()
+    deadline = time.monotonic() + HANGS
 
     def report() -> None:
         code, (out, err) = bilevel_report(monkeypatch, *line), capfd.readouterr()
@@ -354,5 +355,5 @@ def test_whatever_is_in_a_folder_a_report_ends_well(
         assert_harmless(Said(code, out, err, files))
 
     bounded(report, megabytes=100)()
-    assert time.process_time() - begun < 20
+    assert time.monotonic() < deadline
     json.dumps([run.settings for run in runs.read([tmp_path / "runs"])])
