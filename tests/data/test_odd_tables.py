@@ -212,6 +212,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "line ends alone": ("\r\n\r\n", "it is empty"),
     "a byte order mark alone": (b"\xef\xbb\xbf", "it is empty"),
     "names alone": (LINES[0], "needs rows, got none"),
+    "two files one behind the other": (CSV * 2, f"line {COUNT + 2} is the header again"),
     "one column": (FRAME[["churn"]].to_csv(index=False), "one column alone, 'churn'"),
     "one row": ("\n".join(LINES[:2]), "needs two classes at least, got 1"),
     "a longer row": (CSV.replace("9,", "9,1,", 1), "fields, the header 3"),

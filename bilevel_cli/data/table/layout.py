@@ -115,7 +115,8 @@ def _other_separator(text: str, but: str) -> tuple[str, tuple[list[str], int] | 
 def _rows(text: str, separator: str) -> tuple[tuple[list[str], int] | None, str]:
     """The header and the number of rows below it; or None, and why there is none.
 
-    All rows have as many fields as the header, which are two or more, with different names.
+    All rows have as many fields as the header, which are two or more, with different names, and
+    none is the header again.
     """
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] = []
@@ -126,6 +127,8 @@ def _rows(text: str, separator: str) -> tuple[tuple[list[str], int] | None, str]
                 continue
             header = header or fields
             rows += 1
+            if rows and fields == header:  # of files that were joined
+                return None, f"line {lines.line_num} is the header again; remove it"
             if len(fields) != len(header):
                 here = f"line {lines.line_num} has {len(fields)} fields, the header {len(header)}"
                 return None, here
