@@ -117,6 +117,8 @@ def test_folders_of_parts_are_not_taken_for_classes(tmp_path: Path) -> None:
     assert "got Test, train, which look like parts" in text
     assert f"Set data.root={tmp_path}/Test" in text
     assert folder_of(tmp_path / "train").class_names == ["cat", "dog"]
+    write(tmp_path, "train/left.png")  # beside the folders of classes
+    assert "which look like parts" in message(folder_of(tmp_path).read)
     # Trains and tests may be classes: their images lie in their folders.
     write(tmp_path / "own", "train/0.png", "test/0.png")
     assert folder_of(tmp_path / "own").class_names == ["test", "train"]

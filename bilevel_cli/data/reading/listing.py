@@ -122,7 +122,8 @@ def _require_classes(found: Listing, who: str) -> None:
             f"{who} needs images <class>/*.png, *.jpg or others of two classes in {found.folder}, "
             f"got {len(filled)} class{'es' * (len(filled) != 1)}{below}. Set data.root."
         )
-    if {name.lower() for name in filled} <= PARTS and len(found.nested) == len(found.images):
+    # More than half: an image may have been left beside the folders of classes.
+    if {name.lower() for name in filled} <= PARTS and 2 * len(found.nested) > len(found.images):
         raise ValueError(
             f"{who} needs a folder for each class in {found.folder}, got {_some(filled)}, which "
             f"look like parts. Set data.root={found.folder / filled[0]}, or rename the folders."
