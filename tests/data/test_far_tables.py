@@ -96,6 +96,13 @@ MIXED: dict[str, tuple[list[str], str]] = {
         [f"{row % 28 + 1} de enero de 20{row % 20:02}" for row in range(20)],
         "'price' has dates in words that are not read, '",
     ),
+    "Arabic digits": (
+        [
+            str(row).translate({48 + digit: 0x660 + digit for digit in range(10)})
+            for row in range(20)
+        ],
+        "'price' has numbers in other digits than 0 to 9, '",
+    ),
     "days of the week": (
         [f"{day:%a %b %d %H:%M:%S %Y}" for day in DAYS[:20]],
         "'price' has dates in words that are not read, '",

@@ -121,6 +121,10 @@ def near(title: str, column: pd.Series, dialect: Dialect) -> Near | None:
     def most(where: pd.Series) -> bool:
         return bool(weights[where & values].sum() >= MOST * total)
 
+    other_digits = words.str.fullmatch(r"[+-]?\d[\d\W]*") & ~words.str.contains("[0-9]")
+    if values.any() and most(other_digits.astype(bool)):
+        fault = f"numbers in other digits than 0 to 9, {words[values].iloc[0]!r}"
+        return Near(title, words, words, (), (), fault, {})
     if not values.any() or not most(words.str.contains("[0-9]")):
         return None
     read: dict[Way, pd.Series] = {order: dates.moments(words, order).notna() for order in ORDERS}
