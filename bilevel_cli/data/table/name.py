@@ -1,5 +1,6 @@
 """What messages call a table and its settings, and how they begin where it cannot be read."""
 
+import importlib.util
 import re
 import shlex
 from collections import Counter
@@ -67,6 +68,15 @@ def unreadable(name: Name, reason: str | Exception) -> ValueError:
     if isinstance(reason, Exception):
         reason = " ".join(str(reason).split())[:200]
     return ValueError(f"{name.who} cannot read {name.path}: {reason}. Correct the file.")
+
+
+def require(package: str, kind: str, name: Name) -> None:
+    """Raises ValueError where the package that reads a kind of file is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"{name.who} needs {package} to read the {kind} {name.path}, got none. "
+            f"Install it by pip install {package}, or save the table as CSV."
+        )
 
 
 def twice(titles: Iterable[str]) -> str:

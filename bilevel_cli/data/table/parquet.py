@@ -1,7 +1,6 @@
 """Parquet: the bytes of a file become a frame of numbers, texts, booleans, dates and durations."""
 
 import importlib
-import importlib.util
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bilevel_cli.data.reading import files
-from bilevel_cli.data.table.name import Name, twice, unreadable
+from bilevel_cli.data.table.name import Name, require, twice, unreadable
 
 TEXTS = ("string", "large_string", "string_view")  # types of columns
 UUID = "extension<arrow.uuid>"
@@ -72,11 +71,7 @@ def as_written(content: bytes, name: Name, max_megabytes: float) -> pd.DataFrame
 
 def _opened(content: bytes, name: Name, max_megabytes: float) -> Any:
     """The file, once it is known to fit."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ValueError(
-            f"{name.who} needs pyarrow to read the Parquet file {name.path}, got none. "
-            "Install it by pip install pyarrow, or save the table as CSV."
-        )
+    require("pyarrow", "Parquet file", name)
     module: Any = importlib.import_module("pyarrow.parquet")
     limit = max_megabytes * 1e6
     try:

@@ -1,14 +1,13 @@
 """The sheets of a workbook, row by row: openpyxl opens them, within bounds."""
 
 import importlib
-import importlib.util
 import io
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from bilevel_cli.data.reading import files
-from bilevel_cli.data.table.name import Name, unreadable
+from bilevel_cli.data.table.name import Name, require, unreadable
 from bilevel_cli.errors import hint
 
 FORMULA = re.compile(rb"<(?:\w+:)?f[ />]")  # in the XML of a sheet
@@ -28,11 +27,7 @@ def opened(content: bytes, name: Name, wanted: str | None, max_megabytes: float)
     Raises:
         ValueError: openpyxl or the sheet is absent, or the workbook is damaged or too large.
     """
-    if importlib.util.find_spec("openpyxl") is None:
-        raise ValueError(
-            f"{name.who} needs openpyxl to read the workbook {name.path}, got none. "
-            "Install it by pip install openpyxl, or save the sheet as CSV."
-        )
+    require("openpyxl", "workbook", name)
     openpyxl: Any = importlib.import_module("openpyxl")
     try:
         with files.open_zip(content) as archive:
