@@ -25,6 +25,7 @@ from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
 from bilevel_cli.machine import streams
+from bilevel_cli.records.folder import check_output
 
 if TYPE_CHECKING:
     from bilevel_cli.checks.verdict import Finding
@@ -71,6 +72,8 @@ def main() -> None:
     try:
         if arguments.csv and not arguments.csv.absolute().parent.is_dir():
             raise UsageError(f"--csv needs a file in a folder that is there, got {arguments.csv}.")
+        if arguments.csv:
+            check_output(arguments.csv, "--csv")
         found = rows(arguments.overrides, arguments.config_dir)
         print(_markdown(found) if arguments.markdown else _text(found))
         if arguments.csv:

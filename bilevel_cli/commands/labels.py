@@ -14,6 +14,7 @@ from bilevel_cli.commands.explain import explain
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals, streams
 from bilevel_cli.records.atomic import replaced
+from bilevel_cli.records.folder import check_output
 
 PAGE_ROWS = 200  # at least --top
 
@@ -155,6 +156,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{option} needs a number from {least} on, got {value}.")
     if arguments.target in (arguments.id, *arguments.drop):
         raise UsageError(f"--id and --drop need other columns than --target={arguments.target}.")
+    if arguments.out and arguments.html and arguments.out.absolute() == arguments.html.absolute():
+        raise UsageError(f"--out and --html need a file each, got {arguments.out} for both.")
     for option in ("out", "html"):
         path = getattr(arguments, option)
         if path is None:
@@ -162,6 +165,7 @@ def _check(arguments: argparse.Namespace) -> None:
         parent = path.absolute().parent
         if not parent.is_dir() or path.is_dir():
             raise UsageError(f"--{option} needs a file in a folder that is there, got {path}.")
+        check_output(path, f"--{option}", whole=True)
         if path.exists() and path.samefile(arguments.table):
             raise UsageError(f"--{option} needs another file than the table, got {path} for both.")
         if path.exists() and not arguments.force:

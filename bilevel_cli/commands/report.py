@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import streams
+from bilevel_cli.records.folder import check_output
 from bilevel_cli.records.plain import plain
 from bilevel_cli.report.costs import budgets
 
@@ -144,6 +145,9 @@ def _files(arguments: argparse.Namespace) -> dict[Path, str]:
             continue
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise UsageError(f"--{option} needs a file in a folder that is there, got {path}.")
+        check_output(path, f"--{option}")
+        if path in found:
+            raise UsageError(f"--{found[path]} and --{option} need a file each, got {path} twice.")
         found[path] = option
     return found
 

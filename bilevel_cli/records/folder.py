@@ -103,6 +103,29 @@ def check_result(path: Path) -> None:
         )
 
 
+def check_output(path: Path, option: str, whole: bool = False) -> None:
+    """Refuses a file that a user names for an output, where something else than a file is.
+
+    A FIFO would be waited for, and a link would have the command write into what it leads to. What
+    is open already may be named: /dev/stdout, or the pipe that `>(gzip > a.gz)` stands for.
+
+    Args:
+        path: The file.
+        option: Which names it.
+        whole: Whether the file is replaced whole, which would take away /dev/null from everybody.
+
+    Raises:
+        UsageError: There is something else.
+    """
+    if not os.path.lexists(path) or stat.S_ISREG(path.lstat().st_mode):
+        return
+    if whole or not str(path.absolute()).startswith(("/dev/", "/proc/")):
+        raise UsageError(
+            f"{option} needs a file, got {plain(str(path), LONGEST)}, which is {_kind(path)}. "
+            "Name another file, or remove it."
+        )
+
+
 def _check_file(entry: "os.DirEntry[str]", key: str, shared: bool = True) -> None:
     if not entry.is_file(follow_symlinks=False):
         raise _refusal(Path(entry.path), "file", key)

@@ -5,12 +5,14 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import bilevel_run
 from test_faults import close_log
 from writing import written
 
+from bilevel_cli.commands import check, labels, report
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records import folder as records
 from bilevel_cli.records.atomic import replaced
@@ -262,3 +264,60 @@ def test_the_name_of_a_link_and_where_it_leads_cannot_break_the_line(tmp_path: P
     assert r"got a symbolic link to \x1b[2J bilevel-run: all is well" in message
     assert message.isprintable()
     assert len(message) < 400
+
+
+NOT_FILES = [kind for kind in KINDS if kind not in ("a file with 2 names", "a folder")]
+
+
+@pytest.mark.parametrize("kind", NOT_FILES)
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (labels, ["t.csv", "--target", "y", "--force", "--out"]),
+        (labels, ["t.csv", "--target", "y", "--force", "--html"]),
+        *((report, [".", f"--{option}"]) for option in ("csv", "latex", "html", "figure")),
+        (check, ["method=iaptt", "--csv"]),
+    ],
+)
+def test_an_output_that_a_user_names_is_a_file_or_refused(
+    module: Any,
+    arguments: list[str],
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    path = prepared(tmp_path / "run", "named/o.csv", kind)
+    monkeypatch.setattr("sys.argv", ["command", *arguments, str(path)])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{arguments[-1]} needs a file, got" in error or "in a folder that is there" in error
+    assert error.count("\n") == 1
+    assert os.path.lexists(path)
+    assert victim(path).read_bytes() == VICTIM
+
+
+def test_what_is_open_already_may_be_named_but_not_replaced() -> None:
+    for name in ("/dev/stdout", "/dev/null", "/dev/fd/1"):
+        records.check_output(Path(name), "--csv")
+        with pytest.raises(UsageError, match=rf"--out needs a file, got {name}, which is a"):
+            records.check_output(Path(name), "--out", whole=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (labels, ["t.csv", "--target", "y", "--out", "o", "--html", "./o"]),
+        (report, [".", "--csv", "o", "--latex", "./o"]),
+    ],
+)
+def test_two_outputs_have_a_file_each(
+    module: Any, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    assert "need a file each, got o" in capsys.readouterr().err
