@@ -20,7 +20,7 @@ from bilevel_cli.commands.explain import check_words, explain
 from bilevel_cli.config import early, options
 from bilevel_cli.config.command_line import Arguments, flags_first, separated
 from bilevel_cli.config.options import CONF
-from bilevel_cli.config.own_code import look_beside
+from bilevel_cli.config.own_code import look_beside, workers_elsewhere
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.run_folder import looked_at
@@ -114,7 +114,12 @@ def main() -> None:
             check_command_line(arguments)
             check_words(given)
             torchrun.check_command_line(arguments)
-            with signals.stops_at_once(), completion.after_commas(), looked_at():
+            with (
+                signals.stops_at_once(),
+                completion.after_commas(),
+                looked_at(),
+                workers_elsewhere(),
+            ):
                 _job()
         except KeyboardInterrupt as error:
             stop = error

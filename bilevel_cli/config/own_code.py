@@ -1,8 +1,12 @@
 """Where Python looks for the classes that a user's own yaml files name."""
 
+import contextlib
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_SAFE = "PYTHONSAFEPATH"
 
 
 def look_beside(folders: Iterable[Path]) -> None:
@@ -27,3 +31,27 @@ def holder(folder: Path) -> Path:
     while (folder / "__init__.py").is_file() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+@contextlib.contextmanager
+def workers_elsewhere() -> Iterator[None]:
+    """Keeps Python, started within, from importing what lies in the working directory.
+
+    Launchers start workers by `python -m` and `python -c`, which look there before anywhere else:
+    a torch.py in a folder of data would run. Where this process looks there itself, they may too.
+    """
+    before = os.environ.get(_SAFE)
+    if not {"", _here()} & set(sys.path):
+        os.environ[_SAFE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE, None)
+        os.environ.update({} if before is None else {_SAFE: before})
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""

@@ -3,7 +3,9 @@
 import ast
 import functools
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from bilevel_cli.commands import run as cli
 from bilevel_cli.config.arguments import check_arguments
 from bilevel_cli.config.objects import make
 from bilevel_cli.config.options import CONF
+from bilevel_cli.config.own_code import workers_elsewhere
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.run_folder import check_names
 from bilevel_cli.config.targets import check_targets, on_a_shelf
@@ -315,6 +318,23 @@ def test_a_setting_in_the_place_of_the_manifests_is_written_out(
     said = capsys.readouterr().err
     assert "needs settings without ${...}" in said
     assert "hunter2" not in said
+
+
+def test_workers_import_nothing_that_lies_where_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    (tmp_path / "json.py").write_text("raise SystemExit(7)")
+    begin = [sys.executable, "-c", "import json"]
+    assert subprocess.run(begin).returncode == 7
+    with workers_elsewhere():
+        assert subprocess.run(begin).returncode == 0
+    assert "PYTHONSAFEPATH" not in os.environ
+    monkeypatch.syspath_prepend(tmp_path)  # the command itself looks there: python -m, --config-dir
+    with workers_elsewhere():
+        assert "PYTHONSAFEPATH" not in os.environ
 
 
 # ---- the code itself
