@@ -1,6 +1,7 @@
 """The folder of a run, before Hydra writes its log and its configuration there."""
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from bilevel_cli.config.application import option_folders
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import ELSEWHERE
-from bilevel_cli.errors import UsageError
+from bilevel_cli.errors import Removed, UsageError, refusal
 from bilevel_cli.records import folder
 from bilevel_cli.records.plain import plain
+from bilevel_cli.vocabulary import FAILED
 
 # Names of what Hydra writes, and the folders in which these are to stay.
 INSIDE = {
@@ -40,8 +42,15 @@ def looked_at() -> Iterator[None]:
     theirs = application.run_job
 
     def run_job(*, config: DictConfig, **given: Any) -> Any:
-        _check(config)
-        return theirs(config=config, **given)
+        directory = _check(config)
+        try:
+            return theirs(config=config, **given)
+        except (OSError, ValueError) as error:  # the other one of logging, with its cause
+            gone = refusal(error, (errno.ENOENT,)) and directory and not os.path.lexists(directory)
+            # It was made, and went away before Hydra had written its log and configuration there.
+            if not gone:
+                raise
+            raise Removed(str(directory), FAILED) from error
 
     # Hydra writes before it calls anybody, and only warns of what a callback raises.
     application.run_job = run_job
@@ -98,7 +107,8 @@ def _leads_out(name: str) -> bool:
     return os.path.isabs(path) or path.split(os.sep)[0] == os.pardir
 
 
-def _check(config: DictConfig) -> None:
+def _check(config: DictConfig) -> Path | None:
+    """Looks at the folder of a run, and returns it; None if its name cannot be resolved."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # the folder may be named by Hydra's own settings
     try:
@@ -106,7 +116,8 @@ def _check(config: DictConfig) -> None:
         directory, log = Path(str(config.hydra.run.dir)), f"{config.hydra.job.name}.log"
         below = config.hydra.output_subdir
     except OmegaConfBaseException:  # of a wrong interpolation, which Hydra then finds itself
-        return
+        return None
     finally:
         HydraConfig.instance().cfg = before
     folder.check(directory, log, below)
+    return directory

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from hydra.core import utils
 from test_faults import at_step, check_alike, close_log, described, go
 from test_faults import command as ended
 
@@ -366,6 +367,23 @@ def test_a_checkpoint_without_a_folder_is_a_folder_that_went_away(
     changed(spoil)
     with pytest.raises(Removed, match="run, which was removed"):
         go(tmp_path / "run", "log_every=100", "eval_every=100")
+
+
+def test_a_folder_that_goes_away_before_its_log_is_there_went_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    real = utils.configure_log
+
+    def removed(*given: Any) -> None:
+        shutil.rmtree(tmp_path / "run")
+        real(*given)
+
+    monkeypatch.setattr(utils, "configure_log", removed)
+    assert ended(monkeypatch, *COMMAND, f"hydra.run.dir={tmp_path / 'run'}") == 3
+    error = capsys.readouterr().err
+    assert f"A run needs {tmp_path / 'run'}, which was removed or renamed" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_traceback_goes_when_the_run_goes_on(tmp_path: Path, changed: Change) -> None:
