@@ -65,7 +65,7 @@ def main() -> None:
     try:
         tables = _tables(arguments)
         for name, table in tables.items():
-            with replaced(arguments.run / name) as partial:  # a link is replaced, not followed
+            with replaced(arguments.run / name) as partial:
                 table.to_csv(partial, index=False)
     except KeyboardInterrupt:
         sys.exit(130)

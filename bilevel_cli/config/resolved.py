@@ -137,4 +137,6 @@ def _file(config: DictConfig, task: str | None) -> str:
         search = hydra.config_loader().get_search_path().get_path()
         folders += [str(element.path) for element in search]
     paths = (Path(one.removeprefix("file://")) / "task" / f"{task}.yaml" for one in folders)
-    return next((str(path) for path in paths if path.is_file()), f"task/{task or '...'}.yaml")
+    found = next((path for path in paths if path.is_file()), Path(f"task/{task or '...'}.yaml"))
+    here = Path.cwd()
+    return str(found.relative_to(here) if found.is_relative_to(here) else found)

@@ -27,7 +27,7 @@ class Table(OwnTable, Rows):
     def class_names(self) -> list[str]:
         return self.pool.class_names
 
-    classes = True
+    has_classes = True
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         where = f"column {column.name!r} of {self.path}"
@@ -50,7 +50,7 @@ class RegressionTable(OwnTable, Regression):
         std = torch.where(std > 0, std, 1)  # the target of a single row
         return Splits(*(replace(part, y=(part.y - mean) / std) for part in parts))
 
-    classes = False
+    has_classes = False
 
     def as_targets(self, column: Column) -> tuple[Tensor, list[str]]:
         amounts = pd.to_numeric(columns.in_days(column), errors="coerce")

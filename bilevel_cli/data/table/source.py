@@ -98,10 +98,10 @@ class OwnTable(Source):
         max_megabytes: Largest size of the file, unpacked, and of the table as numbers.
 
     Attributes:
-        classes: Whether the target has classes, which may be any texts.
+        has_classes: Whether the target has classes, which may be any texts.
     """
 
-    classes: ClassVar[bool]
+    has_classes: ClassVar[bool]
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class OwnTable(Source):
     def roles(self) -> Roles:
         """What the columns are for, besides inputs."""
         others = (self.row_id, self.clean, *self.drop)
-        return Roles(self.target, self.classes, others, self.row_id)
+        return Roles(self.target, self.has_classes, others, self.row_id)
 
     @property
     def name(self) -> Name:
