@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import standins
 import torch
-from configs import composed, options, small
+from configs import composed, crossed, one_in, options, small
 from hydra.utils import instantiate
 from runners import runner_in
 from torch import Tensor
@@ -54,20 +54,7 @@ def test_tasks_conform(option: str, tmp_path: Path) -> None:
     check_task(runner(tmp_path, f"task={option}", *small(option)).experiment.task)
 
 
-def some(number: int, *values: str) -> Any:
-    """The values of one case of many, of which two thirds are slow."""
-    return pytest.param(*values, marks=[pytest.mark.slow] if number % 3 else [])
-
-
-# By default each method meets a third of the tasks, and each task a third of the methods.
-@pytest.mark.parametrize(
-    ("task", "method"),
-    [
-        some(row + column, task, method)
-        for row, task in enumerate(options("task"))
-        for column, method in enumerate(options("method"))
-    ],
-)
+@pytest.mark.parametrize(("task", "method"), crossed(options("task"), options("method"), 3))
 def test_every_method_serves_every_task_or_says_why_not(
     task: str, method: str, tmp_path: Path
 ) -> None:
@@ -108,7 +95,8 @@ CHOICES = [
 
 # Each choice meets a third of the tasks by default: their number is no multiple of three.
 @pytest.mark.parametrize(
-    ("task", "group", "option"), [some(number, *choice) for number, choice in enumerate(CHOICES)]
+    ("task", "group", "option"),
+    [one_in(3, n, *choice) for n, choice in enumerate(CHOICES)],
 )
 def test_every_choice_serves_every_task_or_says_why_not(
     task: str, group: str, option: str, tmp_path: Path

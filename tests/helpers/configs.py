@@ -1,8 +1,11 @@
 """The options under conf/, found by globbing: a new one is tested without being listed."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,6 +30,24 @@ def small(task: str) -> list[str]:
     """Overrides with which a task takes milliseconds: the lines of tests/small/<task>.txt."""
     path = Path(__file__).parents[1] / "small" / f"{task}.txt"
     return path.read_text().split() if path.exists() else []
+
+
+def crossed(rows: Iterable[str], columns: Iterable[str], share: int) -> list[Any]:
+    """All pairs for `parametrize`; by default each row meets one in `share` of the columns.
+
+    So does each column of the rows. The other pairs are slow.
+    """
+    columns = list(columns)
+    return [
+        one_in(share, i + j, row, column)
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+    ]
+
+
+def one_in(share: int, number: int, *values: str) -> Any:
+    """The values of one case of many; all but one in `share` are slow."""
+    return pytest.param(*values, marks=[pytest.mark.slow] if number % share else [])
 
 
 def composed(*overrides: str) -> DictConfig:

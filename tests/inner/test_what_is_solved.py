@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from configs import configured, options
+from configs import configured, crossed, options
 from torch import Tensor
 
 from bilevel_cli.config.objects import make, parts
@@ -114,8 +114,10 @@ def limit(*overrides: str, repeats: int) -> tuple[Tensor, Any, Params]:
     return trees.ravel(found.grad)[0], task, outer
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("method", sorted(set(of_the_family()) - APPROXIMATE - set(BIASED)))
+@pytest.mark.parametrize(
+    ("method", "solver"),
+    crossed(sorted(set(of_the_family()) - APPROXIMATE - set(BIASED)), SOLVERS, 2),
+)
 def test_an_implicit_method_differentiates_what_its_solver_minimises(
     method: str, solver: str
 ) -> None:
@@ -125,8 +127,7 @@ def test_an_implicit_method_differentiates_what_its_solver_minimises(
     assert (found - exact).norm() <= 1e-8 * exact.norm()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("method", sorted(BIASED))
+@pytest.mark.parametrize(("method", "solver"), crossed(sorted(BIASED), SOLVERS, 2))
 def test_a_biased_method_tends_to_the_hypergradient_of_what_its_solver_minimises(
     method: str, solver: str
 ) -> None:
@@ -150,15 +151,20 @@ def test_a_biased_method_tends_to_the_hypergradient_of_what_its_solver_minimises
     assert 0.4 < (half - exact).norm() / (one - exact).norm() < 0.6
 
 
-@pytest.mark.parametrize("solver", ["adamw", "bda"])
-@pytest.mark.parametrize("method", of_the_family())
+@pytest.mark.parametrize(("method", "solver"), crossed(of_the_family(), ["adamw", "bda"], 2))
 def test_a_solver_that_minimises_nothing_is_refused_by_name(method: str, solver: str) -> None:
     with pytest.raises(ValueError, match="needs an inner solver that minimises a loss, got de"):
         limit(f"solver={solver}", f"method={method}", repeats=1)
 
 
-@pytest.mark.parametrize("learning", ["solver=gd_learned_lr", "solver=meta_sgd", "start=learned"])
-@pytest.mark.parametrize("method", sorted(set(of_the_family()) - {"imaml"}))
+@pytest.mark.parametrize(
+    ("method", "learning"),
+    crossed(
+        sorted(set(of_the_family()) - {"imaml"}),
+        ["solver=gd_learned_lr", "solver=meta_sgd", "start=learned"],
+        3,
+    ),
+)
 def test_what_a_method_cannot_differentiate_is_refused_by_name(method: str, learning: str) -> None:
     config = configured(*SMALL, f"method={method}", learning)
     _, _, task, loop, chosen = parts(config, {})
