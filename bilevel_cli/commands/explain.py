@@ -47,8 +47,8 @@ def _explained(error: BaseException) -> str:
                 return f"{said}{names}"
             room = LETTERS - len(said) - len(see := f" ... See bilevel-run {group}=?") - 1
             return f"{said}{names[:room].rpartition(',')[0]},{see}"
-    if isinstance(error, OverrideParseException) and not error.override.isascii():
-        return _in_quotes(error.override)
+    if isinstance(error, OverrideParseException) and (letter := _in_need_of_quotes(error.override)):
+        return _in_quotes(error.override, letter)
     if isinstance(error, ConfigCompositionException):
         found = re.match(r"Could not (?:override|append to config|delete) '([^']+)'", str(error))
         if found and found[1].split("@")[0] in options.groups():
@@ -92,10 +92,16 @@ def _each(override: str) -> str:
     )
 
 
-def _in_quotes(override: str) -> str:
+def _in_need_of_quotes(override: str) -> str:
+    """The first letter that Hydra does not read bare: `=` in a value, or one beyond ASCII."""
+    _, _, value = override.partition("=")
+    bare = "=" if not re.search("['\"]", value) else ""
+    return next((one for one in value if one == bare or not one.isascii()), "")
+
+
+def _in_quotes(override: str, letter: str) -> str:
     """What to write instead of an override with letters that Hydra does not read bare."""
     key, _, value = override.partition("=")
-    letter = next(letter for letter in override if not letter.isascii())
     quoted = re.sub(r"[^\[\]{},:\s'\"]+", lambda word: _quoted(word[0]), value)
     return (
         f"{override}: letters such as {letter!r} need quotes that reach Hydra.\n"
@@ -104,7 +110,8 @@ def _in_quotes(override: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    return word if word.isascii() else QuotedString(word, Quote.single).with_quotes()
+    plain = word.isascii() and "=" not in word
+    return word if plain else QuotedString(word, Quote.single).with_quotes()
 
 
 def _known() -> list[str]:

@@ -30,7 +30,7 @@ def check_arguments(node: DictConfig, key: str, offered: set[str]) -> set[str]:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     given = [name for name in node if not str(name).startswith("_")]
     for name in map(str, given):
-        if name not in signature and not open_ended:
+        if name in offered or (name not in signature and not open_ended):
             known = [name for name in signature if name not in offered]
             takes, near = ", ".join(known) or "no settings", errors.hint(name, known)
             way_out = " Remove it." if near == "." else ""

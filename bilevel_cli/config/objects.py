@@ -123,7 +123,9 @@ def _takes_products(method: Hypergradient[Any]) -> bool:
         return True
 
 
-def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) -> Any:
+def make(
+    config: DictConfig, key: str, offered: dict[str, Any] | None = None, *, later: str = ""
+) -> Any:
     """The object that the node at `key` configures, its arguments checked against annotations.
 
     Args:
@@ -131,6 +133,8 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
         key: The dotted name of the node.
         offered: By names of arguments, objects for them, or functions that make these objects. The
             constructor gets those that it has an argument for; no other function is called.
+        later: The argument that whoever calls the object with `_partial_` gives, which is no
+            setting.
 
     Raises:
         UsageError: A setting is wrong, or the constructor raised an error.
@@ -139,7 +143,7 @@ def make(config: DictConfig, key: str, offered: dict[str, Any] | None = None) ->
     if node is None:
         raise UsageError(f"A run needs {key}=..., got null. See bilevel-run {key}=?")
     check_targets(node, key)
-    parameters = check_arguments(node, key, set(offered or {}))
+    parameters = check_arguments(node, key, {*(offered or {}), later})
     extra = {
         name: value() if isinstance(value, types.FunctionType) else value
         for name, value in (offered or {}).items()

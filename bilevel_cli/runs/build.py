@@ -30,7 +30,8 @@ def build(
         device, where, task, loop, method = parts(config, options)
         metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
         plan = planned(config)
-        optimizer, scheduler = make(config, "optimizer"), make(config, "scheduler")
+        optimizer = make(config, "optimizer", later="params")
+        scheduler = make(config, "scheduler", later="optimizer")
         return Runner(
             Experiment(task, loop, method, optimizer, scheduler, metrics),
             Machine(where, device.episodes_chunk, device.capture, ranks),

@@ -104,6 +104,12 @@ def test_a_question_mark_lists_the_options(
             [*QUICK, "data.drop=[Größe,b]"],
             "'ö' need quotes that reach Hydra.\nWrite \"data.drop=['Größe',b]\".",
         ),
+        (
+            [*QUICK, "hydra.run.dir=seed=1/r"],
+            "'=' need quotes that reach Hydra.\nWrite \"hydra.run.dir='seed=1/r'\".",
+        ),
+        ([*QUICK, "+optimizer.params=[1]"], "optimizer takes lr, betas,"),
+        ([*QUICK, "+task.device=1"], "task takes inner_dim, outer_dim, noise, got device."),
         (["task=null"], "Config group override must be a string or a list"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

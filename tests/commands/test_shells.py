@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_a_run_whose_reader_left_goes_on_to_its_end(tmp_path: Path) -> None:
         ["-m", "seed=0,1", "hydra/launcher=joblib"],
     ):
         where = "hydra.sweep.dir" if "-m" in extra else "hydra.run.dir"
-        folder = tmp_path / "-".join(extra).replace("/", "_")
+        folder = tmp_path / re.sub("[^a-z]", "_", "-".join(extra))
         command = called("run", *SMALL, *extra, f"{where}={folder / 'r'}")
         assert before_nobody(command) == (0, "")
         assert {status(path.parent) for path in folder.rglob("manifest.json")} == {"completed"}

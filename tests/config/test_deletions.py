@@ -1,7 +1,7 @@
 """~key of what a run needs is refused by name."""
 
 import pytest
-from commands import bilevel_run
+from commands import bilevel_run, close_logs
 from configs import composed
 from omegaconf import OmegaConf
 
@@ -69,6 +69,7 @@ def test_a_deletion_is_harmless_or_refused_in_one_message(
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     chosen = [f"{key}={of}" for key, of in QUICK.items() if key != name]
     code = bilevel_run(monkeypatch, *chosen, f"~{name}{value.format(QUICK.get(name, 1))}")
+    close_logs()
     error = capsys.readouterr().err
     if name in SPARED and not value:
         assert (code, error) == (0, "")

@@ -1,6 +1,7 @@
 """The commands, run in this process: importing torch again takes seconds."""
 
 import csv
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,13 @@ def bilevel_run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with torch.enable_grad():
         return exit_code("bilevel-run", run.main, monkeypatch, *arguments)
+
+
+def close_logs() -> None:
+    """Closes the log of the last run, which a process of its own closes when it ends."""
+    for handler in logging.getLogger().handlers[:]:
+        handler.close()
+        logging.getLogger().removeHandler(handler)
 
 
 def numbers(path: Path) -> list[dict[str, str]]:

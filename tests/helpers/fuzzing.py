@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import logging
 import os
 import resource
 import shutil
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from commands import close_logs
 
 from bilevel_cli.commands import run as cli
 
@@ -136,9 +136,7 @@ def home() -> Iterator[Path]:
             os.environ[name] = folder
         yield Path(folder)
         os.chdir(here)
-        for handler in logging.getLogger().handlers[:]:  # the last run's log, in this folder
-            handler.close()
-            logging.getLogger().removeHandler(handler)
+        close_logs()
     resource.setrlimit(resource.RLIMIT_AS, limits)
     for name, value in before.items():
         if value is None:
