@@ -4,7 +4,7 @@ import json
 import tomllib
 from pathlib import Path
 
-from audit import missing, of_report, unanswered, verdict
+from audit import missing, needed, of_report, unanswered, verdict
 from packaging.requirements import Requirement
 
 CHECKOUT = Path(__file__).parents[2]
@@ -69,3 +69,9 @@ def test_a_package_that_pip_would_bring_without_a_pin_is_named() -> None:
     report = {"install": [{"metadata": {"name": n, "version": v}} for n, v in brought]}
     found = of_report(report)
     assert missing(found, {("torch", "2.13.0"), ("tqdm", "4")}) == ["new-thing==1.0", "tqdm==9"]
+
+
+def test_what_a_package_needs_is_found_through_its_extras_and_nothing_besides() -> None:
+    names = {name for name, _ in needed("bilevel-cli", "dev")}
+    assert {"numpy", "pytest", "ruff", "antlr4-python3-runtime", "matplotlib"} <= names
+    assert {name for name, _ in needed("tqdm", "")} == {"tqdm"}

@@ -2,8 +2,9 @@
 
     python tests/helpers/audit.py
 
-Lets pip resolve what each extra adds to the packages that are installed here. Asks the databases
-of pip-audit for all these versions, all pins, and all lower bounds. It says what it looked at.
+Looks at what `bilevel-cli[dev]` brought, and lets pip resolve what each other extra adds. Asks the
+databases of pip-audit for all these versions, all pins, and all lower bounds. It says what it
+looked at.
 
 Exit codes: 0 all is pinned and no flaw is known, or no database answered, which is said; 1 a flaw
 is known, a package is not pinned, or pins are in conflict.
@@ -19,6 +20,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PINNED = ROOT / "constraints.txt"
@@ -55,9 +58,20 @@ def of_report(report: dict[str, Any]) -> Versions:
     return _public((one["name"], one["version"]) for one in found)
 
 
-def installed() -> Versions:
-    """Names and versions in this environment."""
-    return _public((one.name, one.version) for one in metadata.distributions())
+def needed(name: str, extra: str) -> Versions:
+    """Names and versions in this environment of what a package with an extra brings."""
+    found, left = {(name, extra)}, [(name, extra)]
+    while left:
+        whose, given = left.pop()
+        for one in map(Requirement, metadata.requires(whose) or []):
+            if one.marker is None or one.marker.evaluate({"extra": given}):
+                # Without what is not installed, such as the builds of torch for other machines.
+                there = next(iter(metadata.distributions(name=one.name)), None) is not None
+                wanted = ("", *one.extras) if there else ()
+                more = {(canonical(one.name), extra) for extra in wanted}
+                left += more - found
+                found |= more
+    return _public((one, metadata.version(one)) for one, _ in found)
 
 
 def _public(found: Iterable[tuple[str, str]]) -> Versions:
@@ -160,9 +174,9 @@ def audited(of: str, versions: Versions) -> list[str]:
 
 def main() -> int:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins, here = pinned(PINNED), installed()
+    pins, here = pinned(PINNED), needed("bilevel-cli", "dev")
     bad = missing(here, pins)
-    print(f"Installed here: {len(here)} packages, {len(here) - len(bad)} as pinned.")
+    print(f"Installed here for [dev]: {len(here)} packages, {len(here) - len(bad)} as pinned.")
     for extra in extras["optional-dependencies"]:
         if extra in UNPINNED:
             print(f"[{extra}]: not resolved, since it has no pins.")
