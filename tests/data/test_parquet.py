@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from data_files import bounded, built, message
-from problems import seeded
+from data_files import bounded, everything, message, own
 from torch import Tensor
 
-from bilevel_cli.data.table import OwnTable, RegressionTable, Table
+from bilevel_cli.data.table import RegressionTable
 
 arrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -24,18 +23,6 @@ COUNT = 24
 CHURN = np.array(["no", "yes"])[np.arange(COUNT) % 2]
 AMOUNTS = [(number - 8) ** 2 for number in range(COUNT)]
 GAPS = [None if number % 5 == 3 else amount for number, amount in enumerate(AMOUNTS)]
-
-
-def own(path: Path, cls: type[OwnTable] = Table, **settings: Any) -> Any:
-    chosen = {"path": str(path), "target": "churn", "max_megabytes": 1.0} | settings
-    return built(cls, "table", **chosen)
-
-
-def everything(data: Any) -> Tensor:
-    """All rows of all parts, in their order in the file."""
-    parts = data.splits(seeded(0))
-    order = torch.cat([part.index for part in parts]).argsort()
-    return torch.cat([part.x for part in parts])[order]
 
 
 def written(folder: Path, columns: dict[str, Any], **settings: Any) -> Path:

@@ -14,29 +14,16 @@ import pandas as pd
 import pytest
 import standins
 import torch
-from data_files import bounded, built, message
-from problems import seeded
+from data_files import bounded, everything, message, own
 from torch import Tensor
 
-from bilevel_cli.data.table import OwnTable, RegressionTable, Table, workbook
+from bilevel_cli.data.table import RegressionTable, workbook
 from bilevel_cli.data.table.name import Name
 
 COUNT = 20
 AMOUNTS = [(number - 8) ** 2 for number in range(COUNT)]
 CHURN = [["no", "yes"][number % 2] for number in range(COUNT)]
 ROWS: list[list[Any]] = [["x", "churn"], *map(list, zip(AMOUNTS, CHURN, strict=True))]
-
-
-def own(path: Path, cls: type[OwnTable] = Table, **settings: Any) -> Any:
-    chosen = {"path": str(path), "target": "churn", "max_megabytes": 1.0} | settings
-    return built(cls, "table", **chosen)
-
-
-def everything(data: Any) -> Tensor:
-    """All rows of all parts, in their order in the file."""
-    parts = data.splits(seeded(0))
-    order = torch.cat([part.index for part in parts]).argsort()
-    return torch.cat([part.x for part in parts])[order]
 
 
 def book(folder: Path, rows: list[list[Any]], change: Callable[[Any], object] = bool) -> Path:

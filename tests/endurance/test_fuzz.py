@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from configs import composed, small
-from fuzzing import complaint, home
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from fuzzing import complaint, every_line, home
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -166,19 +165,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 def check_lines(count: int, home: Path, number: int = 0) -> None:
-    @seed(number)
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(lines())
     def check(arguments: list[str]) -> None:
         assert complaint(arguments, home) is None, arguments
 
-    check()
+    every_line(lines(), check, count, number)
 
 
 def test_any_command_line_ends_well_or_in_one_message(home: Path) -> None:

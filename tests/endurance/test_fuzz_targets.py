@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import complaint, home
+from fuzzing import complaint, every_line, home
 from hydra._internal.instantiate import _instantiate2
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from bilevel_cli.config.targets import on_a_shelf
@@ -173,15 +172,6 @@ def watch(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Watch]:
 
 
 def check_lines(count: int, home: Path, watch: Watch, number: int = 0) -> None:
-    @seed(number)
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(lines())
     def check(arguments: list[str]) -> None:
         watch.on = True
         wrong = complaint(arguments, home)
@@ -190,7 +180,7 @@ def check_lines(count: int, home: Path, watch: Watch, number: int = 0) -> None:
         assert watch.seen == [], arguments
         assert not list(home.rglob("evil")), arguments
 
-    check()
+    every_line(lines(), check, count, number)
 
 
 def test_no_target_of_others_is_called(home: Path, watch: Watch) -> None:

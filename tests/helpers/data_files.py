@@ -19,7 +19,10 @@ import pytest
 import torch
 from configs import settings_of
 from PIL import Image
+from problems import seeded
 from torch import Tensor
+
+from bilevel_cli.data.table import OwnTable, Table
 
 NOWHERE = "http://127.0.0.1:9/"  # where no server answers
 
@@ -56,6 +59,19 @@ def built(cls: Callable[..., Any], option: str, **settings: Any) -> Any:
     """A data set with the settings of its option under conf/, but for those given."""
     given: dict[Any, Any] = {**settings_of("data", option), **settings}
     return cls(**{str(key): value for key, value in given.items() if key != "_target_"})
+
+
+def own(path: Path, cls: type[OwnTable] = Table, **settings: Any) -> Any:
+    """A small table whose column `churn` is to be predicted."""
+    chosen = {"path": str(path), "target": "churn", "max_megabytes": 1.0} | settings
+    return built(cls, "table", **chosen)
+
+
+def everything(data: Any) -> Tensor:
+    """All rows of all parts, in their order in the file."""
+    parts = data.splits(seeded(0))
+    order = torch.cat([part.index for part in parts]).argsort()
+    return torch.cat([part.x for part in parts])[order]
 
 
 def packed(array: Tensor) -> bytes:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from commands import close_logs
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from bilevel_cli.commands import run as cli
 
@@ -121,6 +123,26 @@ def complaint(arguments: list[str], home: Path) -> str | None:
     if len(text) > LETTERS or text.count("\n") >= LINES:
         return f"a message of {len(text)} letters: {text}"
     return None
+
+
+def every_line(
+    lines: st.SearchStrategy[list[str]],
+    check: Callable[[list[str]], None],
+    count: int,
+    number: int,
+) -> None:
+    """Holds so many command lines, drawn by the seed `number`, to a check.
+
+    One that fails is shown as it is: looking for a shorter one takes too long.
+    """
+    drawn = settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    seed(number)(drawn(given(lines)(check)))()
 
 
 @pytest.fixture
