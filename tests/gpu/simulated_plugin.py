@@ -1,0 +1,16 @@
+"""pytest -p simulated_plugin -m gpu: the tests marked gpu, on the simulated device."""
+
+import contextlib
+
+import pytest
+import simulated_cuda  # before torch
+
+_simulation = contextlib.ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _simulation.enter_context(simulated_cuda.simulated())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _simulation.close()
