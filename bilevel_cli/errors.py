@@ -2,10 +2,22 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Container, Iterable, Iterator
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*NO_SPACE, errno.EIO, errno.EROFS)
+
+# How libraries say, in a RuntimeError of torch's, that there was not enough memory.
+_NO_MEMORY = re.compile(
+    r"out of memory(?! bound)"  # torch for CUDA, ROCm, XPU and MPS; the CUDA driver; NCCL
+    r"|ALLOC(ATION)?_FAILED|StatusAllocFailed"  # cuBLAS, cuSOLVER, cuDNN; MIOpen
+    r"|can't allocate memory|not enough memory"  # torch's allocator on a CPU
+    r"|Cannot allocate memory"  # the system, through torch or a compiler
+    r"|std::bad_alloc"  # C++
+    # Of a size in bytes that is larger than any memory.
+    r"|(calculation|storage size) overflowed|multiplication overflow"
+)
 
 
 class UsageError(Exception):
@@ -66,11 +78,13 @@ def refusal(error: BaseException, numbers: Container[int] | None = None) -> OSEr
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory, of a device or of the machine."""
-    if isinstance(error, RuntimeError):  # of torch, on a CPU and on a GPU
-        words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-        beyond = ("calculation overflowed", "multiplication overflow")  # of a size in bytes
-        return any(word in str(error) for word in (*words, *beyond))
+    """Whether there was not enough memory, of a device or of the machine.
+
+    Some libraries have no word for it of their own, and say that they found no algorithm or could
+    not begin. Such an error counts as any other.
+    """
+    if isinstance(error, RuntimeError):
+        return _NO_MEMORY.search(str(error)) is not None
     return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
 
 

@@ -574,22 +574,70 @@ def test_a_replica_that_is_restored_leaves_the_others_alone(
 # ---- memory
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904]"),
-        RuntimeError("numel: integer multiplication overflow"),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-    ],
-    ids=repr,
-)
-def test_there_are_many_words_for_too_little_memory(error: Exception) -> None:
+# As libraries word it. Most of these errors need hardware that tests do not have.
+NO_MEMORY = [
+    # torch's allocators: CUDA, the same by cudaMallocAsync, ROCm, XPU, MPS
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.15 GiB",
+    "Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated",
+    "HIP out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 15.98 GiB",
+    "XPU out of memory. Tried to allocate 192.00 MiB. GPU 3 has a total capacity of 31.89 GiB",
+    "MPS backend out of memory (MPS allocated: 7.64 GiB, other allocations: 68.91 GiB)",
+    # the CUDA runtime and its driver
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA driver error: out of memory",
+    "HIP error: out of memory",
+    # libraries of CUDA, before cuDNN 9 and since, and those of ROCm
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "MIOpen Error: miopenStatusAllocFailed",
+    # NCCL
+    "NCCL error in: NCCLUtils.cpp:77, unhandled cuda error (run with NCCL_DEBUG=INFO for details)\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+    "Cuda failure 2 'out of memory'",
+    # a CPU: the allocator on Linux and elsewhere, C++, a mapped file, sizes beyond all memory
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)",
+    "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+    "std::bad_alloc",
+    "unable to mmap 8192 bytes from file </tmp/x>: Cannot allocate memory (12)",
+    "Storage size calculation overflowed with sizes=[4611686018427387904]",
+    "Tensor storage size overflowed",
+    "numel: integer multiplication overflow",
+]
+OF_OTHER_KINDS = [
+    "the size of tensor a must match",
+    "required rank 4 tensor to use channels_last memory format",
+    "CUDA error: an illegal memory access was encountered",
+    "some of the strides reach out of memory bounds",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "CUDA error: operation failed due to a previous error during capture",
+    "out of resource: shared memory, Required: 262144, Hardware limit: 101376",
+    "value cannot be converted to type int8_t without overflow",
+    "NCCL error in: NCCLUtils.cpp:77, unhandled system error (run with NCCL_DEBUG=INFO)",
+]
+
+
+@pytest.mark.parametrize("words", NO_MEMORY)
+def test_there_are_many_words_for_too_little_memory(words: str) -> None:
+    assert out_of_memory(RuntimeError(words))
+    assert out_of_memory(torch.OutOfMemoryError(words))
+    assert not out_of_memory(ValueError(words))  # somebody's own sentence
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_python_and_the_system_have_types_for_it(error: Exception) -> None:
     assert out_of_memory(error)
-    assert not out_of_memory(RuntimeError("the size of tensor a must match"))
+
+
+@pytest.mark.parametrize("words", OF_OTHER_KINDS)
+def test_not_every_word_about_memory_is_about_too_little_of_it(words: str) -> None:
+    assert not out_of_memory(RuntimeError(words))
 
 
 def allocate() -> None:
