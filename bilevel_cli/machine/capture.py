@@ -3,6 +3,7 @@
 CUDA graphs are of NVIDIA's GPUs. Another accelerator that records kernels adds a `Record` here.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.errors import UsageError
+from bilevel_cli.errors import UsageError, out_of_memory
 
 # Takes a function. Returns the tensors of its result, and a function that computes them again in
 # the same memory.
@@ -57,12 +58,13 @@ class Replayed:
 
     def __call__(self, outer: Params, data: StepData, carry: Any) -> Estimate:
         if self._buffers is None:
-            buffers = self._buffers = (
+            buffers = (
                 trees.map_leaves(torch.clone, outer),
                 StepData(*trees.map_leaves(trees.copied, data)),
                 trees.map_leaves(torch.clone, carry),  # whole: it may repeat at the first step only
             )
             self._results, self._replay = self._record(lambda: self._step(*buffers))
+            self._buffers = buffers  # now: a call may raise, and be made again
         else:
             trees.map_leaves(_fill, self._buffers, (outer, data, carry))
         self._replay()
@@ -72,34 +74,70 @@ class Replayed:
 def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Callable[[], None]]:
     """Records `fn` in a CUDA graph.
 
+    Where it raises, torch and the GPU are as before.
+
     Returns:
         The tensors of its result, and a function that computes them again in the same memory.
 
     Raises:
         UsageError: `fn` waits for the device, or does something else that no graph can hold.
+        Exception: What `fn` raises of other kinds; or there is too little memory for its graph.
     """
     with torch.cuda.device(device):
         # The warm-up and the recording share a side stream: libraries keep a handle for each
         # stream, and cannot make one while they are recorded.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):  # which torch leaves current where a recording fails
             for _ in range(WARM_UP):
                 fn()
+            recorded = _recorded(fn, stream)
         torch.cuda.current_stream().wait_stream(stream)
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                results = fn()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            reason = error.__context__ or error  # torch ends the recording with an error of its own
-            raise UsageError(
-                "device.capture=cuda_graph needs an outer step that never waits for the GPU, got "
-                f"one that no graph can hold: {str(reason).splitlines()[0]} Use capture=null."
-            ) from error
-    return results, graph.replay
+    return recorded
+
+
+def _recorded(fn: Callable[[], Tree], stream: torch.cuda.Stream) -> tuple[Tree, Callable[[], None]]:
+    """As `cuda_graph`, on a stream that is current and on which `fn` was called before."""
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    first: BaseException | None = None
+    try:
+        with torch.cuda.graph(graph, pool, stream):
+            try:
+                return fn(), graph.replay
+            except BaseException as error:
+                first = error
+                raise
+    except BaseException as last:
+        _abandon(graph, pool)
+        # torch ends the recording whatever happened, and then with an error of its own.
+        reason = first or last
+    if out_of_memory(reason) or not isinstance(reason, RuntimeError):
+        raise reason
+    words = (str(reason) or type(reason).__name__).splitlines()[0]
+    raise UsageError(
+        "device.capture=cuda_graph needs an outer step that never waits for the GPU, got one that "
+        f"no graph can hold: {words} Use device.capture=null."
+    ) from reason
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+    """Ends what torch begins with a recording, and leaves open where the recording fails.
+
+    The GPU is told first that the recording ends. Where it refuses, torch goes no further: its
+    allocator gives the memory of the graph to whatever runs next, and dies of an assertion when
+    the next recording asks it to free what it can.
+    """
+    device = torch.cuda.current_device()
+    with contextlib.suppress(RuntimeError):  # of an allocator that was told
+        torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
+        _abandoned.append(graph)
+    with contextlib.suppress(RuntimeError):  # of a GPU that does nothing any more
+        graph.reset()
+
+
+# torch's allocator of pinned memory cannot be told, and keeps asking such a graph, empty as it is.
+_abandoned: list[torch.cuda.CUDAGraph] = []
 
 
 def _fill(buffer: Tensor, x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """A captured outer step is the eager one: on new data, outer parameters and memories alike."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -157,6 +159,162 @@ def test_data_of_another_shape_are_refused(later: Tensor, got: str) -> None:
         replayed({}, minibatches(later), {})
 
 
+def test_a_step_whose_recording_failed_is_recorded_at_the_next_call() -> None:
+    counts: list[int] = []
+
+    def record(fn: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
+        counts.append(1)
+        if len(counts) == 1:
+            raise RuntimeError("at its first call")
+        return rerun(fn)
+
+    replayed, data = Replayed(echo, record), minibatches(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="at its first call"):
+        replayed({}, data, {})
+    assert replayed({}, data, {}).loss == 6
+
+
+class Recording:
+    """What torch does of a recording beneath Python, as far as a failure leaves traces.
+
+    Its allocator notes the recordings that go on, and may free nothing while there is one. Where
+    the GPU refuses to end a recording, or has no memory for its graph, torch raises at once.
+
+    Args:
+        refuses: Whether the GPU refuses to end the next recording: something was not permitted.
+        error: What torch raises where the GPU ended the next recording; None where all is well.
+    """
+
+    def __init__(self, refuses: bool, error: Exception | None) -> None:
+        self.refuses, self.error = refuses, error
+        self.current = self.usual = "the usual stream"
+        self.underway: list[tuple[int, int]] = []  # pools of recordings
+        self.pools: dict[tuple[int, int], int] = {}  # how many use each
+        self.handles = 0
+
+    def handle(self) -> tuple[int, int]:
+        self.handles += 1
+        return (0, self.handles)
+
+    @contextlib.contextmanager
+    def stream(self, stream: str) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def empty_cache(self) -> None:
+        if self.underway:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    def end_allocate(self, device: int, pool: tuple[int, int]) -> None:
+        if pool not in self.underway:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.underway.remove(pool)
+
+    def release(self, device: int, pool: tuple[int, int]) -> None:
+        self.pools[pool] -= 1
+
+    def graph(self) -> "Graph":
+        return Graph(self)
+
+
+class Graph:
+    def __init__(self, gpu: Recording) -> None:
+        self.gpu, self.ended = gpu, False
+
+    def capture_begin(self, pool: tuple[int, int], **options: Any) -> None:
+        self.pool = pool
+        self.gpu.underway.append(pool)
+        self.gpu.pools[pool] = 1
+
+    def capture_end(self) -> None:
+        refuses, self.gpu.refuses = self.gpu.refuses, False
+        if refuses:
+            raise RuntimeError("CUDA error: operation failed due to a previous error in capture")
+        self.gpu.end_allocate(0, self.pool)
+        self.ended = True
+        if error := self.gpu.error:
+            self.gpu.error = None
+            raise error
+
+    def reset(self) -> None:
+        if self.ended:
+            self.gpu.release(0, self.pool)
+
+    def replay(self) -> None: ...
+
+
+NO_MEMORY = torch.AcceleratorError("CUDA error: out of memory")
+TOO_LARGE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+WAITS = RuntimeError("CUDA error: operation not permitted when stream is capturing")
+WRONG = UsageError("a wrong setting")
+
+
+@pytest.mark.parametrize(
+    ("raised", "refuses", "at_end", "expected", "words"),
+    [
+        (WAITS, True, None, UsageError, "that no graph can hold: CUDA error: operation not perm"),
+        (WAITS, False, None, UsageError, "that no graph can hold: CUDA error: operation not perm"),
+        (None, True, None, UsageError, "that no graph can hold: CUDA error: operation failed due"),
+        (None, False, NO_MEMORY, torch.AcceleratorError, "CUDA error: out of memory"),
+        (TOO_LARGE, True, None, torch.OutOfMemoryError, "Tried to allocate 20.00 GiB"),
+        (TOO_LARGE, False, None, torch.OutOfMemoryError, "Tried to allocate 20.00 GiB"),
+        (WRONG, True, None, UsageError, "^a wrong setting$"),
+        (KeyboardInterrupt(), True, None, KeyboardInterrupt, "^$"),
+    ],
+)
+def test_a_recording_that_fails_says_why_and_leaves_the_gpu_to_others(
+    raised: BaseException | None,
+    refuses: bool,
+    at_end: Exception | None,
+    expected: type[BaseException],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu, calls = Recording(refuses, at_end), 0
+
+    def fn() -> Tensor:
+        nonlocal calls
+        calls += 1
+        if raised is not None and calls == capture.WARM_UP + 1:  # in the recording
+            try:
+                raise KeyError("handled")
+            except KeyError:
+                raise raised from None
+        return SINGLE
+
+    side = mock.MagicMock()
+    for name, fake in {
+        "device": lambda device: contextlib.nullcontext(),
+        "Stream": lambda: side,
+        "stream": gpu.stream,
+        "current_stream": lambda: mock.MagicMock(),
+        "current_device": lambda: 0,
+        "CUDAGraph": gpu.graph,
+        "graph_pool_handle": gpu.handle,
+        "synchronize": lambda: None,
+        "empty_cache": gpu.empty_cache,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for name, fake in {
+        "_cuda_endAllocateToPool": gpu.end_allocate,
+        "_cuda_releasePool": gpu.release,
+        "_host_emptyCache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch._C, name, fake, raising=False)
+    monkeypatch.setattr(capture, "_abandoned", [])
+    with pytest.raises(expected, match=words):
+        cuda_graph(fn, torch.device("cuda"))
+    assert gpu.current is gpu.usual
+    assert gpu.underway == []
+    assert set(gpu.pools.values()) == {0}
+    results, replay = cuda_graph(fn, torch.device("cuda"))  # of the next job
+    replay()
+    assert results is SINGLE
+
+
 def test_the_setting_chooses_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "cuda_graph", lambda fn, device: rerun(fn))
     monkeypatch.setattr(autodiff, "compiled", lambda step: ("compiled", step))
@@ -210,6 +368,23 @@ def test_a_step_that_waits_for_the_gpu_is_refused() -> None:
     x = torch.ones(3, device="cuda")
     with pytest.raises(UsageError, match="needs an outer step that never waits for the GPU, got "):
         cuda_graph(lambda: x * x.sum().item(), torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_that_no_graph_can_hold_leaves_the_gpu_to_the_next_one() -> None:
+    where, x = torch.device("cuda"), torch.ones(3, device="cuda")
+    before = torch.cuda.current_stream()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="that no graph can hold: "):
+            cuda_graph(lambda: x * x.sum().item(), where)
+        assert torch.cuda.current_stream() == before
+        assert not torch.cuda.is_current_stream_capturing()
+        torch.cuda.empty_cache()  # which no recording may go on for
+    results, replay = cuda_graph(lambda: 2 * x, where)
+    x.add_(1)
+    replay()
+    assert results.tolist() == [4, 4, 4]
 
 
 @pytest.mark.gpu
