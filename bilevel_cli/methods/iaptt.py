@@ -14,7 +14,7 @@ from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts.unroll import Steps, inner_grads
+from bilevel_cli.methods.parts.unroll import Steps, counted, inner_grads
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Iaptt(Hypergradient[Carry]):
         dF/dlambda = d/dlambda max_k F(z_k(lambda), lambda),    k = 1..K, the first on ties,
 
     through the k steps that led to it. The paper's other half, an auxiliary initialisation of the
-    inner problem, is the start policy `start=learned`. Reports k as `pessimistic_step`.
+    inner problem, is the start policy `start=learned`. Reports k as `pessimistic_step`, and what
+    it took as `inner_grads` and `hvps`.
 
     On a CPU the graph covers the steps up to the largest outer loss so far, and one more. So it
     takes the memory of k + 1 steps, or less by the memory budget of the device. Where a larger loss
@@ -55,7 +56,8 @@ class Iaptt(Hypergradient[Carry]):
         return _held(loop, outer, data, carry)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        # Where all graphs are held nothing is reported, and all are differentiated.
+        if not is_host(next(iter(outer.values())).device):  # all graphs are held: nobody reads it
+            return Cost(num_steps, num_steps)
         return Cost(inner_grads(metrics, num_steps), metrics.get("hvps", num_steps))
 
     def claim(self) -> Claim:
@@ -126,4 +128,7 @@ def _held(loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estim
     value_fn = autodiff.grad_and_value(pessimistic_loss, has_aux=True)
     grad, (worst, (state, loss, index)) = value_fn(outer)
     metrics = {"pessimistic_loss": worst, "pessimistic_step": index + 1}
-    return Estimate(grad, loss, {"inner": state}, metrics)
+    # Every step was taken once, and differentiated.
+    taken = counted(data.num_steps, outer)
+    costs = {"inner_grads": taken, "hvps": taken}
+    return Estimate(grad, loss, {"inner": state}, metrics | costs)

@@ -64,8 +64,8 @@ class Reverse(Hypergradient[Carry]):
         loss, state, slopes = steps.backward(state, first, data.num_steps, self.segment)
         # Unless the start belongs to the window, it is a constant, as are the steps before.
         grad = slopes[1] if first else steps.to_start(carry["inner"], slopes)
-        again = self.segment is None and steps.taken > data.num_steps
-        return Estimate(grad, loss, {"inner": state}, steps.metrics() if again else {})
+        counts = steps.metrics() if self.segment is None else {}  # which no setting tells
+        return Estimate(grad, loss, {"inner": state}, counts)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
         steps = self._steps(num_steps)

@@ -52,7 +52,7 @@ class Schedule:
     def over(self, step: int, inner_grads: "Scalar") -> bool:
         """Whether a run ends after so many outer steps and inner gradients.
 
-        Waits for the device only where there is a budget.
+        Waits for no device: where there is a budget, what counts inner gradients is a number.
         """
         spent = self.budget is not None and inner_grads >= self.budget
         return step == self.outer_steps or bool(spent)

@@ -133,7 +133,7 @@ class RunState:
         logs = self.due(self.plan.schedule.log_every, self.step + 1)
         if logs:
             report |= measure(inputs, estimate)
-        report |= estimate.metrics
+        report |= {n: v for n, v in estimate.metrics.items() if n not in ("inner_grads", "hvps")}
         self.step += 1
         if logs and self.experiment.metrics:
             report |= self._probed(inputs, estimate)
@@ -172,6 +172,7 @@ class RunState:
         self.inner_grads, self.hvps = (
             checkpoint.to_device(saved[name], device) for name in ("inner_grads", "hvps")
         )
+        self.inner_grads = self._known(self.inner_grads)
         self.carry = self.machine.ranks.part(checkpoint.to_device(saved["carry"], device))
         with torch.no_grad():
             for name, value in self.outer.items():
@@ -219,8 +220,17 @@ class RunState:
             inner = {name: value[0] for name, value in inner.items()}
         steps, problems = self.plan.schedule.inner_steps, task.episodes or 1
         cost = self.experiment.method.cost(steps, self.outer, inner, metrics)
-        self.inner_grads = self.inner_grads + problems * cost.inner_grads
+        self.inner_grads = self._known(self.inner_grads + problems * cost.inner_grads)
         self.hvps = self.hvps + problems * cost.hvps
+
+    def _known(self, inner_grads: Scalar) -> Scalar:
+        """Inner gradients as a number where there is a budget, which is asked for several times.
+
+        Waits for the device there, once in a step, and only where a method counts on the device.
+        """
+        if self.plan.schedule.budget is None or not isinstance(inner_grads, Tensor):
+            return inner_grads
+        return inner_grads.item()
 
     def _probed(self, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
         """What the metrics say of the step."""

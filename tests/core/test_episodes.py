@@ -72,10 +72,14 @@ def test_threads_and_mapping_equal_a_loop(option: str, two_threads: None) -> Non
     state = stack([loop.fresh(outer, one(first, e)) for e in range(3)])
     begun = episodes.begin(method, loop, outer, first, state)
 
+    columns: list[list[str]] = []
+
     def two_steps(step: episodes.OuterStep) -> tuple[Estimate, Estimate]:
         former = step(outer, first, begun)
         latter = step(outer, second, former.carry)
+        columns.append(list(former.metrics))
         for found in (former, latter):
+            assert list(found.metrics) == columns[0]  # the same metrics, however it is taken
             found.metrics.pop("inner_grads", None)  # mapping never runs a step again
             found.metrics.pop("hvps", None)  # nor asks which step is pessimistic: all count
         return former, latter

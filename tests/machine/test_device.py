@@ -388,7 +388,14 @@ def test_a_gpu_gives_the_numbers_of_a_cpu_and_nobody_waits_for_it(
     with nobody_waits():
         found = step()
     expected = on("cpu", method)()
-    assert all(value.device.type == "cuda" for value in found.grad.values())
+    assert all(
+        value.device.type == "cuda" for value in (*found.grad.values(), *found.metrics.values())
+    )
+    assert list(found.metrics) == list(expected.metrics)
+    if isinstance(method, Iaptt):  # there all graphs are held, and differentiated
+        for name in ("inner_grads", "hvps"):
+            assert int(found.metrics.pop(name)) == 6
+            expected.metrics.pop(name)
     # float64 in both; sums in another order.
     torch.testing.assert_close(
         tree_map(lambda x: x.cpu(), tuple(found)), tuple(expected), rtol=1e-9, atol=1e-12

@@ -11,7 +11,7 @@ from problems import Plane, Quadratic
 from torch import Tensor
 from torch.autograd import Function
 
-from bilevel_cli.core import autodiff
+from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Hypergradient
 from bilevel_cli.core.problem import Batch, StepData
@@ -145,6 +145,33 @@ def test_every_method_takes_what_it_declares(option: str) -> None:
     assert counted == declared
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("option", options("method"))
+def test_a_method_reports_the_same_columns_on_a_gpu_and_counts_what_it_takes_there(
+    option: str,
+) -> None:
+    method = instantiate(composed("task=quadratic", f"method={option}").method)
+    reported = []
+    for place in ("cpu", "cuda"):
+        problem = Quadratic()
+        for name in ("hessian", "coupling", "target"):
+            setattr(problem, name, getattr(problem, name).to(place))
+        outer, parts = trees.map_leaves(
+            lambda x, place=place: x.to(place), (problem.outer_init(), tuple(problem.data(6)))
+        )
+        noise = method.draw(outer, torch.Generator(place).manual_seed(0))
+        data, loop = StepData(*parts)._replace(noise=noise), InnerLoop(Counted(problem), GD, Cold())
+        carry = method.begin(loop, outer, data, loop.fresh(outer, data))
+        COUNTS.clear()
+        metrics = method.estimate(loop, outer, data, carry).metrics
+        counted = Cost(COUNTS["inner_grads"], COUNTS["hvps"])
+        assert all(value.device.type == place for value in metrics.values())
+        assert tuple(map(int, method.cost(6, outer, data.init, metrics))) == counted
+        reported.append(list(metrics))
+    assert reported[0] == reported[1]
+
+
 @pytest.mark.parametrize("start", [Cold(), Learned()])
 @pytest.mark.parametrize(
     ("window", "segment", "expected"),
@@ -188,6 +215,9 @@ def test_iaptt_goes_back_through_all_steps_where_it_may_not_ask_which(
     found = autodiff.vmap(lambda x: tuple(method.estimate(loop, x, data, carry)))(outer)
     assert COUNTS == {"inner_grads": 5, "hvps": 5}
     metrics = {name: value[0] for name, value in found[3].items()}
+    alone = method.estimate(loop, {"x": Plane.x}, data, carry).metrics
+    assert list(metrics) == list(alone)
+    assert (int(metrics["inner_grads"]), int(metrics["hvps"])) == (5, 5)
     assert int(metrics["pessimistic_step"]) < 5
     assert method.cost(5, {"x": Plane.x}, data.init, metrics) == Cost(5, 5)
 

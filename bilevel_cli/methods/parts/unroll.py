@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData, episodes_of
 from bilevel_cli.core.solver import SolverState
-from bilevel_cli.core.trees import Params
+from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.machine import memory
 
 log = logging.getLogger(__name__)
@@ -43,15 +44,27 @@ class Unrolled(NamedTuple):
     slopes: Slopes
 
 
-def inner_grads(metrics: dict[str, Any], num_steps: int) -> int | float:
+def inner_grads(metrics: dict[str, Any], num_steps: int) -> Scalar:
     """The inner gradients of an estimate, in the mean over episodes.
+
+    Of an estimate on the host it is a number. On another device, whose numbers have to be waited
+    for, it stays a 0-dim tensor there.
 
     Args:
         metrics: What it reported.
         num_steps: Inner steps, taken once each where it reported nothing.
     """
-    taken = float(metrics.get("inner_grads", num_steps))
+    found = metrics.get("inner_grads", num_steps)
+    if isinstance(found, Tensor) and not is_host(found.device):
+        return found
+    taken = float(found)
     return int(taken) if taken.is_integer() else taken
+
+
+def counted(number: int, outer: Params) -> Tensor:
+    """A number that Python knows as a metric: 0-dim, on the device of the outer parameters."""
+    # Filled there: a copy from the host would be waited for, and is not for a CUDA graph.
+    return torch.full((), number, device=next(iter(outer.values())).device)
 
 
 def graph_bytes(loop: InnerLoop, outer: Params, data: StepData) -> int:
@@ -191,7 +204,7 @@ class Steps:
 
     def metrics(self) -> dict[str, Tensor]:
         """The number of steps taken, for `inner_grads`: the run's table has their sum."""
-        return {"inner_grads": torch.tensor(self.taken)}
+        return {"inner_grads": counted(self.taken, self.outer)}
 
     def _back(
         self,
