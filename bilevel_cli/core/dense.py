@@ -5,8 +5,13 @@ entries span many magnitudes, and the square of a matrix loses every digit at co
 factorisation of a few hundred rows costs little beside the products that made the matrix.
 """
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from bilevel_cli.core.host import is_host
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,17 +26,29 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def solve(matrix: Tensor, rhs: Tensor) -> Tensor:
     """The solution of `matrix` x = `rhs`, in the type of `rhs`.
 
+    On another device than the host nobody waits to learn whether the matrix is singular: there the
+    solution is NaN if it is.
+
+    Args:
+        matrix: Of shape [n, n].
+        rhs: Of shape [n] or [n, columns].
+
     Raises:
-        RuntimeError: The matrix is singular.
+        LinAlgError: The matrix is on the host and singular.
     """
-    return torch.linalg.solve(matrix.double(), rhs.double()).to(rhs.dtype)
+    wide, right = matrix.double(), rhs.double()
+    if is_host(matrix.device):
+        return torch.linalg.solve(wide, right).to(rhs.dtype)
+    columns = right if right.dim() == 2 else right[:, None]
+    found: Tensor = _Solution.apply(wide, columns)  # type: ignore[no-untyped-call]
+    return found.reshape(right.shape).to(rhs.dtype)
 
 
 def inv(matrix: Tensor) -> Tensor:
-    """The inverse, in the type of the matrix.
+    """The inverse, in the type of the matrix. Waits for the device.
 
     Raises:
-        RuntimeError: The matrix is singular.
+        LinAlgError: The matrix is singular.
     """
     return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
@@ -48,3 +65,35 @@ def pinv(matrix: Tensor, rtol: float | None, hermitian: bool) -> Tensor:
     if rtol is None:
         rtol = max(matrix.shape) * torch.finfo(matrix.dtype).eps
     return torch.linalg.pinv(matrix.double(), rtol=rtol, hermitian=hermitian).to(matrix.dtype)
+
+
+class _Solution(torch.autograd.Function):
+    """A^-1 B, or NaN where A is singular, of A [n, n] and B [n, k]; and its derivatives.
+
+    Those of torch.linalg.solve_ex but the first ask the host whether A is singular.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, rhs: Tensor) -> Tensor:
+        found, info = torch.linalg.solve_ex(matrix, rhs)
+        return found.masked_fill(info != 0, math.nan)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        matrix, found = ctx.saved_tensors
+        slope: Tensor = _Solution.apply(matrix.mT, grads[0])  # type: ignore[no-untyped-call]
+        return -slope @ found.mT, slope
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        matrix, found = ctx.saved_tensors
+        of_matrix, of_rhs = tangents
+        moved: Tensor = _Solution.apply(matrix, of_rhs - of_matrix @ found)  # type: ignore[no-untyped-call]
+        return moved

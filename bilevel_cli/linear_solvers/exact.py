@@ -24,7 +24,8 @@ class Exact(LinearSolver):
         damping: Added to every eigenvalue, >= 0.
         rtol: Eigenvalues of H + damping * I below rtol times the largest, in magnitude, count as
             zero and are left out (pseudo-inverse). None to solve with all of them; then `solve`
-            raises CannotServe for a singular matrix.
+            raises CannotServe for a singular matrix on the host, and returns NaN elsewhere,
+            where it would have to wait to know.
     """
 
     damping: float
@@ -62,7 +63,7 @@ class Exact(LinearSolver):
         if self.rtol is None:
             try:
                 return Solved(dense.solve(hessian, rhs), {})
-            except RuntimeError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise CannotServe(
                     "Exact needs a Hessian that can be inverted, got a singular one. Use "
                     "method=pseudo_inverse, or method.linear_solver.damping=0.01."

@@ -1,5 +1,7 @@
 """Small factorisations keep their accuracy and stay finite in a run of float32."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -112,6 +114,72 @@ def test_low_rank_matrices_of_every_scale_are_solved_in_float32(
     # What rounding puts into the null space, size * EPS * |H|, and what is cut off there.
     bound = (EPS + 2 * size * EPS / damping) / (damping * scale)
     assert float((found - truth).norm()) <= bound * norm
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Has `dense` take the CPU for another device, once it is called."""
+    with monkeypatch.context() as patched:
+        yield lambda: patched.setattr(dense, "is_host", lambda device: False)
+
+
+@pytest.mark.parametrize("columns", [(), (3,)], ids=["vector", "columns"])
+def test_a_solution_on_another_device_has_the_derivatives_of_torch_s(
+    columns: tuple[int, ...], elsewhere: Callable[[], None]
+) -> None:
+    matrix, rhs = torch.eye(5) + 0.2 * torch.randn(5, 5), torch.randn(5, *columns)
+    along = torch.randn_like(matrix), torch.randn_like(rhs)
+
+    def cube(matrix: Tensor, rhs: Tensor) -> Tensor:
+        return (dense.solve(matrix, rhs) ** 3).sum()
+
+    def slope(matrix: Tensor, rhs: Tensor) -> Tensor:
+        grads = autodiff.grad(cube, (0, 1))(matrix, rhs)
+        return torch.stack([(g * d).sum() for g, d in zip(grads, along, strict=True)]).sum()
+
+    def forward(share: Tensor) -> Tensor:
+        return dense.solve(matrix + share * along[0], rhs + share * along[1])
+
+    def everything() -> tuple[Tensor, ...]:
+        stacked = [torch.stack([x, 2 * x]) for x in (matrix, rhs)]
+        return (
+            dense.solve(matrix, rhs),
+            *autodiff.grad(cube, (0, 1))(matrix, rhs),
+            *autodiff.grad(slope, (0, 1))(matrix, rhs),
+            *autodiff.vmap(autodiff.grad(slope, (0, 1)))(*stacked),
+            autodiff.jacfwd(forward)(torch.tensor(0.5)),
+        )
+
+    expected = everything()
+    elsewhere()
+    # Two factorisations instead of one, of condition at most 100.
+    torch.testing.assert_close(everything(), expected, rtol=1e-10, atol=1e-10)
+    singular = torch.ones(5, 5), rhs
+    assert dense.solve(*singular).isnan().all()
+
+
+def test_a_singular_matrix_on_the_host_is_refused() -> None:
+    with pytest.raises(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        dense.solve(torch.ones(5, 5), torch.ones(5))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nobody_waits_for_a_solution_on_a_gpu_nor_for_its_derivatives() -> None:
+    matrix, rhs = torch.eye(5) + 0.2 * torch.randn(5, 5), torch.randn(5)
+
+    def slope(matrix: Tensor) -> Tensor:
+        return autodiff.grad(lambda a, b: (dense.solve(a, b) ** 3).sum())(matrix, rhs).square().sum()
+
+    expected = autodiff.grad(slope)(matrix)
+    matrix, rhs = matrix.cuda(), rhs.cuda()
+    autodiff.grad(slope)(matrix)  # libraries wait once, when they are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = autodiff.grad(slope)(matrix)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_mapped_factorisations_equal_single_ones() -> None:

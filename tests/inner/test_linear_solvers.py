@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff
+from bilevel_cli.core import autodiff, dense
 from bilevel_cli.core.claim import NoSolution
 from bilevel_cli.core.method import CannotServe
 from bilevel_cli.linear_solvers.base import LinearSolver, Solved
@@ -20,6 +20,8 @@ from bilevel_cli.linear_solvers.least_squares import LeastSquares
 from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.linear_solvers.nystrom import Nystrom
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def spd(size: int = 8) -> Tensor:
@@ -124,6 +126,36 @@ def test_exact_with_rtol_is_the_pseudo_inverse_of_a_singular_matrix() -> None:
 def test_exact_without_rtol_refuses_a_singular_matrix() -> None:
     with pytest.raises(CannotServe, match="got a singular one"):
         solve(Exact(0.0, None), torch.zeros(3, 3), torch.ones(3))
+
+
+def test_exact_lets_an_error_that_is_no_singular_matrix_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*given: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(dense, "solve", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        solve(Exact(0.0, None), torch.eye(3), torch.ones(3))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_exact_solves_without_a_wait_and_says_of_a_singular_matrix_what_to_use() -> None:
+    matrix, rhs = spd(), torch.randn(8)
+    solver, far = Exact(0.1, None), (matrix.cuda(), rhs.cuda())
+    solve(solver, *far)  # libraries wait once, when they are loaded
+    singular = torch.zeros(8, 8, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found, none = solve(solver, *far), solve(Exact(0.0, None), singular, far[1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), solve(solver, matrix, rhs), rtol=1e-10, atol=1e-12)
+    assert none.isnan().all()
+    # The residual of such a solution, which a row of the run reports.
+    (said,) = solver.doubts({"adjoint_residual": float("nan")}).values()
+    assert "The inner Hessian is singular or nearly so. Use method=pseudo_inverse" in said
 
 
 def test_identity_returns_the_right_hand_side() -> None:

@@ -398,3 +398,26 @@ def test_a_run_on_a_gpu_is_the_same_with_a_graph(task: str, method: str, tmp_pat
     pd.testing.assert_frame_equal(
         rows(tmp_path / "graph"), rows(tmp_path / "eager"), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(
+    ("task", "method", "more"),
+    [
+        ("distill", "direct", ["task/objective=kernel_ridge", "start=pool", "solver=momentum"]),
+        ("quadratic", "exact", []),
+    ],
+    ids=["frepo", "exact"],
+)
+def test_a_linear_system_is_solved_within_a_graph(
+    task: str, method: str, more: list[str], tmp_path: Path
+) -> None:
+    choice = ["device=cuda", "device.dtype=float64", "device.deterministic=true", *more]
+    runner(tmp_path / "eager", task, method, *choice).run()
+    runner(tmp_path / "graph", task, method, *choice, "device.capture=cuda_graph").run()
+    runner(tmp_path / "cpu", task, method, *choice, "device=cpu", "device.dtype=float64").run()
+    for name, rtol in (("graph", 1e-9), ("cpu", 1e-7)):  # on a CPU, sums in another order
+        pd.testing.assert_frame_equal(
+            rows(tmp_path / name), rows(tmp_path / "eager"), rtol=rtol, atol=1e-12
+        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli.core import dense
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.functional import Functional
@@ -66,6 +67,6 @@ def ridge_loss(x_s: Tensor, y_s: Tensor, x_t: Tensor, y_t: Tensor, penalty: Tens
     wide_s, wide_t = x_s.double(), x_t.double()
     kernel = wide_s @ wide_s.mT
     ridge = penalty.double() * torch.eye(len(kernel), dtype=torch.float64, device=kernel.device)
-    weights = wide_s.mT @ torch.linalg.solve(kernel + ridge, y_s.double())
+    weights = wide_s.mT @ dense.solve(kernel + ridge, y_s.double())
     error = y_t.double() - wide_t @ weights
     return (0.5 * error.square().sum(1).mean()).to(x_s.dtype)
