@@ -358,6 +358,18 @@ def test_the_projection_onto_the_simplex_makes_an_obtuse_angle_with_every_vertex
     assert (angles < 1e-12).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_is_told_to_repeat_itself_projects_as_a_cpu_does() -> None:
+    rows = 3 * torch.randn(20, 5)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = onto_simplex(rows.cuda())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found.cpu(), onto_simplex(rows), rtol=1e-12, atol=1e-14)
+
+
 def test_real_images_of_the_batch_are_of_their_class_and_soft_labels_stay_on_the_simplex(
     tmp_path: Path,
 ) -> None:

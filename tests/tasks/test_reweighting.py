@@ -190,6 +190,18 @@ def test_mirror_descent_on_the_simplex_finds_the_flipped_digits(tmp_path: Path) 
     assert weights["weight"].mean() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_is_told_to_repeat_itself_ranks_as_a_cpu_does() -> None:
+    suspicion, flag = torch.randn(200), torch.rand(200) < 0.2
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = average_precision(suspicion.cuda(), flag.cuda())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert float(found) == pytest.approx(float(average_precision(suspicion, flag)), rel=1e-12)
+
+
 def test_average_precision_is_that_of_scikit_learn() -> None:
     suspicion, flag = torch.randn(200), torch.rand(200) < 0.2
     expected = average_precision_score(flag.numpy(), suspicion.numpy())

@@ -35,6 +35,7 @@ def average_precision(suspicion: Tensor, flag: Tensor) -> Tensor:
         suspicion: The larger, the earlier in the ranking; of shape [n].
         flag: Boolean, of shape [n].
     """
-    found = flag[suspicion.argsort(descending=True, stable=True)].to(torch.get_default_dtype())
+    # Whole numbers: no GPU repeats the running sums of others.
+    found = flag[suspicion.argsort(descending=True, stable=True)].long()
     ranks = torch.arange(1, len(flag) + 1, device=flag.device)
     return (found * found.cumsum(0) / ranks).sum() / found.sum().clamp(min=1)
