@@ -16,6 +16,7 @@ from PIL import Image
 from bilevel_cli.data.base import Classes, ClassSplits
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.reading.rotations import rotated_classes
+from bilevel_cli.errors import out_of_memory
 
 DRAWERS = 20  # images per character, one of each drawer
 SIDE = 28
@@ -167,6 +168,8 @@ def _decode_member(
                 raise ValueError(f"size {image.size}, not (105, 105)")
             small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     except Exception as error:  # nor does Pillow
+        if out_of_memory(error):
+            raise
         raise ValueError(
             f"Omniglot cannot read {member.filename} in {path}: {error}. Replace the file."
         ) from error

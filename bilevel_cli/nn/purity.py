@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bilevel_cli.core.trees import Params
+from bilevel_cli.errors import out_of_memory
 from bilevel_cli.nn import attention, randomness
 from bilevel_cli.nn.functional import Functional, logits, trained
 
@@ -169,6 +170,8 @@ def copied(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module)
     except Exception as error:  # a user's class may raise anything
+        if out_of_memory(error):
+            raise
         raise ValueError(
             f"A model needs to be copied, for threads that call it at once, got "
             f"{type(module).__name__}: {type(error).__name__}: {' '.join(str(error).split())}. "

@@ -359,3 +359,16 @@ def test_a_background_that_is_no_opaque_colour_is_refused(background: Any, tmp_p
     text = message(lambda: built(ImageFolder, "image_folder", background=background))
     assert "needs an opaque colour as background" in text
     assert repr(background) in text
+
+
+def test_an_image_is_not_called_damaged_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> Any:
+        raise MemoryError
+
+    path = tmp_path / "image.png"
+    path.write_bytes(saved(COLOUR, "PNG"))
+    monkeypatch.setattr(images, "_levels", full)
+    with pytest.raises(MemoryError):
+        images.decoded(path, SIDE, 3, "ImageFolder", "white")

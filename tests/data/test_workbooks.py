@@ -396,3 +396,15 @@ def test_a_damaged_workbook_is_refused_in_one_line(tmp_path: Path) -> None:
     assert all("\n" not in text and len(text) <= 400 for text in refusals)
     path = rewritten(book(tmp_path, ROWS), SHEET, "</row>", "")
     assert "cannot read" in message(own(path).read)
+
+
+def test_a_workbook_is_not_called_damaged_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any, **settings: Any) -> Any:
+        raise MemoryError
+
+    path = book(tmp_path, ROWS)
+    monkeypatch.setattr(openpyxl, "load_workbook", full)
+    with pytest.raises(MemoryError):
+        own(path).read()

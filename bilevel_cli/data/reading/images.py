@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageFile, ImageOps
 
 from bilevel_cli.data.reading import files
+from bilevel_cli.errors import out_of_memory
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF")
 MAX_PIXELS = 2**26  # of one image: 67 megapixels
@@ -97,6 +98,8 @@ def decoded(path: Path, size: int, channels: int, who: str, background: str) -> 
                 notes += [TRANSPARENT] * (above.getchannel("A").getextrema() != (255, 255))
             small = picture.convert(MODES[channels]).resize((size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow documents no closed list
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).replace(f" {str(path)!r}", "").split())
         if _is_heic(path):
             raise ValueError(f"{who} cannot read {path}: it is HEIC. {CONVERT}") from error

@@ -9,6 +9,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from bilevel_cli.data.reading import files
+from bilevel_cli.errors import out_of_memory
 
 
 def read_npz(
@@ -50,6 +51,8 @@ def read_npz(
                     content = stream.read(sizes[f"{name}.npy"])
                 arrays[name] = parse_npy(content)
             except Exception as error:  # nor does it for what a member may hold
+                if out_of_memory(error):
+                    raise
                 reason = " ".join(str(error).split())
                 raise ValueError(
                     f"{who} cannot read {name!r} in {found}: {reason}. {again}"

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from bilevel_cli.errors import out_of_memory
+
 Value = str | bool | tuple[str, ...] | None  # of a setting
 
 
@@ -64,8 +66,13 @@ def unreadable(name: Name, reason: str | Exception) -> ValueError:
     Args:
         name: Of the table.
         reason: Why it cannot be read; or what the library raised that reads it.
+
+    Raises:
+        Exception: `reason`, where it is of memory and says nothing of the file.
     """
     if isinstance(reason, Exception):
+        if out_of_memory(reason):
+            raise reason
         reason = " ".join(str(reason).split())[:200]
     return ValueError(f"{name.who} cannot read {name.path}: {reason}. Correct the file.")
 
