@@ -108,6 +108,8 @@ def leaves(tree: Tree) -> list[Tensor]:
     """The tensors of `tree`, in the order of `map_leaves`."""
     if isinstance(tree, Tensor):
         return [tree]
+    if tree is None:
+        return []
     values = tree.values() if isinstance(tree, dict) else tree
     return [leaf for value in values for leaf in leaves(value)]
 

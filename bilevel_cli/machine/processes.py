@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import OuterStep
+from bilevel_cli.core.host import on_host
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
@@ -107,9 +108,12 @@ class Processes(Ranks):
         return trees.map_leaves(mine, tree)
 
     def whole(self, tree: Tree) -> Tree:
-        # Cloned: torch.save would write what a view was cut from.
-        parts = self._gather(trees.map_leaves(lambda x: x.cpu().clone(), tree))
-        return trees.map_leaves(lambda x, *xs: torch.cat(xs).to(x.device), tree, *parts)
+        # Copies: torch.save would write what a view was cut from.
+        copies = iter(on_host(trees.leaves(tree)))
+        parts = self._gather(trees.map_leaves(lambda x: next(copies), tree))
+        return trees.map_leaves(
+            lambda x, *xs: torch.cat(xs).to(x.device, non_blocking=True), tree, *parts
+        )
 
     def total(self, x: Tensor) -> Tensor:
         with self._company():

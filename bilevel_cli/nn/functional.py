@@ -59,7 +59,8 @@ class Functional:
                 "on its arguments alone."
             )
         return {
-            name: start[name].detach().to(value.device, value.dtype, copy=True)
+            # Torch waits for a GPU before and after a copy from the host, unless it is told not to.
+            name: start[name].detach().to(value.device, value.dtype, non_blocking=True, copy=True)
             for name, value in expected.items()
         }
 

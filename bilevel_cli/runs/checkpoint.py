@@ -9,13 +9,15 @@ import logging
 import os
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from bilevel_cli.core.host import on_host
+from bilevel_cli.errors import out_of_memory
 from bilevel_cli.records.atomic import replaced
 
 log = logging.getLogger(__name__)
@@ -184,9 +186,9 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}.")
         _check_nodes(state, size)
-    except MemoryError:
-        raise
     except Exception as error:  # torch documents no closed list
+        if out_of_memory(error):  # which says nothing of the file
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise _refusal(f"{path}, which cannot be read: {reason}") from error
     return _compact(state)
@@ -236,11 +238,24 @@ def _nodes(tree: Any) -> Iterator[Any]:
 
 
 def _compact(tree: Any) -> Any:
-    # torch.save writes the whole storage behind a view; a clone has only what it shows.
+    # torch.save writes the whole storage behind a view; a copy has only what it shows.
+    tensors: list[Tensor] = []
+
+    def noted(x: Tensor) -> Tensor:
+        tensors.append(x)
+        return x
+
+    _each(noted, tree)
+    copies = iter(on_host(tensors))
+    return _each(lambda x: next(copies), tree)
+
+
+def _each(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """`tree` with `fn` of every tensor in its place."""
     if isinstance(tree, Tensor):
-        return tree.detach().cpu().clone()
+        return fn(tree)
     if isinstance(tree, dict):
-        return {key: _compact(value) for key, value in tree.items()}
+        return {key: _each(fn, value) for key, value in tree.items()}
     if type(tree) in (list, tuple):
-        return type(tree)(map(_compact, tree))
+        return type(tree)(_each(fn, value) for value in tree)
     return tree

@@ -64,7 +64,9 @@ class Divergence:
 
     def check_outer(self, step: int, outer: Params) -> None:
         """As `check_row`, of the outer parameters, before they are saved."""
-        self._note(step, [f"outer parameter {n}" for n, v in outer.items() if not _finite(v)])
+        finite = torch.stack([value.isfinite().all() for value in outer.values()]).tolist()
+        named = zip(outer, finite, strict=True)
+        self._note(step, [f"outer parameter {name}" for name, good in named if not good])
 
     def to_go_back(self, error: Exception, step: int, watched: Any) -> Diverged:
         """Why the run goes back to its last checkpoint.

@@ -169,7 +169,9 @@ def test_nobody_waits_for_a_solution_on_a_gpu_nor_for_its_derivatives() -> None:
     matrix, rhs = torch.eye(5) + 0.2 * torch.randn(5, 5), torch.randn(5)
 
     def slope(matrix: Tensor) -> Tensor:
-        return autodiff.grad(lambda a, b: (dense.solve(a, b) ** 3).sum())(matrix, rhs).square().sum()
+        return (
+            autodiff.grad(lambda a, b: (dense.solve(a, b) ** 3).sum())(matrix, rhs).square().sum()
+        )
 
     expected = autodiff.grad(slope)(matrix)
     matrix, rhs = matrix.cuda(), rhs.cuda()

@@ -270,6 +270,42 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(path: Path) -> None:
     assert names(path.parent) == []
 
 
+def test_a_checkpoint_is_not_called_damaged_where_memory_is_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any, **settings: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    checkpoint.save(path, STATE)
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        checkpoint.load(path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_save_waits_for_a_gpu_once_however_many_tensors_there_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"carry": [{"z": torch.randn(2, 3)[:, :2], "lone": torch.tensor(n)} for n in range(20)]}
+    checkpoint.save(path, state)
+    expected, waits, synchronize = path.read_bytes(), [], torch.cuda.synchronize
+
+    def counted(*given: Any) -> None:
+        waits.append(given)
+        synchronize(*given)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", counted)
+    there = {"carry": [{n: x.cuda() for n, x in part.items()} for part in state["carry"]]}
+    torch.cuda.set_sync_debug_mode("error")  # which leaves explicit waits alone
+    try:
+        checkpoint.save(path, there)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 1
+    assert path.read_bytes() == expected
+
+
 def test_a_damaged_checkpoint_is_never_kept_in_the_place_of_a_whole_one(two: Path) -> None:
     os.truncate(two, 100)
     found = checkpoint.resume(two)

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -30,6 +31,7 @@ from bilevel_cli.report.read import runs
 from bilevel_cli.report.show import cells, papers
 from bilevel_cli.runs import checkpoint, entry
 from bilevel_cli.runs.descent import END, START
+from bilevel_cli.runs.divergence import Diverged, Divergence
 from bilevel_cli.runs.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
 from bilevel_cli.runs.flags import Flags
 from bilevel_cli.runs.runner import Runner
@@ -374,6 +376,26 @@ def test_a_singular_system_of_finite_numbers_is_not_blamed_on_the_step_size(
     with pytest.raises(Failed, match=r"no finite solution: singular.*method=minres") as failed:
         go(tmp_path, line={})
     assert "optimizer.lr" not in str(failed.value)
+
+
+def test_outer_parameters_are_judged_by_one_look_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, tolist = [], Tensor.tolist
+
+    def counted(x: Tensor) -> Any:
+        looks.append(x)
+        return tolist(x)
+
+    outer = {f"x{number}": torch.randn(2) for number in range(9)} | {
+        "bad": torch.tensor([0, 1e999])
+    }
+    judgement: Any = SimpleNamespace(noted=dict, doubts=Doubts())
+    monkeypatch.setattr(Tensor, "tolist", counted)
+    monkeypatch.setattr(Tensor, "__bool__", None)  # the other way to look
+    with pytest.raises(Diverged, match=r"no finite outer parameter bad\."):
+        Divergence("stop", lambda: False, judgement).check_outer(1, outer)
+    assert len(looks) == 1
 
 
 # ---- hypergradients that are exactly zero

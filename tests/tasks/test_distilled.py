@@ -158,6 +158,27 @@ def test_every_step_augments_its_images_with_numbers_of_their_own() -> None:
     assert not torch.equal(*(params["head.weight"] for params in networks))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nobody_waits_for_a_gpu_while_networks_are_trained_on_it() -> None:
+    def trained(place: str) -> list[Params]:
+        model = building.build(models.Linear, (4,), 3, torch.device(place))
+        x, y = (part.to(place) for part in few())
+        how = retraining(steps=5, batch_size=3, augment=Shifted())
+        how.networks_of(model, [(x, y)], seeded())  # libraries wait once, when they are loaded
+        if place == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            return how.networks_of(model, [(x, y)] * 2, seeded())
+        finally:
+            if place == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+
+    for found, expected in zip(trained("cuda"), trained("cpu"), strict=True):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name].cpu(), value, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("option", options("task/retraining"))
 def test_an_option_of_retraining_trains_on_images(option: str) -> None:
     node = distilled._option("task/retraining", option)

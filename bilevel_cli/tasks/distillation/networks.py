@@ -119,9 +119,10 @@ class Experts(Networks):
         slope = autodiff.grad(lambda z, x, y: cross_entropy(model.apply(z, x), y))
         z = model.init(generator)
         velocity, kept = trees.zeros_like(z), [z]
-        for _ in range(self.epochs):
-            order = epochs(EXPERTS, len(train["x"]), len(train["x"]), generator)
-            for rows in torch.split(order.to(train["x"].device), self.batch_size):
+        count = len(train["x"])
+        orders = [epochs(EXPERTS, count, count, generator) for _ in range(self.epochs)]
+        for order in torch.stack(orders).to(train["x"].device, non_blocking=True):
+            for rows in torch.split(order, self.batch_size):
                 grad = slope(z, train["x"][rows], train["y"][rows])
                 velocity = trees.axpy(self.momentum, velocity, grad)
                 z = trees.axpy(-self.lr, velocity, z)

@@ -179,12 +179,19 @@ class Retraining:
         params = {name: value.clone() for name, value in params.items()}
         velocity = trees.zeros_like(params)
         size = min(self.batch_size or len(images), len(images))
-        rows = epochs(ROWS, len(images), self.steps * size, source).to(images.device)
+        rows = epochs(ROWS, len(images), self.steps * size, source)
+        rows = rows.to(images.device, non_blocking=True)
+        # Of all steps at once: copied in each, a GPU would be waited for in each.
+        numbers: Params = {}
+        if self.augment is not None:
+            drawn = [self.augment.draw(size, source) for _ in range(self.steps)]
+            for name in drawn[0]:
+                stacked = torch.stack([one[name] for one in drawn])
+                numbers[name] = stacked.to(images.device, non_blocking=True)
         for step, batch in enumerate(torch.split(rows, size)):
             x, y = images[batch], labels[batch]
             if self.augment is not None:
-                numbers = self.augment.draw(size, source)
-                x = self.augment(x, {n: value.to(x.device) for n, value in numbers.items()})
+                x = self.augment(x, {name: value[step] for name, value in numbers.items()})
             lr = self.lr if 2 * step < self.steps else self.decay * self.lr
             for name, grad in gradient(params, x, y).items():
                 direction = grad.add(params[name], alpha=self.weight_decay)
