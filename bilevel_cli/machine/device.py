@@ -96,6 +96,7 @@ class Device:
             torch.set_num_threads(self.threads)
         if device.index is not None and here.count > 1:
             torch.cuda.set_device(device)  # where NCCL will look for the tensors it exchanges
+        memory.begin(device)
         sharing = here.local_count if is_host(device) else 1
         memory.set_budget(self.memory_budget, device, sharing)
         affine.use(self.linear)

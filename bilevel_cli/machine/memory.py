@@ -5,6 +5,7 @@ MB, which is 1e6 bytes.
 """
 
 import contextlib
+import gc
 import os
 import re
 import resource
@@ -93,10 +94,25 @@ def budget_bytes(setting: int | str) -> int | None:
     return size
 
 
+def begin(device: torch.device) -> None:
+    """Begins a run on `device`: frees what earlier runs left there, and counts the peak from here.
+
+    A CPU's peak stays that of the process: with the memory that malloc keeps, its resident memory
+    is that of the largest run so far.
+    """
+    if device.type != "cuda":
+        return
+    if torch.cuda.memory_allocated(device):
+        gc.collect()  # an earlier run holds itself in a circle, and one that failed its traceback
+    torch.cuda.reset_peak_memory_stats(device)
+
+
 def free(device: torch.device) -> int:
     """Bytes that this process could still take on `device`, in a container within its limit."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # The driver does not know that torch keeps memory that no tensor has any more.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():  # macOS, which does not say
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -127,7 +143,11 @@ _MAXRSS_BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory so far, in MB: allocated by torch on a GPU, resident in RAM on a CPU."""
+    """The most memory so far, in MB.
+
+    On a GPU, what torch allocated since the run began. On a CPU, what was resident in RAM since the
+    process began: a run of a sweep tells no less than those before it in the same process.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,11 +2,13 @@
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -25,6 +27,7 @@ from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.random import generator
 from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
+from bilevel_cli.machine import memory
 from bilevel_cli.machine.device import Device
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.precision import precision
@@ -425,6 +428,65 @@ def test_highest_precision_is_float32_in_matrix_products_and_in_convolutions(
     ):
         # Sums of up to 576 products: float32 is right to 1e-6, the 10 bits of TF32 to 1e-4 at best.
         assert (found - exact).norm() < 1e-5 * exact.norm()
+
+
+class Circle:
+    """What holds itself: nothing frees it but a search for garbage."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize(("left", "freed"), [(0, False), (1, True)])
+def test_a_run_on_a_gpu_begins_without_what_earlier_runs_left(
+    left: int, freed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reset: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: left)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(Circle())
+        memory.begin(torch.device("cpu"))
+        assert (kept() is None, reset) == (False, [])
+        memory.begin(torch.device("cuda"))
+        assert (kept() is None, reset) == (freed, [torch.device("cuda")])
+    finally:
+        gc.enable()
+
+
+def test_memory_that_torch_keeps_on_a_gpu_for_no_tensor_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 100 bytes torch has taken 70, and tensors have 20 of these."""
+    known = {"mem_get_info": (30, 100), "memory_reserved": 70, "memory_allocated": 20}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert memory.free(torch.device("cuda")) == 80
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_peak_of_a_gpu_is_that_of_a_run(settings_of_torch: Callable[[], Any]) -> None:
+    where = device(name="cuda").prepare()
+    torch.ones(8_000_000, dtype=torch.float64, device=where)  # by a run before
+    assert peak_memory_mb(device(name="cuda").prepare()) < 64
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_memory_that_torch_keeps_for_no_tensor_is_free(
+    settings_of_torch: Callable[[], Any],
+) -> None:
+    where = device(name="cuda").prepare()
+    torch.cuda.empty_cache()
+    before = memory.free(where)
+    held = torch.ones(8_000_000, dtype=torch.float64, device=where)
+    assert memory.free(where) <= before - held.nbytes
+    del held
+    # Others may use the same GPU.
+    assert memory.free(where) == pytest.approx(before, rel=1e-3)
 
 
 @pytest.mark.gpu
