@@ -16,6 +16,7 @@ import torch
 from configs import composed, options, small
 from omegaconf import DictConfig
 from runners import runner_in
+from waits import nobody_waits
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.method import Estimate
@@ -188,15 +189,13 @@ def _waited(runner: Runner) -> str | None:
     Raises:
         RuntimeError: It fails otherwise.
     """
-    torch.cuda.set_sync_debug_mode("error")
     try:
-        _whole_step(runner)
+        with nobody_waits():
+            _whole_step(runner)
     except RuntimeError as error:
         if "called a synchronizing CUDA operation" not in str(error):
             raise
         return _told(error)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     return None
 
 

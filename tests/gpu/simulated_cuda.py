@@ -18,8 +18,10 @@ simulated_library.load()
 
 import contextlib  # noqa: E402
 import functools  # noqa: E402
+import itertools  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
+import warnings  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 from unittest import mock  # noqa: E402
@@ -130,7 +132,10 @@ def _replacements(gpu: Gpu) -> dict[str, Any]:
     def set_stream(stream: Stream) -> None:
         streams[0] = stream
 
+    warn = functools.cache(warnings.warn)  # once, as torch does
+
     def set_sync_debug_mode(mode: int | str) -> None:
+        warn("Synchronization debug mode is a prototype feature and does not yet detect all")
         gpu.sync_debug = {"default": 0, "warn": 1, "error": 2}.get(mode, mode)  # type: ignore[arg-type]  # a number already
 
     memory = gpu.memory
@@ -152,6 +157,7 @@ def _replacements(gpu: Gpu) -> dict[str, Any]:
         "memory_reserved": lambda: memory.reserved,
         "reset_peak_memory_stats": memory.reset_peak,
         "empty_cache": memory.empty_cache,
+        "graph_pool_handle": functools.partial(next, zip(itertools.repeat(0), itertools.count(1))),
         "current_stream": lambda: streams[0],
         "default_stream": functools.cache(Stream),
         "is_current_stream_capturing": lambda: gpu.tape is not None,

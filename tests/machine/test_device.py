@@ -1,6 +1,5 @@
 """Devices, their settings and random numbers; and an outer step that never waits for a GPU."""
 
-import contextlib
 import ctypes
 import gc
 import json
@@ -21,6 +20,7 @@ from hydra.utils import instantiate
 from problems import Quadratic
 from runners import runner_in
 from torch.utils._pytree import tree_map
+from waits import nobody_waits
 
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
@@ -288,16 +288,6 @@ def on(place: str, method: Hypergradient[Any], steps: int = 6) -> Callable[[], E
     loop = InnerLoop(problem, GradientDescent(0.1), Cold())
     carry = method.init(outer, loop.fresh(outer, data))
     return lambda: method.estimate(loop, outer, data, carry)
-
-
-@contextlib.contextmanager
-def nobody_waits() -> Iterator[None]:
-    """Makes every wait of the host for the device an error."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def outer_steps(task: str, place: str, directory: Path) -> Iterator[Callable[[], None]]:
