@@ -37,9 +37,9 @@ def together(command: Callable[[], None]) -> Callable[[], None]:
             if end.code or own.count == 1:  # torchrun ends the others
                 raise
         if own.count > 1:
-            from bilevel_cli.machine import processes  # here, as in `_follow`: torch takes seconds
+            from bilevel_cli.machine import joining  # here, as in `_follow`: torch takes seconds
 
-            processes.dismiss()
+            joining.dismiss()
 
     return begin
 
@@ -53,5 +53,7 @@ def _follow() -> int:
     try:
         entry.follow()
     except (KeyboardInterrupt, Exception) as error:  # the first process says what there is to say
+        if getattr(error, "unsaid", False):  # but where it was killed
+            print(f"bilevel-run: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return getattr(error, "code", 1)
     return 0

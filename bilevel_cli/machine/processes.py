@@ -1,19 +1,12 @@
-"""One run by several processes, which exchange by torch.distributed; how they join and leave."""
+"""One run by several processes, which exchange by torch.distributed."""
 
 import contextlib
-import os
-import socket
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import OuterStep
@@ -22,35 +15,35 @@ from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.machine import messages, place
-from bilevel_cli.machine.ranks import ALONE, RankLost, Ranks
+from bilevel_cli.machine import messages
+from bilevel_cli.machine.news import News, Watch, finish
+from bilevel_cli.machine.ranks import RankLost, Ranks
 from bilevel_cli.machine.signals import SIGNALS
 
 T = TypeVar("T")
 
 NUMBERS = 32  # places for the loss and for what a method reports: all ranks send one length
-# A process that died is noticed at once, by its closed connection. This limit is for a process that
-# hangs: longer than a checkpoint takes on a slow disk, and longer than compiling.
-PATIENCE = timedelta(minutes=30)
-
-_led = False  # whether this process has called upon the others
 
 
 class Processes(Ranks):
     """Several processes, started by torchrun.
 
-    They meet once in each outer step, in one sum over ranks of one buffer: the loss, what the
-    method reports, the outer gradient, the signals that arrived, and whether a rank failed.
+    They meet in each outer step. First they tell each other, from host to host, which signals
+    arrived and who failed: a process whose GPU has failed can do that too. Then they add up one
+    buffer: the loss, what the method reports and the outer gradient.
 
     Args:
         rank: The number of this process.
         count: How many there are, 2 or more.
-        said: Returns the tracebacks of the ranks that failed and could say so, by rank.
+        news: Of ranks that have ended; None for none.
+        watch: Over exchanges between GPUs; None where there are no GPUs.
     """
 
-    def __init__(self, rank: int, count: int, said: Callable[[], dict[int, str]] = dict) -> None:
+    def __init__(
+        self, rank: int, count: int, news: News | None = None, watch: Watch | None = None
+    ) -> None:
         self.rank, self.count, self.first = rank, count, rank == 0
-        self._said = said
+        self._news, self._watch = news, watch
         self._asked: list[int] = []
         self._agreed: list[int] = []
 
@@ -78,23 +71,16 @@ class Processes(Ranks):
             try:
                 found = step(outer, self.share(data), carry)
                 buffer = _packed(found, outer)
+                self._finish(buffer)
             except Exception as error:
-                found, buffer = error, _packed(None, outer)
-            some = next(iter(outer.values()))
-            flags = [float(signum in self._asked) for signum in SIGNALS]
-            flags.append(float(isinstance(found, Exception)))
-            buffer = torch.cat([buffer, torch.tensor(flags).to(some)])
+                if self._aborted:  # behind an exchange that was given up, all kinds of errors come
+                    raise self._loss() from error
+                found = error
+            self._agree(found)
+            assert isinstance(found, Estimate)
             with self._company():
                 dist.all_reduce(buffer)
-            # The host waits here for a GPU: what it reads decides whether there is another step.
-            *asked, failed = buffer[-len(flags) :].tolist()
-            if failed:
-                self._raise_first(found)
-            assert isinstance(found, Estimate)
-            if not self._agreed:
-                self._agreed += [
-                    signum for signum, count in zip(SIGNALS, asked, strict=True) if count
-                ]
+            self._finish(buffer)
             episodes = next(iter(data.inner.values())).shape[0]
             return _unpacked(buffer / episodes, outer, found)
 
@@ -116,9 +102,10 @@ class Processes(Ranks):
         )
 
     def total(self, x: Tensor) -> Tensor:
+        found = x.cpu()  # few numbers, on which no host then waits behind a GPU
         with self._company():
-            dist.all_reduce(x)
-        return x
+            dist.all_reduce(found)
+        return found.to(x.device)
 
     def once(self, fn: Callable[[], T]) -> T:
         found: list[Any] = [None, None]
@@ -134,6 +121,44 @@ class Processes(Ranks):
         if refusal is not None:
             raise messages.error_of(refusal)
         return result
+
+    def _agree(self, found: Any) -> None:
+        """Tells all ranks of this one's signals, and raises on all what one has raised.
+
+        Args:
+            found: What this rank found; an Exception where it failed.
+        """
+        failed = isinstance(found, Exception)
+        flags = torch.tensor([signum in self._asked for signum in SIGNALS] + [failed]).int()
+        try:
+            with self._company():
+                dist.all_reduce(flags)
+            *asked, failures = flags.tolist()
+            if failures:
+                self._raise_first(found)
+        except RankLost:
+            if failed:  # which says more
+                raise found from None
+            raise
+        if not self._agreed:
+            self._agreed += [signum for signum, told in zip(SIGNALS, asked, strict=True) if told]
+
+    def _finish(self, x: Tensor) -> None:
+        """Waits until a GPU has computed `x`, where the host is to read what all decide by.
+
+        Raises:
+            RankLost: Another rank ended meanwhile, so that `x` is not what it should be.
+            Exception: The GPU failed.
+        """
+        finish(x.device)
+        if self._aborted:
+            raise self._loss()
+        if self._watch is not None:
+            self._watch.move()
+
+    @property
+    def _aborted(self) -> bool:
+        return self._watch is not None and self._watch.lost
 
     def _raise_first(self, found: Any) -> NoReturn:
         """Raises the error of the lowest rank that has one. All ranks call it.
@@ -159,11 +184,11 @@ class Processes(Ranks):
             raise self._loss() from error
 
     def _loss(self) -> RankLost:
-        texts = self._said()
+        texts = self._news.told() if self._news else {}
         said = [f"rank {rank}, {text.splitlines()[-1]}" for rank, text in texts.items()]
         lost = RankLost(
-            f"A run needs all its {self.count} processes, got one that ended"
-            f"{': ' + '; '.join(said) if said else ', killed perhaps'}. "
+            f"A run needs all its {self.count} processes, got one that "
+            f"{'ended: ' + '; '.join(said) if said else 'was killed or hangs'}. "
             "The same command in the same directory continues from the last checkpoint."
         )
         for rank, text in texts.items():
@@ -171,89 +196,8 @@ class Processes(Ranks):
         return lost
 
 
-@contextlib.contextmanager
-def leading(given: Callable[[], Any]) -> Iterator[Ranks]:
-    """The ranks of a run, in its first process: `ALONE` where torchrun started no others.
-
-    Args:
-        given: Makes what the other processes, which are `following`, are given.
-    """
-    global _led
-    if place.here().count == 1:
-        yield ALONE
-        return
-    _led = True
-    with _joined() as ranks:
-        ranks.once(given)
-        yield ranks
-
-
-@contextlib.contextmanager
-def following() -> Iterator[tuple[Ranks, Any]]:
-    """The ranks of a run, in its other processes, and what the first has given.
-
-    None is given where the first process leads no run.
-    """
-    with _joined() as ranks:
-        yield ranks, ranks.once(lambda: None)
-
-
-def dismiss() -> None:
-    """Lets the other processes end, where this one led no run."""
-    if not _led:
-        with leading(lambda: None):
-            pass
-
-
-def _joined() -> AbstractContextManager[Ranks]:
-    """Joins the other processes for as long as the context lasts."""
-    return _by_torch_distributed()  # the line that chooses how processes talk
-
-
-@contextlib.contextmanager
-def _by_torch_distributed() -> Iterator[Ranks]:
-    """Joins the other processes, and leaves when all do, unless something failed."""
-    here = place.here()
-    if here.count == here.local_count:
-        _stay_inside()
-    base, _, _ = next(rendezvous("env://", here.rank, here.count, timeout=PATIENCE))
-    # Where torchrun starts processes again, the store still has the addresses of those before.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"bilevel/{attempt}", base)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, store=store, rank=here.rank, world_size=here.count, timeout=PATIENCE
-    )
-
-    def said() -> dict[int, str]:
-        with contextlib.suppress(RuntimeError):  # the store may have ended too
-            failed = [r for r in range(here.count) if store.check([f"failed/{r}"])]
-            return {rank: store.get(f"failed/{rank}").decode() for rank in failed}
-        return {}
-
-    try:
-        yield Processes(here.rank, here.count, said)
-        # Who left earlier would close connections on which others still wait.
-        with contextlib.suppress(RuntimeError):
-            dist.barrier()
-    except BaseException as error:
-        if here.rank and not isinstance(error, RankLost):  # the first one speaks for itself
-            with contextlib.suppress(RuntimeError):
-                store.set(f"failed/{here.rank}", "".join(traceback.format_exception(error)))
-        raise
-    finally:
-        dist.destroy_process_group()
-
-
-def _stay_inside() -> None:
-    """Has processes of one machine talk over its loopback interface, out of hearing of others."""
-    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if names else ():
-        os.environ.setdefault(variable, names[0])
-
-
-def _packed(found: Estimate | None, outer: Params) -> Tensor:
-    """The loss, the metrics and the gradient of an estimate as one vector; zeros without one.
+def _packed(found: Estimate, outer: Params) -> Tensor:
+    """The loss, the metrics and the gradient of an estimate as one vector.
 
     Its length is NUMBERS plus the number of outer parameters, on every rank.
 
@@ -261,8 +205,6 @@ def _packed(found: Estimate | None, outer: Params) -> Tensor:
         ValueError: The method reports more metrics than there are places.
     """
     some = next(iter(outer.values()))
-    if found is None:
-        return some.new_zeros(NUMBERS + trees.size(outer))
     numbers = torch.stack([found.loss, *found.metrics.values()]).to(some)
     if (missing := NUMBERS - len(numbers)) < 0:
         raise ValueError(

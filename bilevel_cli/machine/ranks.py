@@ -2,7 +2,7 @@
 
 A run asks its ranks and never how many there are: one process alone is `ALONE`, several are
 `bilevel_cli.machine.processes.Processes`. Another way for processes to talk is another class of
-`Ranks`, in a file beside these two, and the line in `processes` that chooses it.
+`Ranks`, in a file beside these two, and the line in `joining` that chooses it.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,13 @@ T = TypeVar("T")
 
 
 class RankLost(ConnectionError):
-    """Another rank ended, so this one cannot go on."""
+    """Another rank ended, so this one cannot go on.
+
+    Attributes:
+        unsaid: Whether nobody else tells the user.
+    """
+
+    unsaid = False
 
 
 class Ranks(ABC):

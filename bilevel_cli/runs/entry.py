@@ -14,7 +14,7 @@ from bilevel_cli.config.resolved import check_resolves, plain, resolved
 from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.machine import place, signals
-from bilevel_cli.machine.processes import following, leading
+from bilevel_cli.machine.joining import following, leading
 from bilevel_cli.machine.signals import Stopped
 from bilevel_cli.records.paths import short
 from bilevel_cli.records.table import Row

@@ -2,14 +2,27 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
+
+
+class Lost(Tensor):
+    """A tensor on a GPU that has failed."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ == "__get__":  # a shape is known without the GPU
+            given = func, types, args, kwargs or {}
+            return super().__torch_function__(*given)  # type: ignore[no-untyped-call]  # torch's
+        raise RuntimeError("the GPU is lost, on purpose")
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,8 @@ class Frail(Reverse):
     Args:
         window: As there.
         segment: As there.
-        where: "check" to fail before the first step, "estimate" to fail in it.
+        where: "check" to fail before the first step, "estimate" to fail in it, "device" to fail in
+            it as a GPU does, on which nothing can be computed from then on.
     """
 
     where: str
@@ -30,6 +44,9 @@ class Frail(Reverse):
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         self._fail("estimate")
+        if os.environ.get("RANK") == "1" and self.where == "device":
+            outer.update({name: value.as_subclass(Lost) for name, value in outer.items()})
+            next(iter(outer.values())) + 1
         return super().estimate(loop, outer, data, carry)
 
     def _fail(self, here: str) -> None:

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import sklearn.datasets
@@ -20,13 +21,13 @@ import torch._dynamo  # by torch.optim, at the first optimizer
 from forking import carry_out, finish
 
 from bilevel_cli.data import digits
-from bilevel_cli.machine import processes
+from bilevel_cli.machine import joining
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import entry
 from bilevel_cli.runs.rows import Rows
 from bilevel_cli.tasks.few_shot import classification
 
-assert all((sklearn.datasets, torch._dynamo, entry, processes, digits, classification))
+assert all((sklearn.datasets, torch._dynamo, entry, joining, digits, classification))
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Command:
         ranks: Theirs.
         rows: Of train.csv, behind which they do. Sent from outside, it may come after the end.
         whole: Whether its processes end as Python's do, which takes seconds.
+        patience: Seconds that processes wait for one that hangs; None for as long as always.
     """
 
     folder: str
@@ -50,6 +52,7 @@ class Command:
     ranks: Sequence[int] = ()
     rows: int = 0
     whole: bool = False
+    patience: float | None = None
 
 
 def run(command: Command) -> dict[str, list[int]]:
@@ -57,7 +60,12 @@ def run(command: Command) -> dict[str, list[int]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [_fork(command, rank, port) for rank in range(command.count)]
-    return {"codes": list(map(finish, children))}
+    stopped = list(command.ranks) if command.signum == signal.SIGSTOP else []
+    codes = {rank: finish(child) for rank, child in enumerate(children) if rank not in stopped}
+    for rank in stopped:  # nothing else ends it
+        os.kill(children[rank], signal.SIGKILL)
+        codes[rank] = finish(children[rank])
+    return {"codes": [codes[rank] for rank in range(command.count)]}
 
 
 def _fork(command: Command, rank: int, port: int) -> int:
@@ -70,6 +78,8 @@ def _fork(command: Command, rank: int, port: int) -> int:
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": count}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     output = Path(f"{command.folder}.rank{rank}.out")
+    if command.patience is not None:
+        joining.PATIENCE = timedelta(seconds=command.patience)
     if command.signum is not None and rank in command.ranks:
         _signal_after(command.rows, command.signum)
     carry_out(Path(command.folder), command.overrides, output, command.whole)

@@ -37,6 +37,7 @@ METHODS = {
     # Its steps diverge, and it goes back until it gives up.
     "restore": ["method=reverse", "solver.lr=1e200", "on_divergence=restore"],
 }
+KILLED = "RankLost: A run needs all its 2 processes, got one that was killed or hangs."
 TIMINGS = ["seconds", "peak_memory_mb"]
 pytestmark = pytest.mark.usefixtures("digits_read_once")
 
@@ -57,11 +58,13 @@ def ended(root: Path) -> dict[str, dict[str, Any]]:
         *((name, [*QUICK, *method], {}) for name, method in METHODS.items()),
         ("frail", frail, {}),
         ("frail early", [*frail, "method.where=${hydra:job.name}", "hydra.job.name=check"], {}),
+        ("frail device", [*frail, "method.where=device"], {}),
         ("long", LONG, {}),
         ("told", LONG, {"signum": signal.SIGTERM, "ranks": [1], "rows": 12}),
         ("told, continued", LONG, {}),
         ("killed", LONG, {"signum": signal.SIGKILL, "ranks": [1], "rows": 12}),
         ("killed, continued", LONG, {"count": 3}),
+        ("first killed", LONG, {"signum": signal.SIGKILL, "ranks": [0], "rows": 2}),
     ]
     commands = [
         Command(str(root / name.partition(",")[0]), overrides, **more)
@@ -178,6 +181,35 @@ def test_a_killed_process_ends_the_run_and_another_number_of_them_continues_it(
     assert not (root / "killed" / "traceback.txt").exists()  # of the failure, which is over
     # Sums of three shares round otherwise than those of two, and forty steps amplify it.
     check_alike(root / "long", root / "killed", 1e-9)
+
+
+def test_a_process_whose_gpu_is_lost_can_still_say_so(ended: dict[str, Any], root: Path) -> None:
+    assert ended["frail device"]["codes"] == [1, 1]
+    found = manifest(root / "frail device")
+    assert (found["status"], found["error"]) == (
+        "failed",
+        "RuntimeError: the GPU is lost, on purpose",
+    )
+    assert "On rank 1: " in (root / "frail device" / "traceback.txt").read_text()
+
+
+def test_where_the_first_process_is_killed_another_one_tells(
+    ended: dict[str, Any], root: Path
+) -> None:
+    assert ended["first killed"]["codes"] == [-signal.SIGKILL, 1]
+    # Before it come the words of torch's own store, which ended too.
+    last = (root / "first killed.rank1.out").read_text().splitlines()[-1]
+    assert last.startswith(f"bilevel-run: {KILLED}")
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_given_up_after_a_while(tmp_path: Path) -> None:
+    stopping: dict[str, Any] = {"signum": signal.SIGSTOP, "ranks": [1], "rows": 2}
+    (outcome,) = run([Command(str(tmp_path / "hangs"), LONG, **stopping, patience=20)])
+    assert outcome["codes"] == [1, -signal.SIGKILL]
+    last = (tmp_path / "hangs.rank0.out").read_text().splitlines()[-1]
+    assert last.startswith(f"bilevel-run: {KILLED}")
+    assert manifest(tmp_path / "hangs")["status"] == "failed"
 
 
 @pytest.fixture
