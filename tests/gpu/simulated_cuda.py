@@ -217,7 +217,8 @@ def simulated() -> Iterator[Gpu]:
             patch(torch.cuda, name, value)
         for where, name, value in _pinning(gpu):
             patch(where, name, value)
-        patch(torch._C, "_host_emptyCache", lambda: None, create=True)
+        for name in ("_host_emptyCache", "_cuda_endAllocateToPool", "_cuda_releasePool"):
+            patch(torch._C, name, lambda *given: None, create=True)
         for module in (optimizer, _foreach_utils):  # or optimizers take tensor by tensor
             known = [*module._foreach_supported_types, Tensor]
             patch(module, "_foreach_supported_types", known)

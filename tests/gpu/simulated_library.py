@@ -16,10 +16,15 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("cuda.cpp")
+_loaded = False
 
 
 class Unavailable(Exception):
     """This machine, or its torch, cannot have a simulated device. Says why."""
+
+
+class HasCuda(Unavailable):
+    """Torch has CUDA itself, and needs a real device."""
 
 
 def torch_folder() -> Path:
@@ -42,7 +47,7 @@ def library() -> Path:
     """
     torch = torch_folder()
     if (torch / "lib" / "libtorch_cuda.so").exists():
-        raise Unavailable("this torch has CUDA: the tests marked gpu need a real device")
+        raise HasCuda("this torch has CUDA: the tests marked gpu need a real device")
     version = importlib.metadata.version("torch")
     key = hashlib.sha256(f"{torch} {version} {SOURCE.read_text()}".encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bilevel-cli"
@@ -66,11 +71,14 @@ def library() -> Path:
 
 
 def load() -> None:
-    """Loads the library into this process.
+    """Loads the library into this process, once.
 
     Raises:
         Unavailable: As `library` does, or the library cannot be loaded.
     """
+    global _loaded
+    if _loaded:
+        return
     assert "torch" not in sys.modules, "The simulated device comes before torch."
     torch = torch_folder() / "lib"
     try:
@@ -78,3 +86,4 @@ def load() -> None:
             ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise Unavailable(f"the simulated CUDA device cannot be loaded: {error}") from error
+    _loaded = True
