@@ -93,9 +93,13 @@ audit: $(READY)  ## whether all is pinned, and known vulnerabilities of pins and
 test-ranks: $(READY)  ## runs by several processes: stopped, killed, and a hundred in a row
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/runs/test_ranks.py
 
+.PHONY: test-device
+test-device: $(READY)  ## every pair of task and method on a CUDA device, a simulated one where there is none
+	OMP_NUM_THREADS=1 $(BIN)/python tests/gpu/every_pair.py
+
 .PHONY: test-gpu
-test-gpu: $(READY)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+test-gpu: $(READY)  ## the tests that need a CUDA device, on a real one; by default they have a simulated one
+	$(BIN)/python -m pytest -m "gpu and not slow"
 
 .PHONY: golden
 golden: $(READY)  ## write the golden trajectories anew, after a change that should move them
