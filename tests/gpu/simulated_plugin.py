@@ -14,3 +14,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _simulation.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("gpu"):
+            if reason := mark.kwargs.get("hardware"):
+                item.add_marker(pytest.mark.skip(f"only a real GPU shows it: {reason}"))

@@ -350,7 +350,8 @@ def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
     for fused in ("null", "true"):
         folder = tmp_path / fused
         folder.mkdir()
-        choice = ["task=reweight", *small("reweight"), "outer_steps=5", "device.dtype=float64"]
+        choice = ["task=reweight", *small("reweight"), "inner_steps=10", "outer_steps=5"]
+        choice.append("device.dtype=float64")
         config = composed(
             *choice, f"device={place}", f"optimizer={optimizer}", f"optimizer.fused={fused}"
         )
@@ -405,7 +406,7 @@ def test_nobody_waits_for_a_gpu_in_the_outer_step_of_a_run(task: str, tmp_path: 
             step()
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(hardware="TF32 is of its kernels")
 @needs_gpu
 def test_highest_precision_is_float32_in_matrix_products_and_in_convolutions(
     settings_of_torch: Callable[[], Any],
