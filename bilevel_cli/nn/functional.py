@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
-from bilevel_cli.nn import affine, attention, randomness
+from bilevel_cli.nn import affine, attention, randomness, third_derivatives
 
 Make = Callable[[], nn.Module]
 
@@ -119,7 +119,7 @@ class Functional:
         try:
             module = spare.pop()
         except IndexError:
-            module = affine.routed(copied())
+            module = third_derivatives.routed(affine.routed(copied()))
         try:
             with attention.exact_attention() if self.attends else contextlib.nullcontext():
                 return logits(torch.func.functional_call(module, params, (x,)))

@@ -103,7 +103,7 @@ def test_its_second_derivative_loses_to_rounding_what_subtracting_a_mean_does(
         assert (part - other).norm() <= bound * other.norm()
 
 
-def test_under_a_mapping_it_is_torch_s_own() -> None:
+def test_under_a_mapping_it_has_the_values_and_slopes_of_torch_s_own() -> None:
     shape = SHAPES[0]
     each = [arguments(shape) for _ in range(3)]
     stacked = [torch.stack(parts) for parts in zip(*each, strict=True)]

@@ -45,10 +45,7 @@ class Unrolled(NamedTuple):
 
 
 def inner_grads(metrics: dict[str, Any], num_steps: int) -> Scalar:
-    """The inner gradients of an estimate, in the mean over episodes.
-
-    Of an estimate on the host it is a number. On another device, whose numbers have to be waited
-    for, it stays a 0-dim tensor there.
+    """The inner gradients of an estimate, in the mean over episodes; off the host, a 0-dim tensor.
 
     Args:
         metrics: What it reported.
