@@ -18,13 +18,21 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # What is set here, and by torch where it imports its compiler.
 VARIABLES = (WORKSPACE, "TORCHINDUCTOR_CACHE_DIR")
 
+# Why a run refuses devices of torch's, by their names. Some operations of theirs are missing, and
+# some are wrong: a run that went through would prove nothing.
+REASONS = {
+    "mps": "Apple's GPUs have no float64, in which a run draws random numbers and solves systems.",
+}
+OTHERS = "This package is made for no other kind of device."
+
 
 @dataclass(frozen=True)
 class Device:
     """A device, and settings that hold for the whole process. An option of conf/device.
 
     Args:
-        name: "auto" for the first GPU or else the CPU; or a name of torch, such as "cuda:1".
+        name: "auto" for the first NVIDIA GPU or else the CPU; or "cpu", "cuda", or one GPU of
+            several, such as "cuda:1".
         dtype: "float32" or "float64".
         matmul_precision: "highest", or "high" or "medium" for TF32 products and convolutions on a
             GPU, and with "medium" bf16 products on a CPU.
@@ -49,6 +57,7 @@ class Device:
     capture: str | None
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         for setting, options in (
             ("dtype", ("float32", "float64")),
             ("matmul_precision", ("highest", "high", "medium")),
@@ -128,6 +137,15 @@ class Device:
                 "device=cuda, or device.capture=null."
             )
         return device
+
+
+def _check_name(name: str) -> None:
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda") and name != "auto":
+        raise ValueError(
+            f"A device needs name to be auto, cpu, cuda or one GPU such as cuda:1, got "
+            f"{name or 'none'}. {REASONS.get(kind, OTHERS)} Use device=cpu or device=auto."
+        )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from runners import runner_in
 from torch.utils._pytree import tree_map
 from waits import nobody_waits
 
+from bilevel_cli.config import early
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.random import generator
@@ -132,7 +133,7 @@ def test_every_option_prepares_or_says_that_torch_cannot_use_it(
         assert made.prepare().type in ("cpu", "cuda")
 
 
-@pytest.mark.parametrize("name", ["warp", "cuda:99", "cpu:x", ""])
+@pytest.mark.parametrize("name", ["cuda:99", "cpu:x"])
 def test_an_unknown_device_is_refused_before_anything_changes(
     name: str, settings_of_torch: Callable[[], dict[str, Any]]
 ) -> None:
@@ -142,6 +143,17 @@ def test_an_unknown_device_is_refused_before_anything_changes(
         device(name=name, deterministic=True, threads=2).prepare()
     assert "\n" not in str(caught.value)
     assert settings_of_torch() == before
+
+
+@pytest.mark.parametrize("name", ["mps", "mps:0", "xpu", "meta", "hpu", "auto:1", "warp", ""])
+def test_a_device_that_runs_are_not_made_for_is_refused_where_it_is_named(name: str) -> None:
+    """Before torch is asked, whose own words come at the first operation that is missing."""
+    reason = "Apple's GPUs have no float64" if "mps" in name else "made for no other kind"
+    message = rf"auto, cpu, cuda or one GPU such as cuda:1, got {name or 'none'}\. .*{reason}"
+    with pytest.raises(ValueError, match=message):
+        device(name=name)
+    with pytest.raises(UsageError, match=reason):
+        early.check(composed("task=quadratic", f"device.name='{name}'"))
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
