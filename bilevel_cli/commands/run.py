@@ -43,10 +43,13 @@ def _job(config: DictConfig) -> float | None:
     directory = Path(composed.runtime.output_dir)
 
     def run() -> float | None:
-        from bilevel_cli.runs import entry  # here: --help and completion do not wait for torch
+        # Here: --help and completion do not wait for torch.
+        from bilevel_cli.machine.device import settings_restored
+        from bilevel_cli.runs import entry
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
-        return entry.run(config, directory, dict(composed.runtime.choices))
+        with settings_restored():  # for the next job of a sweep
+            return entry.run(config, directory, dict(composed.runtime.choices))
 
     if composed.mode == RunMode.MULTIRUN:
         return worker.carry_out(run, config, directory)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from bilevel_cli.core.host import is_host
+from bilevel_cli.errors import out_of_memory
 from bilevel_cli.machine import memory, place
 from bilevel_cli.machine.malloc import keep_freed_memory
 from bilevel_cli.machine.precision import precision, set_precision
 from bilevel_cli.nn import affine
 
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-# What is set here, and by torch where it imports its compiler.
-VARIABLES = (WORKSPACE, "TORCHINDUCTOR_CACHE_DIR")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # which `bilevel_cli/__init__.py` sets
+REPEATING = (":4096:8", ":16:8")  # its values with which cuBLAS computes the same bits again
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # which torch sets where it imports its compiler
 
 # Why a run refuses devices of torch's, by their names. Some operations of theirs are missing, and
 # some are wrong: a run that went through would prove nothing.
@@ -83,9 +84,6 @@ class Device:
             ValueError: Torch cannot use the device, or the device cannot do what a setting asks.
                 No setting of torch has changed then.
         """
-        if self.deterministic:
-            # cuBLAS reads this when it starts. Without it torch refuses every matrix product.
-            os.environ.setdefault(WORKSPACE, ":4096:8")
         if self.capture == "compile" and not any(
             map(shutil.which, ("c++", "g++", "clang++", "cl"))
         ):
@@ -103,7 +101,7 @@ class Device:
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        if device.index is not None and here.count > 1:
+        if device.type == "cuda" and here.count > 1:
             torch.cuda.set_device(device)  # where NCCL will look for the tensors it exchanges
         memory.begin(device)
         sharing = here.local_count if is_host(device) else 1
@@ -136,6 +134,8 @@ class Device:
                 f"A device needs a GPU for capture=cuda_graph, got device.name={name}. Use "
                 "device=cuda, or device.capture=null."
             )
+        if self.deterministic and not is_host(device):
+            _check_products_repeat(device)
         return device
 
 
@@ -148,18 +148,49 @@ def _check_name(name: str) -> None:
         )
 
 
+def _check_products_repeat(device: torch.device) -> None:
+    """Raises ValueError where products on a GPU do not give the same bits again in this process."""
+    config = os.environ.get(WORKSPACE)
+    one = torch.ones(1, 1, device=device)
+    try:
+        with _algorithms(deterministic=True):
+            torch.mm(one, one)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        got = f"{WORKSPACE}={config}. Unset it"
+        if config in REPEATING:
+            got = "a process that multiplied matrices on a GPU before. Import bilevel_cli first"
+        raise ValueError(
+            f"device.deterministic=true needs {WORKSPACE}={REPEATING[0]} from the first product of "
+            f"a process on, got {got}, or set device.deterministic=false."
+        ) from error
+
+
+@contextlib.contextmanager
+def _algorithms(deterministic: bool) -> Iterator[None]:
+    """Sets which algorithms torch may use, until the context ends."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
 @contextlib.contextmanager
 def settings_restored() -> Iterator[None]:
     """Makes torch's settings and the environment what they were, whatever `prepare` does within.
 
-    Only glibc's malloc keeps what it was told: it has no question to ask for what it was told
-    before.
+    Three things stay: what glibc's malloc was told, which nobody can ask it; the algorithms that
+    cuDNN found to be fastest; and the peak of a GPU's memory, which is counted from `prepare` on.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    unset = [name for name in VARIABLES if name not in os.environ]
+    cached = CACHE in os.environ
     with (
         precision(torch.get_float32_matmul_precision()),
         memory.budget_restored(),
@@ -174,8 +205,8 @@ def settings_restored() -> Iterator[None]:
             if torch.are_deterministic_algorithms_enabled() != deterministic:
                 torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
-            for name in unset:
-                os.environ.pop(name, None)
+            if not cached:
+                os.environ.pop(CACHE, None)
 
 
 def gpu_name(device: torch.device) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import bilevel_run, close_logs
 from configs import composed, options, small
 from hydra.utils import instantiate
 from problems import Quadratic
@@ -28,8 +29,9 @@ from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.random import generator
 from bilevel_cli.errors import UsageError
 from bilevel_cli.linear_solvers.cg import ConjugateGradient
+from bilevel_cli.machine import device as machine
 from bilevel_cli.machine import memory
-from bilevel_cli.machine.device import Device
+from bilevel_cli.machine.device import WORKSPACE, Device
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.precision import precision
 from bilevel_cli.methods.iaptt import Iaptt
@@ -40,6 +42,7 @@ from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.starts.cold import Cold
 
+ROOT = Path(__file__).parents[2]
 STREAMS = ("data", "initialisation", "sampling", "noise")
 SETTINGS: dict[str, Any] = {
     "name": "cpu",
@@ -154,6 +157,35 @@ def test_a_device_that_runs_are_not_made_for_is_refused_where_it_is_named(name: 
         device(name=name)
     with pytest.raises(UsageError, match=reason):
         early.check(composed("task=quadratic", f"device.name='{name}'"))
+
+
+def test_the_variable_of_cublas_is_set_when_the_package_is_imported_and_the_users_is_kept() -> None:
+    """torch reads it once, at the first product: a later run of a process cannot set it."""
+    for before, after in ((None, ":4096:8"), (":16:8", ":16:8"), (":0:0", ":0:0")):
+        environment = {name: text for name, text in os.environ.items() if name != WORKSPACE}
+        environment |= {} if before is None else {WORKSPACE: before}
+        code = f"import os, bilevel_cli; print(os.environ['{WORKSPACE}'])"
+        program = [sys.executable, "-S", "-c", code]
+        found = subprocess.run(
+            program, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert found.stdout.strip() == after
+
+
+def test_what_a_job_set_is_gone_in_the_next_job_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    sizes = ["task=quadratic", "device=cpu", "outer_steps=1", "hydra.sweep.dir=."]
+    assert bilevel_run(monkeypatch, "-m", *sizes, "device.threads=1,null") == 0
+    close_logs()
+    found = {
+        path.parent.name: json.loads(path.read_text())["threads"]
+        for path in tmp_path.glob("*/manifest.json")
+    }
+    assert sorted(found.values()) == [1, 2]
+    assert os.environ[WORKSPACE]
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +463,64 @@ def test_highest_precision_is_float32_in_matrix_products_and_in_convolutions(
     ):
         # Sums of up to 576 products: float32 is right to 1e-6, the 10 bits of TF32 to 1e-4 at best.
         assert (found - exact).norm() < 1e-5 * exact.norm()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_process_computes_deterministically_after_it_did_not(
+    settings_of_torch: Callable[[], Any],
+) -> None:
+    for deterministic in (False, True, False, True):
+        where = device(name="cuda", deterministic=deterministic).prepare()
+        one = torch.ones(1, 1, device=where)
+        assert (one @ one).item() == 1
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_sweep_of_one_process_may_turn_determinism_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    sizes = ["task=reweight", *small("reweight"), "device=cuda", "outer_steps=2", "log_every=1"]
+    choice = ["hydra.sweep.dir=.", "device.deterministic=false,true", "inner_steps=2"]
+    assert bilevel_run(monkeypatch, "-m", *sizes, *choice) == 0
+    close_logs()
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("*/manifest.json")]
+    assert [run["status"] for run in found] == ["completed", "completed"]
+
+
+def other_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mm(*given: Any) -> None:
+        if torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError("Deterministic behavior was enabled, but this operation is not.")
+
+    monkeypatch.setattr(torch, "mm", mm)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (":0:0", r"got CUBLAS_WORKSPACE_CONFIG=:0:0\. Unset it, or"),
+        (":4096:8", r"got a process that multiplied .* before\. Import bilevel_cli first, or"),
+    ],
+)
+def test_products_that_do_not_repeat_are_refused_before_anything_changes(
+    value: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    settings_of_torch: Callable[[], dict[str, Any]],
+) -> None:
+    """torch refuses each product where the variable came too late, or has another value."""
+    before = settings_of_torch()
+    monkeypatch.setenv(WORKSPACE, value)
+    monkeypatch.setattr(machine, "is_host", lambda device: False)
+    other_products(monkeypatch)
+    with pytest.raises(ValueError, match=rf"from the first product of a process on, {reason}"):
+        device(deterministic=True).prepare()
+    assert settings_of_torch() == before
+    device().prepare()
 
 
 class Circle:
