@@ -17,7 +17,7 @@ from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.machine import messages
 from bilevel_cli.machine.news import News, Watch, finish
-from bilevel_cli.machine.ranks import RankLost, Ranks
+from bilevel_cli.machine.ranks import RankLost, Ranks, cut
 from bilevel_cli.machine.signals import SIGNALS
 
 T = TypeVar("T")
@@ -48,13 +48,7 @@ class Processes(Ranks):
         self._agreed: list[int] = []
 
     def check(self, task: Task) -> None:
-        if task.episodes is None:
-            raise ValueError(
-                "Several processes need episodes to share, got "
-                f"{type(task).__name__}, which has a single inner problem. Use a task with "
-                "episodes, such as task=meta; or one process, in which replicas=N takes N seeds "
-                "together."
-            )
+        assert task.episodes is not None  # else they share minibatches
         if task.episodes < self.count:
             raise ValueError(
                 f"{self.count} processes need an episode each, got task.episodes={task.episodes}. "
@@ -67,31 +61,47 @@ class Processes(Ranks):
 
     def shared(self, step: OuterStep) -> OuterStep:
         def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
-            found: Estimate | Exception
+            own: Estimate | Exception
             try:
-                found = step(outer, self.share(data), carry)
-                buffer = _packed(found, outer)
-                self._finish(buffer)
+                own = step(outer, self.share(data), carry)
             except Exception as error:
-                if self._aborted:  # behind an exchange that was given up, all kinds of errors come
-                    raise self._loss() from error
-                found = error
-            self._agree(found)
-            assert isinstance(found, Estimate)
-            with self._company():
-                dist.all_reduce(buffer)
+                own = error
+            found = self.agree(own)
+            buffer = self.total(_packed(found, outer))
             self._finish(buffer)
             episodes = next(iter(data.inner.values())).shape[0]
             return _unpacked(buffer / episodes, outer, found)
 
         return estimate
 
-    def part(self, tree: Tree) -> Tree:
-        def mine(x: Tensor) -> Tensor:
-            start, stop = (x.shape[0] * rank // self.count for rank in (self.rank, self.rank + 1))
-            return x[start:stop]
+    def agree(self, found: Estimate | Exception) -> Estimate:
+        own = found if isinstance(found, Exception) else None
+        if isinstance(found, Estimate):
+            try:
+                self._finish(found.loss)
+            except Exception as error:
+                own = error
+        if own is not None and self._aborted:  # all kinds of errors come behind a lost exchange
+            raise self._loss() from own
+        flags = torch.tensor([signum in self._asked for signum in SIGNALS] + [own is not None])
+        told = flags.int()
+        try:
+            with self._company():
+                dist.all_reduce(told)
+            *asked, failures = told.tolist()
+            if failures:
+                self._raise_first(own)
+        except RankLost:
+            if own is not None:  # which says more
+                raise own from None
+            raise
+        if not self._agreed:
+            self._agreed += [s for s, some in zip(SIGNALS, asked, strict=True) if some]
+        assert isinstance(found, Estimate)
+        return found
 
-        return trees.map_leaves(mine, tree)
+    def part(self, tree: Tree) -> Tree:
+        return trees.map_leaves(lambda x: cut(x, self.rank, self.count) if x.dim() else x, tree)
 
     def whole(self, tree: Tree) -> Tree:
         # Copies: torch.save would write what a view was cut from.
@@ -102,10 +112,9 @@ class Processes(Ranks):
         )
 
     def total(self, x: Tensor) -> Tensor:
-        found = x.cpu()  # few numbers, on which no host then waits behind a GPU
         with self._company():
-            dist.all_reduce(found)
-        return found.to(x.device)
+            dist.all_reduce(x)
+        return x
 
     def once(self, fn: Callable[[], T]) -> T:
         found: list[Any] = [None, None]
@@ -121,27 +130,6 @@ class Processes(Ranks):
         if refusal is not None:
             raise messages.error_of(refusal)
         return result
-
-    def _agree(self, found: Any) -> None:
-        """Tells all ranks of this one's signals, and raises on all what one has raised.
-
-        Args:
-            found: What this rank found; an Exception where it failed.
-        """
-        failed = isinstance(found, Exception)
-        flags = torch.tensor([signum in self._asked for signum in SIGNALS] + [failed]).int()
-        try:
-            with self._company():
-                dist.all_reduce(flags)
-            *asked, failures = flags.tolist()
-            if failures:
-                self._raise_first(found)
-        except RankLost:
-            if failed:  # which says more
-                raise found from None
-            raise
-        if not self._agreed:
-            self._agreed += [signum for signum, told in zip(SIGNALS, asked, strict=True) if told]
 
     def _finish(self, x: Tensor) -> None:
         """Waits until a GPU has computed `x`, where the host is to read what all decide by.
@@ -160,16 +148,10 @@ class Processes(Ranks):
     def _aborted(self) -> bool:
         return self._watch is not None and self._watch.lost
 
-    def _raise_first(self, found: Any) -> NoReturn:
-        """Raises the error of the lowest rank that has one. All ranks call it.
-
-        Args:
-            found: What this rank found; an Exception where it failed.
-        """
-        own = None
-        if isinstance(found, Exception):
-            own = messages.described(found, f"On rank {self.rank}")
-        raise messages.error_of(next(error for error in self._gather(own) if error is not None))
+    def _raise_first(self, own: Exception | None) -> NoReturn:
+        """Raises the error of the lowest rank that has one. All ranks call it, with their own."""
+        described = None if own is None else messages.described(own, f"On rank {self.rank}")
+        raise messages.error_of(next(one for one in self._gather(described) if one))
 
     def _gather(self, value: Any) -> list[Any]:
         with self._company():

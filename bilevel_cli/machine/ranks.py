@@ -1,20 +1,23 @@
 """Ranks: the processes that share the outer steps of one run.
 
 A run asks its ranks and never how many there are: one process alone is `ALONE`, several are
-`bilevel_cli.machine.processes.Processes`. Another way for processes to talk is another class of
+`bilevel_cli.machine.processes.Processes`, which `bilevel_cli.machine.minibatches` has share a
+single inner problem. Another way for processes to talk is another class of
 `Ranks`, in a file beside these two, and the line in `joining` that chooses it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from bilevel_cli.core.episodes import OuterStep
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
-from bilevel_cli.core.trees import Tree
+from bilevel_cli.core.trees import Params, Tree
 
 T = TypeVar("T")
 
@@ -53,6 +56,33 @@ class Ranks(ABC):
     @abstractmethod
     def check(self, task: Task) -> None:
         """Raises ValueError where the task has no episode for each rank."""
+
+    def fits(  # noqa: B027 - most ranks share whatever a method computes
+        self, method: Hypergradient[Any], loop: InnerLoop, outer: Params, data: StepData
+    ) -> None:
+        """Raises ValueError, before any work, where ranks cannot share what a method computes.
+
+        Args:
+            method: The method.
+            loop: The inner loop.
+            outer: The outer parameters before the first step.
+            data: The data of one inner problem: no episode dimension.
+        """
+
+    def posed(self, loop: InnerLoop) -> InnerLoop:
+        """The inner loop of which this rank computes its part, in a shared outer step."""
+        return loop
+
+    @abstractmethod
+    def agree(self, found: Estimate | Exception) -> Estimate:
+        """`found`, where no rank has failed. Tells all ranks of the signals of each.
+
+        Args:
+            found: This rank's estimate, or its error.
+
+        Raises:
+            Exception: That of the lowest rank that has one.
+        """
 
     @abstractmethod
     def shared(self, step: OuterStep) -> OuterStep:
@@ -115,6 +145,11 @@ class Alone(Ranks):
     def shared(self, step: OuterStep) -> OuterStep:
         return step
 
+    def agree(self, found: Estimate | Exception) -> Estimate:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     def part(self, tree: Tree) -> Tree:
         return tree
 
@@ -132,3 +167,9 @@ class Alone(Ranks):
 
 
 ALONE = Alone()
+
+
+def cut(x: Tensor, rank: int, count: int) -> Tensor:
+    """The rows of a tensor [n, ...] that one of `count` ranks has; numbers differ by 1 at most."""
+    start, stop = (x.shape[0] * number // count for number in (rank, rank + 1))
+    return x[start:stop]

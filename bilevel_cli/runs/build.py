@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from bilevel_cli.config.objects import make, parts
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine.minibatches import sharing
 from bilevel_cli.machine.ranks import ALONE, Ranks
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
 from bilevel_cli.runs.origin import origin
@@ -28,12 +29,13 @@ def build(
     """
     try:
         device, where, task, loop, method = parts(config, options)
+        ranks = sharing(ranks, task)
         metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
         plan = planned(config)
         optimizer = make(config, "optimizer", later="params")
         scheduler = make(config, "scheduler", later="optimizer")
         return Runner(
-            Experiment(task, loop, method, optimizer, scheduler, metrics),
+            Experiment(task, ranks.posed(loop), method, optimizer, scheduler, metrics),
             Machine(where, device.episodes_chunk, device.capture, ranks),
             plan,
             Identity(settings, origin(where, task.checksum)),

@@ -14,6 +14,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
 from bilevel_cli.machine.capture import captured
+from bilevel_cli.machine.minibatches import Minibatches
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.metrics.base import Metric
 from bilevel_cli.runs.plan import Schedule
@@ -74,7 +75,17 @@ class Machine:
         )
 
     def captured(self, step: OuterStep) -> OuterStep:
-        """`step`, captured as the device is asked to."""
+        """`step`, captured as the device is asked to.
+
+        Raises:
+            ValueError: Processes exchange in the midst of it.
+        """
+        if self.capture is not None and isinstance(self.ranks, Minibatches):
+            raise ValueError(
+                "Several processes exchange in the midst of an outer step where they share "
+                f"minibatches, got device.capture={self.capture}. Use device.capture=null, or one "
+                "process."
+            )
         return captured(step, self.capture, self.device)
 
 

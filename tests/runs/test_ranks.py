@@ -246,7 +246,8 @@ def test_what_is_no_single_run_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task=quadratic"], "episodes to share, got Quadratic, which has a single inner problem"),
+        (["task=quadratic", "method=darts"], "share the examples of one inner problem, got Quad"),
+        (["task=quadratic", "method=cg"], "got Implicit, which takes products with second ones"),
         (["task=meta", "data=digits", "task.episodes=1"], "2 processes need an episode each"),
     ],
     ids=str,
