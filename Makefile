@@ -101,6 +101,11 @@ test-device: $(READY)  ## every pair of task and method on a CUDA device, a simu
 test-gpu: $(READY)  ## the tests that need a CUDA device, on a real one; by default they have a simulated one
 	$(BIN)/python -m pytest -m "gpu and not slow"
 
+# Of the Python that is given: torch with CUDA is on that machine, and no network.
+.PHONY: verify-gpu
+verify-gpu:  ## on a machine with a GPU, offline, in under 10 minutes: is it right there, and how fast
+	$(PYTHON) -m benchmarks.verify --out outputs/verify-gpu $(ARGS)
+
 .PHONY: golden
 golden: $(READY)  ## write the golden trajectories anew, after a change that should move them
 	$(BIN)/python tests/methods/test_golden.py

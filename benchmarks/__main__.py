@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=50, help="for a case, after three rounds")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--gpu", type=Path, help="CSV files of a GPU, for its rows in the page")
     parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
     given = parser.parse_args()
     if given.what == "linear":  # a table by itself, which the page quotes
@@ -46,7 +47,7 @@ def main() -> None:
         memory.run(given.folder, given.size, given.device)
     if given.what in ("all", "commands"):
         commands.run(given.folder, given.size, given.device, max(1, given.rounds // 3))
-    report.write(given.folder, given.page)
+    report.write(given.folder, given.page, given.gpu)
 
 
 if __name__ == "__main__":

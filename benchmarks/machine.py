@@ -24,11 +24,11 @@ def describe(folder: Path, device: torch.device, size: str) -> None:
     y = torch.empty_like(x)
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device)
-    versions = [f"{name} {_version(name)}" for name in PEERS]
+    versions = [f"{name} {version(name)}" for name in PEERS]
     results.append(
         path,
         date=datetime.date.today().isoformat(),
-        processor=_processor(device),
+        processor=processor(device),
         device=device.type,
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
@@ -56,7 +56,7 @@ def _best(fn: Callable[[], object], device: torch.device) -> float:
     return min(seconds)
 
 
-def _processor(device: torch.device) -> str:
+def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -65,7 +65,7 @@ def _processor(device: torch.device) -> str:
     return names[0] if names else platform.processor()
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

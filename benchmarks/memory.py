@@ -28,13 +28,13 @@ def run(folder: Path, size: str, device: str) -> None:
     path.unlink(missing_ok=True)
     for steps in STEPS[size]:
         for who in ("plain autograd", "higher", "TorchOpt", "BOAT", "ours"):
-            _fresh(path, size, device, "linear", who, steps, "auto")
-        _fresh(path, size, device, "linear", "ours", steps, str(SMALL))
+            fresh(path, size, device, "linear", who, steps, "auto")
+        fresh(path, size, device, "linear", "ours", steps, str(SMALL))
     steps = {"full": 30, "quick": 10, "tiny": 4}[size]
-    whole = _fresh(path, size, device, "distillation", "plain autograd", steps, "auto")
+    whole = fresh(path, size, device, "distillation", "plain autograd", steps, "auto")
     if whole is not None:
         share = str(round(whole / steps * 1e6))  # about the graph of one step
-        _fresh(path, size, device, "distillation", "ours", steps, share)
+        fresh(path, size, device, "distillation", "ours", steps, share)
 
 
 def one(size: str, device: str, workload: str, who: str, steps: int, budget: str) -> None:
@@ -77,9 +77,10 @@ def _forget_peak() -> None:
         file.write_text("5")
 
 
-def _fresh(
+def fresh(
     path: Path, size: str, device: str, workload: str, who: str, steps: int, budget: str
 ) -> float | None:
+    """Appends a row to the table at `path`, and returns its MB; None where it could not be had."""
     arguments = [size, device, workload, who, str(steps), budget]
     command = [sys.executable, "-m", "benchmarks", "one", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -30,12 +30,14 @@ REMARKS = ("targets", "time", "exactness", "memory", "commands")
 Table = list[list[str]]
 
 
-def write(folder: Path, page: Path) -> None:
+def write(folder: Path, page: Path, gpu: Path | None = None) -> None:
     """Writes the page.
 
     Args:
         folder: Of the CSV files.
         page: Where to; its remarks, between comments, are kept.
+        gpu: Of the CSV files of a GPU, from which the targets on a GPU are taken; None for
+            `folder`.
     """
     old = page.read_text() if page.exists() else ""
 
@@ -48,20 +50,21 @@ def write(folder: Path, page: Path) -> None:
     exact, commands, machine = (
         _read(folder, name) for name in ("exactness", "commands", "machine")
     )
+    by_device = (_times(folder, on_gpu=False), _times(gpu or folder, on_gpu=True))
     facts = "\n".join(f"* {n.replace('_', ' ')}: {v}" for n, v in machine.iloc[-1].items())
     sections = [
         INTRODUCTION,
         facts,
-        f"## Targets\n\n{TARGETS}\n\n{_markdown(_targets(times, memory, commands, machine))}",
+        f"## Targets\n\n{TARGETS}\n\n{markdown(_targets(*by_device, memory, commands))}",
         remarks("targets"),
         f"## Time\n\n{TIME}\n\n{_time_tables(times)}",
         remarks("time"),
-        f"## Exactness\n\n{EXACTNESS}\n\n{_markdown(_exactness(exact))}",
+        f"## Exactness\n\n{EXACTNESS}\n\n{markdown(_exactness(exact))}",
         remarks("exactness"),
         f"## Memory and cost against the number of inner steps\n\n{MEMORY}\n\n"
-        + _markdown(_memory(memory)),
+        + markdown(_memory(memory)),
         remarks("memory"),
-        f"## Around the hypergradient\n\n{COMMANDS}\n\n{_markdown(_commands(commands))}",
+        f"## Around the hypergradient\n\n{COMMANDS}\n\n{markdown(_commands(commands))}",
         remarks("commands"),
     ]
     text = "\n\n".join(sections) + "\n"
@@ -104,14 +107,20 @@ COMMANDS = """Seconds, medians over rounds. Replicas and single runs are whole c
 to end."""
 
 
+def _times(folder: Path, on_gpu: bool) -> pd.DataFrame:
+    """The times in a folder, if they were measured on a GPU, or if they were not."""
+    machine = _read(folder, "machine")
+    is_gpu = not machine.empty and machine.iloc[-1]["device"] == "cuda"
+    return _read(folder, "time") if is_gpu == on_gpu else pd.DataFrame()
+
+
 def _targets(
-    times: pd.DataFrame, memory: pd.DataFrame, commands: pd.DataFrame, machine: pd.DataFrame
+    times: pd.DataFrame, gpu_times: pd.DataFrame, memory: pd.DataFrame, commands: pd.DataFrame
 ) -> Table:
-    on_gpu = not machine.empty and machine.iloc[-1]["device"] == "cuda"
     rows = [["workload", "must", "bold", "measured", "in CPU seconds", "against"]]
-    for title, pattern, must, bold in TIMES + ON_GPU:
-        gpu = title.startswith("on a GPU")
-        found = _best(times, pattern) if gpu == on_gpu else None
+    cases = [*((one, times) for one in TIMES), *((one, gpu_times) for one in ON_GPU)]
+    for (title, pattern, must, bold), table in cases:
+        found = best(table, pattern)
         rows.append(_target(title, must, bold, *(found or (math.nan, "-", math.nan))))
     linear = memory[memory.workload == "linear"] if len(memory) else memory
     ratio = _memory_ratio(linear)
@@ -143,13 +152,13 @@ def _target(
     return [title, f"{must:.2f}", f"{bold:.2f}", shown, in_cpu, against]
 
 
-def _best(times: pd.DataFrame, pattern: str) -> tuple[float, str, float] | None:
+def best(times: pd.DataFrame, pattern: str) -> tuple[float, str, float] | None:
     """The ratio to the fastest right peer, its name, and the ratio of CPU seconds."""
     rows = times[times.case.str.fullmatch(pattern)] if len(times) else times
     if rows.empty:
         return None
     is_peer = ~rows.implementation.isin(("ours", OUR_LAYERS))
-    right = rows[is_peer & (rows.error <= _tolerance(rows))]
+    right = rows[is_peer & (rows.error <= tolerance(rows))]
     if rows.pessimistic_step.notna().all():
         right = right[right.implementation == "BOAT"]
     if right.empty:
@@ -158,7 +167,7 @@ def _best(times: pd.DataFrame, pattern: str) -> tuple[float, str, float] | None:
     return _ratio(rows, peer, "wall"), peer, _ratio(rows, peer, "cpu")
 
 
-def _tolerance(rows: pd.DataFrame) -> float:
+def tolerance(rows: pd.DataFrame) -> float:
     return max(WRONG, 3 * float(rows[rows.implementation == "plain autograd"].error.iloc[0]))
 
 
@@ -169,7 +178,7 @@ def _ratio(rows: pd.DataFrame, peer: str, clock: str) -> float:
 
 def _time_tables(times: pd.DataFrame) -> str:
     if times.empty:
-        return _markdown([])
+        return markdown([])
     parts = []
     for case, rows in times.groupby("case", sort=False):
         head = f"{case}; T = {rows.steps.iloc[0]}, {rows['round'].nunique()} rounds"
@@ -183,9 +192,9 @@ def _time_tables(times: pd.DataFrame) -> str:
             seconds = [f"{own[c].median():.4f}" for c in ("wall", "cpu", "device")]
             ratios = [f"{_ratio(rows, str(who), clock):.2f}" for clock in ("wall", "cpu")]
             ratios = ["", ""] if who == "ours" else ratios
-            wrong = "" if gap <= _tolerance(rows) else ", wrong"
+            wrong = "" if gap <= tolerance(rows) else ", wrong"
             lines.append([str(who), *seconds[: len(lines[0]) - 4], *ratios, f"{gap:.0e}{wrong}"])
-        parts.append(f"**{head}**\n\n{_markdown(lines)}")
+        parts.append(f"**{head}**\n\n{markdown(lines)}")
     return "\n\n".join(parts)
 
 
@@ -256,7 +265,7 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
     if len(rows) < 2:
         return "Not measured."
     rule = ["---"] * len(rows[0])

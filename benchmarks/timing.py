@@ -38,7 +38,7 @@ def run(folder: Path, size: str, device: str, rounds: int, seconds: float, only:
                 results.append(folder / "exactness.csv", case=name, implementation=who, error=gap)
     for name, make in cases(size, [f"device={device}"]).items():
         if only in name:
-            _time(folder / "time.csv", name, make(), rounds, seconds)
+            time_case(folder / "time.csv", name, make(), rounds, seconds)
 
 
 def plain_hypergradient(case: Case) -> Params:
@@ -53,7 +53,16 @@ def error(found: Params, reference: Params) -> float:
     return float(trees.norm(gap) / trees.norm(reference))
 
 
-def _time(path: Path, name: str, case: Case, rounds: int, seconds: float) -> None:
+def time_case(path: Path, name: str, case: Case, rounds: int, seconds: float) -> None:
+    """Appends the times of all implementations of a case to a table.
+
+    Args:
+        path: The CSV file.
+        name: Of the case.
+        case: The case.
+        rounds: As in `run`.
+        seconds: As in `run`.
+    """
     missing: list[str] = []
     found = implementations(case, missing)
     if missing:

@@ -91,7 +91,7 @@ def test_the_published_page_is_written_by_a_whole_full_run_alone(
 ) -> None:
     written: list[Path] = []
     monkeypatch.setattr(sys, "argv", ["benchmarks", *given])
-    monkeypatch.setattr(report, "write", lambda folder, page: written.append(page))
+    monkeypatch.setattr(report, "write", lambda folder, page, gpu: written.append(page))
     for name, measure in (
         ("machine", "describe"),
         ("timing", "run"),
