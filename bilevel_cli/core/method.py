@@ -235,13 +235,13 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
             metrics: What the estimate reported, where the cost depends on it.
         """
 
-    def takes_products(self, num_steps: int, outer: Params, inner: Params) -> bool:
-        """Whether an estimate takes second derivatives of the problem; arguments as in `cost`."""
-        return bool(self.cost(num_steps, outer, inner, {}).hvps)
-
     def claim(self) -> Claim:
         """What the estimate is said to be, and to what accuracy: `bilevel-check` holds it to that.
 
         Unless a method says otherwise, the derivative of F(z_K(lambda), lambda).
         """
         return Claim("dF(z_K)/dlambda", references.unrolled)
+
+    def takes_products(self, num_steps: int, outer: Params, inner: Params) -> bool:
+        """Whether an estimate takes second derivatives of the problem; arguments as in `cost`."""
+        return bool(self.cost(num_steps, outer, inner, {}).hvps)

@@ -74,7 +74,11 @@ def test_the_interface_has_them_in_the_same_order() -> None:
     (interface,) = (
         node for node in body if isinstance(node, ast.ClassDef) and node.name == "Hypergradient"
     )
-    assert parts(interface) == [name for name in PARTS if name != "__post_init__"]
+    found = parts(interface)
+    assert_ordered(found, ORDER)
+    assert [name for name in found if name != HELPER] == [
+        name for name in PARTS if name != "__post_init__"
+    ]
 
 
 def test_a_part_out_of_order_is_seen() -> None:
