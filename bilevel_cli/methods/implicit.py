@@ -1,5 +1,6 @@
 """Implicit differentiation at the end of the inner loop."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,8 @@ class Implicit(Hypergradient[ImplicitCarry]):
         adjoint = unravel(solution)
         scale = rhs.norm()
         residual = (matvec(solution) - rhs).norm() / torch.where(scale > 0, scale, 1.0)
+        # A Hessian of zeros, which has no graph, makes zero even of what is not a number.
+        residual = residual.masked_fill(solution.isnan().any(), math.nan)
         return Estimate(
             grad=trees.axpy(-1.0, pullback(adjoint, (1,))[0], direct),
             loss=loss,

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from waits import nobody_waits
 
 from bilevel_cli.core import autodiff, dense
 from bilevel_cli.linear_solvers.base import LinearSolver
@@ -176,11 +177,8 @@ def test_nobody_waits_for_a_solution_on_a_gpu_nor_for_its_derivatives() -> None:
     expected = autodiff.grad(slope)(matrix)
     matrix, rhs = matrix.cuda(), rhs.cuda()
     autodiff.grad(slope)(matrix)  # libraries wait once, when they are loaded
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nobody_waits():
         found = autodiff.grad(slope)(matrix)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-9)
 
 

@@ -19,6 +19,7 @@ from runners import runner_in
 from torch import Tensor
 
 from bilevel_cli.commands import report as command
+from bilevel_cli.core.method import CannotServe
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
@@ -29,7 +30,7 @@ from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.page import page
 from bilevel_cli.report.read import runs
 from bilevel_cli.report.show import cells, papers
-from bilevel_cli.runs import checkpoint, entry
+from bilevel_cli.runs import checkpoint, entry, rows
 from bilevel_cli.runs.descent import END, START
 from bilevel_cli.runs.divergence import Diverged, Divergence
 from bilevel_cli.runs.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
@@ -77,6 +78,8 @@ class Line(Task):
                 lam = (10 * lam).round() / 10
             case "numpy":
                 lam = torch.from_numpy(lam.detach().numpy())
+            case "flat":  # lam z, whose Hessian is 0
+                return (lam * inner["z"]).sum()
         return 0.5 * self.curvature * (inner["z"] - lam).square().sum()
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
@@ -376,6 +379,33 @@ def test_a_singular_system_of_finite_numbers_is_not_blamed_on_the_step_size(
     with pytest.raises(Failed, match=r"no finite solution: singular.*method=minres") as failed:
         go(tmp_path, line={})
     assert "optimizer.lr" not in str(failed.value)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_a_singular_hessian_is_named_on_every_device(place: str, tmp_path: Path) -> None:
+    # On a CPU by the solve itself. A GPU is not asked, and says so in the first row.
+    with pytest.raises((Failed, CannotServe)) as failed:
+        go(tmp_path, "method=exact", f"device={place}", line={"how": "flat"})
+    assert "singular" in str(failed.value)
+    assert "method=pseudo_inverse" in str(failed.value)
+    assert len(str(failed.value)) <= 400
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_row_is_brought_from_a_gpu_by_one_copy_however_many_numbers_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies, cpu = [], Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda x: copies.append(cpu(x)) or copies[-1])
+    values = {f"score{number}": torch.tensor(number / 7).cuda() for number in range(20)}
+    assert rows.read({**values, "step": 3}) == {n: k / 7 for k, n in enumerate(values)} | {
+        "step": 3
+    }
+    assert len(copies) == 1
 
 
 def test_outer_parameters_are_judged_by_one_look_however_many_there_are(

@@ -1,5 +1,6 @@
 """Distilled sets: how networks are trained on them, what they are compared with, and the files."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from PIL import Image
 from problems import seeded
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from waits import nobody_waits
 
 from bilevel_cli import models
 from bilevel_cli.commands import distilled
@@ -166,13 +168,8 @@ def test_nobody_waits_for_a_gpu_while_networks_are_trained_on_it() -> None:
         x, y = (part.to(place) for part in few())
         how = retraining(steps=5, batch_size=3, augment=Shifted())
         how.networks_of(model, [(x, y)], seeded())  # libraries wait once, when they are loaded
-        if place == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+        with nobody_waits() if place == "cuda" else contextlib.nullcontext():
             return how.networks_of(model, [(x, y)] * 2, seeded())
-        finally:
-            if place == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
 
     for found, expected in zip(trained("cuda"), trained("cpu"), strict=True):
         for name, value in expected.items():
