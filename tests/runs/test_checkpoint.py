@@ -298,7 +298,7 @@ def test_a_save_waits_for_a_gpu_once_however_many_tensors_there_are(
 
     monkeypatch.setattr(torch.cuda, "synchronize", counted)
     there = {"carry": [{n: x.cuda() for n, x in part.items()} for part in state["carry"]]}
-    with nobody_waits():  # but where it says so
+    with nobody_waits():  # but for explicit waits, which are counted
         checkpoint.save(path, there)
     assert len(waits) == 1
     assert path.read_bytes() == expected
