@@ -372,6 +372,22 @@ def test_a_step_that_waits_for_the_gpu_is_refused() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
+def test_a_step_too_large_for_the_memory_of_a_gpu_is_told_as_that() -> None:
+    where, calls = torch.device("cuda"), 0
+
+    def fn() -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.empty(2**50 if calls > capture.WARM_UP else 3, device=where)
+
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        cuda_graph(fn, where)
+    results, _ = cuda_graph(lambda: torch.ones(3, device=where), where)
+    assert results.shape == (3,)
+
+
+@pytest.mark.gpu
+@needs_gpu
 def test_a_step_that_no_graph_can_hold_leaves_the_gpu_to_the_next_one() -> None:
     where, x = torch.device("cuda"), torch.ones(3, device="cuda")
     before = torch.cuda.current_stream()

@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from commands import bilevel_run, close_logs
@@ -489,6 +490,26 @@ def test_a_sweep_of_one_process_may_turn_determinism_on(
     close_logs()
     found = [json.loads(path.read_text()) for path in tmp_path.glob("*/manifest.json")]
     assert [run["status"] for run in found] == ["completed", "completed"]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_run_goes_on_on_the_device_where_it_began_and_on_no_other(
+    tmp_path: Path, settings_of_torch: Callable[[], Any]
+) -> None:
+    common = ["task=reweight", *small("reweight"), "inner_steps=2", "log_every=1", "device=cuda"]
+
+    def rows(name: str, steps: int, where: str = "cuda") -> pd.DataFrame:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        choice = [f"outer_steps={steps}", f"device.name={where}", "device.deterministic=true"]
+        runner_in(composed(*common, *choice), folder).run()
+        return pd.read_csv(folder / "train.csv").drop(columns=["seconds", "peak_memory_mb"])
+
+    rows("parts", 2)
+    pd.testing.assert_frame_equal(rows("parts", 4), rows("whole", 4), check_exact=True)
+    with pytest.raises(UsageError, match="cannot go on here: device=cuda there and cpu here"):
+        rows("parts", 5, "cpu")
 
 
 def other_products(monkeypatch: pytest.MonkeyPatch) -> None:
