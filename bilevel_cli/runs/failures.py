@@ -65,6 +65,8 @@ def too_large(
         ways.append("method.segment=1")
     if device.get("memory_budget"):
         ways.append(f"another device.memory_budget than {device['memory_budget']}")
+    if device.get("capture") == "cuda_graph":  # which keeps the memory of a whole step
+        ways.append("device.capture=null")
     if device.get("dtype") == "float64":
         ways.append("device.dtype=float32")
     if runner is not None:

@@ -34,6 +34,7 @@ from bilevel_cli.machine.signals import Interrupted, Stopped
 from bilevel_cli.records.lock import hold
 from bilevel_cli.runs import build, checkpoint, entry, one_function, origin
 from bilevel_cli.runs.divergence import RESTORES
+from bilevel_cli.runs.failures import too_large
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import CHECKPOINT
 
@@ -659,6 +660,14 @@ def test_a_step_that_does_not_fit_into_memory_names_sizes_and_ways_out(
     for way in ("method.segment=1", "memory_budget", "dtype=float32", "task.episodes"):
         assert way in found["error"]
     assert checkpoint.load(tmp_path / CHECKPOINT)["step"] == 4
+
+
+def test_a_graph_that_does_not_fit_into_memory_can_be_left_out() -> None:
+    config = configured(*QUICK)
+    for how, said in ((None, False), ("cuda_graph", True)):
+        config.device.capture = how
+        reason = too_large(MemoryError(), None, config, 1)
+        assert ("device.capture=null" in reason) is said
 
 
 def test_a_replica_without_memory_leaves_the_others_alone(tmp_path: Path, changed: Change) -> None:
