@@ -120,6 +120,12 @@ class Device:
                 f"Several processes need a GPU each, got device.name={name}. Use device=cuda."
             )
         if here.count > 1 and name == "cuda":
+            gpus = torch.cuda.device_count()
+            if 0 < gpus < here.local_count:
+                raise ValueError(
+                    f"Several processes need a GPU each, got {here.local_count} processes and "
+                    f"GPUs for {gpus}. Use torchrun --nproc-per-node={gpus}, or device=cpu."
+                )
             name = f"cuda:{here.local_rank}"
         try:
             device = torch.device(name)

@@ -274,6 +274,16 @@ def test_processes_take_a_gpu_each() -> None:
         parts(config, {})
 
 
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_more_processes_than_gpus_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    message = "got 2 processes and GPUs for 1. Use torchrun --nproc-per-node=1, or device=cpu"
+    with pytest.raises(ValueError, match=message):
+        parts(configured("task=quadratic", f"device={name}"), {})
+
+
 @pytest.mark.slow
 def test_a_hundred_runs_by_two_processes_end_without_an_abort(tmp_path: Path) -> None:
     given = ["task=meta", "model=linear", "data=digits", "task.episodes=2", "task.eval_episodes=2"]
