@@ -21,7 +21,7 @@ __version__ = "0.3.0"
 # torch reads this at the first product of a process on a GPU, and in a deterministic run refuses
 # every product without it: a setting of a run, such as the second one of a sweep, comes too late.
 # Where nothing is deterministic it costs "approximately 24MiB" of the GPU's memory, as NVIDIA's
-# documentation of cuBLAS says ("Results reproducibility"), and no time.
+# documentation of cuBLAS says ("Results reproducibility"), for each stream with products on it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # What each name is imported from. The block below says the same to type checkers.

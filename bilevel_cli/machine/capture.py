@@ -4,6 +4,7 @@ CUDA graphs are of NVIDIA's GPUs. Another accelerator that records kernels adds 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Call
     with torch.cuda.device(device):
         # The warm-up and the recording share a side stream: libraries keep a handle for each
         # stream, and cannot make one while they are recorded.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = _side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # which torch leaves current where a recording fails
             for _ in range(WARM_UP):
@@ -94,6 +95,12 @@ def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Call
             recorded = _recorded(fn, stream)
         torch.cuda.current_stream().wait_stream(stream)
     return recorded
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all recordings of a process: cuBLAS keeps tens of MiB for each that multiplied."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _recorded(fn: Callable[[], Tree], stream: torch.cuda.Stream) -> tuple[Tree, Callable[[], None]]:
@@ -134,6 +141,7 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
         _abandoned.append(graph)
     with contextlib.suppress(RuntimeError):  # of a GPU that does nothing any more
         graph.reset()
+    _side_stream.cache_clear()  # the GPU may take it for one that is recorded
 
 
 # torch's allocator of pinned memory cannot be told, and keeps asking such a graph, empty as it is.

@@ -285,10 +285,16 @@ def test_a_recording_that_fails_says_why_and_leaves_the_gpu_to_others(
                 raise raised from None
         return SINGLE
 
-    side = mock.MagicMock()
+    streams: list[mock.MagicMock] = []
+
+    def new_stream(device: int) -> mock.MagicMock:
+        streams.append(mock.MagicMock())
+        return streams[-1]
+
+    capture._side_stream.cache_clear()
     for name, fake in {
         "device": lambda device: contextlib.nullcontext(),
-        "Stream": lambda: side,
+        "Stream": new_stream,
         "stream": gpu.stream,
         "current_stream": lambda: mock.MagicMock(),
         "current_device": lambda: 0,
@@ -310,9 +316,12 @@ def test_a_recording_that_fails_says_why_and_leaves_the_gpu_to_others(
     assert gpu.current is gpu.usual
     assert gpu.underway == []
     assert set(gpu.pools.values()) == {0}
-    results, replay = cuda_graph(fn, torch.device("cuda"))  # of the next job
-    replay()
-    assert results is SINGLE
+    for _ in range(2):  # later jobs
+        results, replay = cuda_graph(fn, torch.device("cuda"))
+        replay()
+        assert results is SINGLE
+    assert len(streams) == 2  # one for the recording that failed, and one for all others
+    capture._side_stream.cache_clear()
 
 
 def test_the_setting_chooses_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
