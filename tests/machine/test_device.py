@@ -584,8 +584,10 @@ def test_memory_that_torch_keeps_on_a_gpu_for_no_tensor_is_free(
 @needs_gpu
 def test_the_peak_of_a_gpu_is_that_of_a_run(settings_of_torch: Callable[[], Any]) -> None:
     where = device(name="cuda").prepare()
+    before = peak_memory_mb(where)
     torch.ones(8_000_000, dtype=torch.float64, device=where)  # by a run before
-    assert peak_memory_mb(device(name="cuda").prepare()) < 64
+    assert peak_memory_mb(where) >= before + 64
+    assert peak_memory_mb(device(name="cuda").prepare()) < before + 64
 
 
 @pytest.mark.gpu
@@ -599,8 +601,8 @@ def test_the_memory_that_torch_keeps_for_no_tensor_is_free(
     held = torch.ones(8_000_000, dtype=torch.float64, device=where)
     assert memory.free(where) <= before - held.nbytes
     del held
-    # Others may use the same GPU.
-    assert memory.free(where) == pytest.approx(before, rel=1e-3)
+    # Others may use the same GPU, a little.
+    assert memory.free(where) == pytest.approx(before, abs=16e6)
 
 
 @pytest.mark.gpu
