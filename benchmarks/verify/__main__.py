@@ -13,6 +13,7 @@ from benchmarks.verify import simulation
 from benchmarks.verify.requirements import missing
 
 SECONDS = 540.0  # of the whole: a minute less than ten
+SHARE = 2  # GB of the GPU for each process at work on it
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="sections, such as versions,pairs")
     parser.add_argument("--tasks", default="", help="of the pairs, such as meta,reweight")
     parser.add_argument("--methods", default="", help="likewise")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
+    parser.add_argument("--jobs", type=int, help="processes at once; as many as cores")
     parser.add_argument(
         "--seconds",
         type=float,
@@ -36,10 +37,11 @@ def main() -> None:
             f"verify-gpu needs Python packages that {sys.executable} lacks: {', '.join(absent)}. "
             "Install them, or name a Python that has them: make verify-gpu PYTHON=..."
         )
+    jobs = os.cpu_count() or 1
     if given.simulate:
         _check_simulation()
     else:
-        _check_gpu()
+        jobs = max(1, min(jobs, _gpu_gigabytes() // SHARE))
     from benchmarks.verify import verification  # here: it imports torch
 
     try:
@@ -48,7 +50,7 @@ def main() -> None:
             simulated=given.simulate,
             only=_words(given.only),
             pairs=(_words(given.tasks), _words(given.methods)),
-            jobs=given.jobs,
+            jobs=given.jobs or jobs,
             seconds=given.seconds or (math.inf if given.simulate else SECONDS),
         )
     except ValueError as error:
@@ -60,7 +62,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def _check_gpu() -> None:
+def _gpu_gigabytes() -> int:
+    """The memory of the GPU, which has to be there."""
     import torch  # here: it may be what is missing
 
     if not torch.cuda.is_available():
@@ -68,6 +71,7 @@ def _check_gpu() -> None:
             f"verify-gpu needs a GPU that torch can use, got none with torch {torch.__version__}. "
             "Take a machine that has one and a torch with CUDA, or add --simulate for a dry run."
         )
+    return int(torch.cuda.get_device_properties(0).total_memory / 1e9)
 
 
 def _check_simulation() -> None:

@@ -59,9 +59,7 @@ def described(
     hardware = dict(versions[0].figures) if versions else {}
     name = "simulated" if simulated else hardware.get("GPU", UNKNOWN)
     sections = []
-    for key in sorted(loaded, key=lambda key: loaded[key].ORDER):
-        if key not in found:
-            continue
+    for key in filter(found.__contains__, loaded):
         section, outcome = loaded[key], found[key]
         told = " ".join(filter(None, (section.summary(outcome.rows), outcome.told)))
         entry: dict[str, Any] = {

@@ -12,10 +12,12 @@ class Problem:
     Attributes:
         settings: Its overrides.
         small: Those that make it small, for a dry run.
+        first_order: A method that serves it by first derivatives alone, if there is one.
     """
 
     settings: list[str]
     small: list[str]
+    first_order: str | None = None
 
     def overrides(self, given: Given) -> list[str]:
         """What `bilevel-run` is given for it."""
@@ -26,9 +28,10 @@ PROBLEMS = {
     "few-shot classification, Conv-4, IAPTT": Problem(
         ["task=meta", "method=iaptt", "data=digits", "model=conv4", "task.eval_episodes=16"],
         ["model.width=4", "task.episodes=2", "task.queries=1", "task.eval_episodes=2"],
+        "fomaml",
     ),
     "hyper-cleaning, conjugate gradient": Problem(
-        ["task=reweight", "method=cg", "data=digits", "inner_steps=20"], ["inner_steps=3"]
+        ["task=reweight", "method=cg", "data=digits", "inner_steps=20"], ["inner_steps=3"], "bome"
     ),
     "distillation, ConvNet, reverse mode": Problem(
         ["task=distill", "method=reverse", "data=digits", "model=convnet", "task.batch_size=null"],

@@ -45,10 +45,10 @@ def verify(
     given = Given(out, simulated, *pairs, jobs)
     shutil.rmtree(given.details, ignore_errors=True)
     given.details.mkdir(parents=True)
-    loaded: dict[str, sections.Section] = {}
+    loaded = {name: sections.load(name) for name in only or known}
+    # Those that come first on the page begin first: the page soon has the name of the hardware.
+    loaded = dict(sorted(loaded.items(), key=lambda item: item[1].ORDER))
     found: dict[str, Outcome] = {}
-    for name in only or known:
-        loaded[name] = sections.load(name)
 
     def tell(name: str, outcome: Outcome) -> None:
         found[name] = outcome

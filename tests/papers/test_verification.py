@@ -389,9 +389,8 @@ def test_a_dry_run_comes_to_its_end(tmp_path: Path) -> None:
     found = json.loads((tmp_path / page.JSON).read_text())
     assert done.returncode == 0, found
     assert found["verdict"] == "The dry run came to its end."
-    assert [section["name"] for section in found["sections"]] == sorted(
-        sections.names(), key=lambda name: sections.load(name).ORDER
-    )
+    names = [section["name"] for section in found["sections"]]
+    assert names == sorted(sections.names(), key=lambda name: sections.load(name).ORDER)
     assert all(len(section["rows"]) == section["items"] > 0 for section in found["sections"])
     hardware = [s for s in found["sections"] if sections.load(s["name"]).HARDWARE]
     assert not any(row["figures"] for section in hardware for row in section["rows"])

@@ -1,4 +1,4 @@
-"""The rows of the benchmark that are for a GPU: time against the peers, memory, whole commands."""
+"""The rows of the benchmark that are for a GPU: time against the peers, and memory."""
 
 import re
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import commands, machine, memory, report, timing
+from benchmarks import machine, memory, report, timing
 from benchmarks.verify.rows import FAILED, NOT_SHOWN, PASSED, Figure, Given, Row
 from benchmarks.workloads import cases
 
 TITLE = "The benchmark on this GPU"
 ABOUT = """Seconds of one hypergradient in the size "full", ours against plain autograd and the
-peers that are installed, in turns; memory; whole commands. All tables are in `benchmarks.md` in
+peers that are installed, in turns, and memory. All tables are in `benchmarks.md` in
 `details/benchmarks`. `python -m benchmarks report --gpu FOLDER` takes the rows for a GPU from the
 CSV files in that folder."""
 ORDER = 7
 SECONDS = 120.0
 ALONE = True
 HARDWARE = True
-MACHINE, MEMORY, COMMANDS = "copy and matrix product", "memory of hyper-cleaning", "whole commands"
+MACHINE, MEMORY = "copy and matrix product", "memory of hyper-cleaning"
 ROUNDS, ROUND_SECONDS = 5, 6.0
 STEPS = 1000  # inner steps of the row of memory
 OF_THE_MACHINE = ("cores", "threads", "copy_gb_per_s", "matmul_gflop_per_s")
@@ -32,12 +32,12 @@ def items(given: Given) -> Sequence[str]:
     patterns = [pattern for _, pattern, _, _ in report.ON_GPU]
     targets = [name for name in names if any(re.fullmatch(p, name) for p in patterns)]
     others = [name for name in names if name not in targets]
-    return [MACHINE, *targets, MEMORY, *others, COMMANDS]
+    return [MACHINE, *targets, MEMORY, *others]
 
 
 def check(given: Given, item: str) -> Row:
     folder = given.folder("benchmarks")
-    if given.simulated and item in (MACHINE, MEMORY, COMMANDS):
+    if given.simulated and item in (MACHINE, MEMORY):
         return Row(item, NOT_SHOWN, "A simulated device has no speed and no memory of its own.")
     if item == MACHINE:
         machine.describe(folder, torch.device("cuda"), _size(given))
@@ -45,9 +45,6 @@ def check(given: Given, item: str) -> Row:
         row = Row(item, PASSED, "", {name: float(found[name]) for name in OF_THE_MACHINE})
     elif item == MEMORY:
         row = _memory(folder / "memory.csv", _size(given))
-    elif item == COMMANDS:
-        commands.run(folder, "quick", "cuda", 1)
-        row = Row(item, PASSED, f"The table is in {folder.name}/benchmarks.md.")
     else:
         make = cases(_size(given), ["device=cuda"])[item]
         rounds = 1 if given.simulated else ROUNDS

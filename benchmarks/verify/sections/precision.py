@@ -21,16 +21,18 @@ EXACT = "device.matmul_precision=highest"
 COLUMN = "precision_relative_error"
 
 
-def settings() -> list[str]:
-    """The settings of precision, as far as conf/device has them."""
+def settings(problem: str) -> list[str]:
+    """The settings of precision for a problem, as far as conf/device has them."""
     found = [EXACT, "device.matmul_precision=high", "device.matmul_precision=medium"]
-    if "precision" in OmegaConf.load(CONF / "device" / "cpu.yaml"):
-        found.append("device.precision=bf16-mixed")
+    method = PROBLEMS[problem].first_order
+    # Of second derivatives, bfloat16 leaves too little.
+    if method and "precision" in OmegaConf.load(CONF / "device" / "cpu.yaml"):
+        found.append(f"device.precision=bf16-mixed method={method}")
     return found
 
 
 def items(given: Given) -> Sequence[str]:
-    return [f"{setting}: {problem}" for problem in PROBLEMS for setting in settings()]
+    return [f"{setting}: {problem}" for problem in PROBLEMS for setting in settings(problem)]
 
 
 def check(given: Given, item: str) -> Row:
@@ -39,7 +41,7 @@ def check(given: Given, item: str) -> Row:
     run = bilevel_cli.run(
         *PROBLEMS[problem].overrides(given),
         *steps,
-        setting,
+        *setting.split(),
         "metrics=[precision_gap]",
         "device.deterministic=true",
         folder=given.folder("precision") / str(items(given).index(item)),
