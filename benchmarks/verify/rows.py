@@ -102,9 +102,9 @@ class Ledger:
             if self._claimed(number).exists() and not self._written(number).exists()
         ]
 
-    def open(self) -> bool:
-        """Whether an item can still be claimed."""
-        return any(not self._claimed(number).exists() for number in range(len(self.items)))
+    def claims(self) -> int:
+        """How many items have been claimed."""
+        return sum(self._claimed(number).exists() for number in range(len(self.items)))
 
     def _claimed(self, number: int) -> Path:
         return self.folder / f"{number}.claimed"

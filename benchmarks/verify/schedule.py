@@ -22,7 +22,6 @@ from benchmarks.verify.sections import Section
 from benchmarks.verify.simulation import ROOT
 
 OUT_OF_TIME = "out of time"
-CRASHES = 20  # of the processes of a section, after which it gets no new ones
 Tell = Callable[[str, "Outcome"], None]
 
 
@@ -45,7 +44,7 @@ class Outcome:
     told: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Going:
     """A section that is being run."""
 
@@ -56,6 +55,7 @@ class _Going:
     started: int = 0
     processes: dict[subprocess.Popen[bytes], Path] = field(default_factory=dict)
     crashes: list[str] = field(default_factory=list)
+    claims: int = 0  # items that had been begun when a process crashed
     late: bool = False
 
     def outcome(self) -> Outcome:
@@ -137,7 +137,7 @@ def _phase(
                     waiting = [other for other in waiting if other is not one]
             while waiting and sum(len(one.processes) for one in left) < given.jobs:
                 one = waiting.pop(0)
-                if one.ledger.open():
+                if one.ledger.claims() < len(one.ledger.items):
                     _start(given, one)
             for one in [one for one in left if not one.processes and one not in waiting]:
                 left.remove(one)
@@ -183,7 +183,9 @@ def _look(one: _Going, waiting: list[_Going]) -> None:
         log = one.processes.pop(process)
         if process.returncode:
             one.crashes.append(_why(process.returncode, log))
-            if one.ledger.open() and len(one.crashes) < CRASHES:
+            # One that came to no item would not the next time either.
+            before, one.claims = one.claims, one.ledger.claims()
+            if before < one.claims < len(one.ledger.items):
                 waiting.append(one)
 
 

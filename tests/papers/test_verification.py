@@ -124,6 +124,9 @@ while (item := ledger.claim()) is not None:
         os.kill(os.getpid(), 9)
     ledger.write(Row(item, "passed"))
 """
+BROKEN = """
+raise ImportError("no torch")
+"""
 HANGS = """
 ledger.write(Row(ledger.claim(), "passed"))
 if ledger.claim() == "two":
@@ -139,7 +142,8 @@ def test_a_process_that_crashes_takes_one_item_with_it_and_a_slow_one_says_how_f
 ) -> None:
     second = given_for(tmp_path).ledger("hangs", []).folder / "1.claimed"
     stubs = {"well": Stub(), "crashes": Stub(), "hangs": Late(begun=second)}
-    programs = {"well": WELL, "crashes": CRASHES, "hangs": HANGS}
+    stubs["broken"] = Stub()
+    programs = {"well": WELL, "crashes": CRASHES, "hangs": HANGS, "broken": BROKEN}
     found = carried_out(tmp_path, monkeypatch, stubs, programs, seconds=30)
     assert found["well"].state == PASSED
     assert [row.state for row in found["well"].rows] == [PASSED] * 3
@@ -147,6 +151,9 @@ def test_a_process_that_crashes_takes_one_item_with_it_and_a_slow_one_says_how_f
     assert found["crashes"].state == FAILED
     assert [crashed[item].state for item in ("one", "three")] == [PASSED, PASSED]
     assert crashed["two"].told.endswith("killed by SIGKILL; the device is gone")
+    broken = found["broken"]
+    assert (broken.state, broken.rows) == (FAILED, [])
+    assert broken.told == "3 were not begun: exit code 1; ImportError: no torch"
     late = found["hangs"]
     assert (late.state, [row.item for row in late.rows]) == (OUT_OF_TIME, ["one"])
     assert late.told.startswith("It came to 1 of 3")
