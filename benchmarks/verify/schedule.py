@@ -70,6 +70,8 @@ class _Going:
             left = len(self.ledger.items) - len(rows)
             if left:
                 told = f"{left} were not begun: {why}"
+            elif self.crashes:
+                told = f"A process ended badly: {why}"
         states = {row.state for row in rows}
         if FAILED in states or (self.crashes and len(rows) < len(self.ledger.items)):
             state = FAILED
@@ -97,7 +99,9 @@ def carry_out(
     for name, section in loaded.items():
         try:
             items = section.items(given)
-        except Exception as error:
+            if not items:
+                raise ValueError("There is nothing to check.")
+        except Exception as error:  # the others go on
             found[name] = Outcome(FAILED, [], 0, told=f"{type(error).__name__}: {error}"[:300])
             tell(name, found[name])
             continue

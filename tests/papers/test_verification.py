@@ -66,6 +66,14 @@ class Stub:
 
 
 @dataclass
+class Empty(Stub):
+    """A section for which nothing was left."""
+
+    def items(self, given: Given) -> Sequence[str]:
+        return []
+
+
+@dataclass
 class Late(Stub):
     """A section whose time is up as soon as its second item has been begun."""
 
@@ -142,7 +150,7 @@ def test_a_process_that_crashes_takes_one_item_with_it_and_a_slow_one_says_how_f
 ) -> None:
     second = given_for(tmp_path).ledger("hangs", []).folder / "1.claimed"
     stubs = {"well": Stub(), "crashes": Stub(), "hangs": Late(begun=second)}
-    stubs["broken"] = Stub()
+    stubs["broken"], stubs["empty"] = Stub(), Empty()
     programs = {"well": WELL, "crashes": CRASHES, "hangs": HANGS, "broken": BROKEN}
     found = carried_out(tmp_path, monkeypatch, stubs, programs, seconds=30)
     assert found["well"].state == PASSED
@@ -151,6 +159,10 @@ def test_a_process_that_crashes_takes_one_item_with_it_and_a_slow_one_says_how_f
     assert found["crashes"].state == FAILED
     assert [crashed[item].state for item in ("one", "three")] == [PASSED, PASSED]
     assert crashed["two"].told.endswith("killed by SIGKILL; the device is gone")
+    assert (found["empty"].state, found["empty"].told) == (
+        FAILED,
+        "ValueError: There is nothing to check.",
+    )
     broken = found["broken"]
     assert (broken.state, broken.rows) == (FAILED, [])
     assert broken.told == "3 were not begun: exit code 1; ImportError: no torch"
