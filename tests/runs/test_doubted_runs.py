@@ -400,7 +400,12 @@ def test_a_row_is_brought_from_a_gpu_by_one_copy_however_many_numbers_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copies, cpu = [], Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda x: copies.append(cpu(x)) or copies[-1])
+
+    def counted(x: Tensor) -> Tensor:
+        copies.append(x)
+        return cpu(x)
+
+    monkeypatch.setattr(Tensor, "cpu", counted)
     values = {f"score{number}": torch.tensor(number / 7).cuda() for number in range(20)}
     assert rows.read({**values, "step": 3}) == {n: k / 7 for k, n in enumerate(values)} | {
         "step": 3
