@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine.device import unserved
 from bilevel_cli.nn.functional import trained
 from bilevel_cli.nn.purity import copied
 
@@ -140,6 +141,11 @@ def _check(who: str, name: str, value: Any) -> None:
         raise UsageError(
             f"hypergradient needs tensors of float32 or float64, got {where} of "
             f"{str(value.dtype).removeprefix('torch.')}. Convert it: .double() or .float()."
+        )
+    if reason := unserved(value.device.type):
+        raise UsageError(
+            f"hypergradient needs tensors on a CPU or a GPU of CUDA, got {where} on "
+            f"{value.device}. {reason} Move it: .cpu()."
         )
     if not value.numel():
         raise UsageError(f"hypergradient needs tensors with entries, got {where} without any.")

@@ -145,12 +145,16 @@ class Device:
         return device
 
 
+def unserved(kind: str) -> str:
+    """Why nothing is computed on a kind of torch's devices, such as "mps"; empty where it is."""
+    return "" if kind in ("cpu", "cuda") else REASONS.get(kind, OTHERS)
+
+
 def _check_name(name: str) -> None:
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda") and name != "auto":
+    if name != "auto" and unserved(name.partition(":")[0]):
         raise ValueError(
             f"A device needs name to be auto, cpu, cuda or one GPU such as cuda:1, got "
-            f"{name or 'none'}. {REASONS.get(kind, OTHERS)} Use device=cpu or device=auto."
+            f"{name or 'none'}. {unserved(name.partition(':')[0])} Use device=cpu or device=auto."
         )
 
 

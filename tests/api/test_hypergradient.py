@@ -370,6 +370,12 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "outer_loss to depend on inner": (product, lambda z, lam: lam.sum(), one, one),
     "a loss that depends on outer": (without, without, one, one),
     "float32 or float64, got outer of int64": (product, product, one, one.long()),
+    r"on a CPU or a GPU of CUDA, got inner on meta\. .* Move it: \.cpu\(\)": (
+        product,
+        product,
+        one.to("meta"),
+        one.to("meta"),
+    ),
     "of one type, got float32 and float64": (product, product, one, one.float()),
     r"got inner\['a'\], a list": (product, product, {"a": [one]}, one),
     "needs outer to be a tensor, .* got None": (product, product, one, None),
