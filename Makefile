@@ -91,7 +91,7 @@ audit: $(READY)  ## whether all is pinned, and known vulnerabilities of pins and
 
 .PHONY: test-ranks
 test-ranks: $(READY)  ## runs by several processes: stopped, killed, and a hundred in a row
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/runs/test_ranks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/runs/test_ranks.py tests/runs/test_minibatches.py
 
 .PHONY: test-device
 test-device: $(READY)  ## every pair of task and method on a CUDA device, a simulated one where there is none

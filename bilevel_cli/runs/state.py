@@ -199,8 +199,8 @@ class RunState:
             )
         self.outer = {name: value.detach().clone().to(device) for name, value in outer.items()}
         self.optimizer = self.experiment.optimizer(self._parameter_groups())
-        method.check(loop, self.outer, one)
         self.machine.ranks.fits(method, loop, self.outer, one)
+        method.check(loop, self.outer, one)
         fresh = episodes.fresh(loop, self.outer, data)
         begun = episodes.begin(method, loop, self.outer, data, fresh)
         self.carry = self.machine.ranks.part(begun)

@@ -1,4 +1,4 @@
-"""A method that fails in one process of two."""
+"""A method and a task that fail in one process of two."""
 
 import os
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
-from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.reverse import Reverse
+from bilevel_cli.tasks.hyperparameters.linear_model import RidgeRegression
 
 
 class Lost(Tensor):
@@ -52,3 +53,15 @@ class Frail(Reverse):
     def _fail(self, here: str) -> None:
         if os.environ.get("RANK") == "1" and here == self.where:
             raise torch.linalg.LinAlgError("frail, on purpose")  # type: ignore[attr-defined]
+
+
+class FrailRidge(RidgeRegression):
+    """As ridge regression, but for its twentieth loss of a part of seven examples in process 1."""
+
+    parts = 0
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        FrailRidge.parts += len(batch["y"]) < 7
+        if os.environ.get("RANK") == "1" and FrailRidge.parts == 20:
+            raise MemoryError("frail, on purpose")
+        return super().inner_loss(inner, outer, batch)

@@ -1,20 +1,18 @@
 """Ranks: a run by several processes is that of one."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from commands import bilevel_run
 from configs import configured
+from outcomes import check_alike, manifest, run
 from ranking import Command
 
 from bilevel_cli.config.objects import parts
@@ -22,14 +20,14 @@ from bilevel_cli.config.resolved import resolved
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.processes import Processes
-from bilevel_cli.runs import build, checkpoint
-from bilevel_cli.vocabulary import CHECKPOINT
+from bilevel_cli.runs import build
 
 # Three episodes, so that two processes have unlike shares.
 RUN = ["task=meta", "model=linear", "data=digits", "task.episodes=3", "task.eval_episodes=4"]
 RUN += ["device=cpu", "device.dtype=float64", "inner_steps=3", "log_every=1"]
 QUICK = [*RUN, "outer_steps=4", "eval_every=2", "save_every=2"]
 LONG = [*RUN, "outer_steps=40", "eval_every=20", "save_every=10", "method=iaptt"]
+SHARED = ["task=reweight", "data=digits", "method=darts", "inner_steps=1", "task.batch_size=32"]
 METHODS = {
     "reverse": ["method=reverse", "metrics=[hypergradient_gap]"],
     "imaml": ["method=imaml"],
@@ -38,7 +36,6 @@ METHODS = {
     "restore": ["method=reverse", "solver.lr=1e200", "on_divergence=restore"],
 }
 KILLED = "RankLost: A run needs all its 2 processes, got one that was killed or hangs."
-TIMINGS = ["seconds", "peak_memory_mb"]
 pytestmark = pytest.mark.usefixtures("digits_read_once")
 
 
@@ -78,38 +75,6 @@ def torchrun(*overrides: str, processes: int = 2) -> list[str]:
     script = str(Path(sys.executable).with_name("torchrun"))
     launch = ["--standalone", f"--nproc-per-node={processes}", "-m", "bilevel_cli"]
     return [script, *launch, *overrides]
-
-
-def run(commands: list[Command]) -> list[dict[str, Any]]:
-    script = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "ranking.py")]
-    given = json.dumps([asdict(command) for command in commands])
-    done = subprocess.run([*script, given], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return found
-
-
-def learned(folder: Path) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(folder / CHECKPOINT)
-    carried = {f"carry {n}": x for n, x in state["carry"]["inner"]["inner"].items()}
-    return {**state["outer"], **carried}
-
-
-def check_alike(one: Path, other: Path, tolerance: float) -> None:
-    """Compares what two runs wrote and learned; to the bit where the tolerance is 0."""
-    assert {p.name for p in one.iterdir()} == {p.name for p in other.iterdir()}
-    for name in ("train.csv", "eval.csv"):
-        left, right = (
-            pd.read_csv(folder / name).drop(columns=TIMINGS, errors="ignore")
-            for folder in (one, other)
-        )
-        pd.testing.assert_frame_equal(left, right, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(learned(other), learned(one), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -249,13 +214,17 @@ def test_what_is_no_single_run_is_refused_before_any_work(
         (["task=quadratic", "method=darts"], "share the examples of one inner problem, got Quad"),
         (["task=quadratic", "method=cg"], "got Implicit, which takes products with second ones"),
         (["task=meta", "data=digits", "task.episodes=1"], "2 processes need an episode each"),
+        ([*SHARED, "task.batch_size=1"], "2 processes need an example each, got HyperCleaning"),
+        ([*SHARED, "model=conv4"], "examples meet, such as by batch normalisation"),
+        ([*SHARED, "device.capture=compile"], "got device.capture=compile"),
+        (["task=meta_weight_net", *SHARED[1:]], "got MetaWeightNet, whose inner steps follow"),
     ],
     ids=str,
 )
-def test_a_task_without_an_episode_for_each_process_is_refused(
+def test_what_processes_cannot_share_is_refused_with_a_reason(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
-    config = configured(*overrides, "device=cpu", "model=linear")
+    config = configured("model=linear", "device=cpu", *overrides)
     with pytest.raises(UsageError, match=message):
         build.build(config, resolved(config), tmp_path, {}, Processes(0, 2))
 
