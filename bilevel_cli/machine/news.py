@@ -96,14 +96,14 @@ class Watch:
     """A thread that frees this process from an exchange that nobody will complete.
 
     An exchange between GPUs (NCCL) waits on the GPU, and the host waits behind it where Python
-    hears nothing. The thread looks at the news meanwhile. Where another process is lost, or nothing
-    went on for as long as `patience`, it aborts the exchange: what then arrives is not to be used,
-    and `lost` says so.
+    hears nothing. The thread looks at the news meanwhile. Where another process is lost, or an
+    exchange takes longer than `patience`, it aborts the exchange: what then arrives is not to be
+    used, and `lost` says so.
 
     Args:
         lost: Whether another process has ended.
         abort: Ends all exchanges of this process.
-        patience: How long the run may stand still.
+        patience: How long an exchange may take.
 
     Attributes:
         lost: Whether exchanges were aborted.
@@ -114,7 +114,7 @@ class Watch:
     ) -> None:
         self.lost = False
         self._ask, self._abort, self._patience = lost, abort, patience.total_seconds()
-        self._moved = time.monotonic()
+        self._begun: float | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
@@ -131,13 +131,19 @@ class Watch:
         self._end.set()
         self._thread.join(FIRST_SPEAKS.total_seconds())  # it may be aborting
 
-    def move(self) -> None:
-        """Notes that the run goes on."""
-        self._moved = time.monotonic()
+    def begin(self) -> None:
+        """Notes that an exchange between GPUs has begun."""
+        self._begun = time.monotonic()
+
+    def rest(self) -> None:
+        """Notes that the host waits for none: what it does now may take as long as it likes."""
+        self._begun = None
 
     def _look(self) -> None:
         while not self._end.wait(LOOK):
-            if time.monotonic() - self._moved > self._patience or self._ask():
+            begun = self._begun
+            hangs = begun is not None and time.monotonic() - begun > self._patience
+            if hangs or self._ask():
                 self.lost = True
                 with contextlib.suppress(RuntimeError):
                     self._abort()

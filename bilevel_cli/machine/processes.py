@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilevel_cli.core import trees
 from bilevel_cli.core.episodes import OuterStep
-from bilevel_cli.core.host import on_host
+from bilevel_cli.core.host import is_host, on_host
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.task import Task
@@ -114,6 +114,8 @@ class Processes(Ranks):
     def total(self, x: Tensor) -> Tensor:
         with self._company():
             dist.all_reduce(x)
+        if self._watch is not None and not is_host(x.device):
+            self._watch.begin()  # and the host goes on
         return x
 
     def once(self, fn: Callable[[], T]) -> T:
@@ -141,8 +143,11 @@ class Processes(Ranks):
         finish(x.device)
         if self._aborted:
             raise self._loss()
+        self._rest()
+
+    def _rest(self) -> None:
         if self._watch is not None:
-            self._watch.move()
+            self._watch.rest()
 
     @property
     def _aborted(self) -> bool:
@@ -162,6 +167,7 @@ class Processes(Ranks):
         """Raises `RankLost` for an exchange within that fails."""
         try:
             yield
+            self._rest()
         except RuntimeError as error:
             raise self._loss() from error
 
