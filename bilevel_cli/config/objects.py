@@ -70,6 +70,7 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
     method: Hypergradient[Any] = make(config, "method")
     _check_twice(task, method)
+    _check_precision(task, device)
     return Parts(device, where, task, loop, method)
 
 
@@ -104,14 +105,27 @@ def _model(config: DictConfig) -> Any:
 
 def _check_twice(task: Task, method: Hypergradient[Any]) -> None:
     """Checks that the models of a task have the second derivatives that a method takes."""
-    models = [value for value in vars(task).values() if isinstance(value, Functional)]
-    reason = next((model.not_twice for model in models if model.not_twice), "")
+    reason = next((model.not_twice for model in _models(task) if model.not_twice), "")
     if reason and _takes_products(method):
         raise UsageError(
             f"{type(method).__name__} needs second derivatives, got a model without: {reason}. "
             "Replace that operation, or use a method without products, such as method=f2sa or "
             "method=darts."
         )
+
+
+def _check_precision(task: Task, device: Device) -> None:
+    """Checks that a task has a model, if models are to compute in a precision of their own."""
+    if device.precision is not None and not _models(task):
+        raise UsageError(
+            f"device.precision={device.precision} needs a task that calls a model, got "
+            f"{type(task).__name__}, whose losses call none: nothing of it would be in bfloat16. "
+            "Use device.precision=null."
+        )
+
+
+def _models(task: Task) -> list[Functional]:
+    return [value for value in vars(task).values() if isinstance(value, Functional)]
 
 
 def _takes_products(method: Hypergradient[Any]) -> bool:

@@ -13,7 +13,7 @@ from bilevel_cli.errors import out_of_memory
 from bilevel_cli.machine import memory, place
 from bilevel_cli.machine.malloc import keep_freed_memory
 from bilevel_cli.machine.precision import precision, set_precision
-from bilevel_cli.nn import affine
+from bilevel_cli.nn import affine, autocasting
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # which `bilevel_cli/__init__.py` sets
 REPEATING = (":4096:8", ":16:8")  # its values with which cuBLAS computes the same bits again
@@ -37,6 +37,9 @@ class Device:
         dtype: "float32" or "float64".
         matmul_precision: "highest", or "high" or "medium" for TF32 products and convolutions on a
             GPU, and with "medium" bf16 products on a CPU.
+        precision: "bf16-mixed" for models that compute in bfloat16 (torch's autocast), while
+            parameters, gradients and losses stay float32; null for dtype throughout. For methods
+            that take first derivatives.
         deterministic: Whether to use only kernels whose results repeat bit for bit.
         threads: CPU threads; null for all cores.
         memory_budget: Bytes of the graphs that one outer step holds at once, such as "2 GB"; "auto"
@@ -50,6 +53,7 @@ class Device:
     name: str
     dtype: str
     matmul_precision: str
+    precision: str | None
     deterministic: bool
     threads: int | None
     memory_budget: int | str
@@ -62,6 +66,7 @@ class Device:
         for setting, options in (
             ("dtype", ("float32", "float64")),
             ("matmul_precision", ("highest", "high", "medium")),
+            ("precision", (None, autocasting.MIXED)),
             ("linear", ("auto", "torch")),
             ("capture", (None, "compile", "cuda_graph")),
         ):
@@ -69,6 +74,12 @@ class Device:
             if got not in options:
                 known = ", ".join(option or "null" for option in options)
                 raise ValueError(f"A device needs {setting} to be one of {known}, got {got}.")
+        if self.precision is not None and self.dtype != "float32":
+            raise ValueError(
+                f"A device needs dtype=float32 for precision={self.precision}, got "
+                f"dtype={self.dtype}, of which autocast leaves every product as it is. Use "
+                "device.precision=null."
+            )
         memory.budget_bytes(self.memory_budget)
         for name in ("threads", "episodes_chunk"):
             count = getattr(self, name)
@@ -94,7 +105,7 @@ class Device:
         here = place.here()
         device = self._device(here)
         torch.set_default_dtype(getattr(torch, self.dtype))
-        set_precision(self.matmul_precision)
+        set_precision(self.matmul_precision, self.precision)
         # Only where it changes something: the call imports inductor, which takes long.
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:
             torch.use_deterministic_algorithms(self.deterministic)
@@ -135,6 +146,11 @@ class Device:
                 f"A run needs a device that torch can use, got device.name={name}: "
                 f"{str(error).splitlines()[0]}. Use device=cpu or device=auto."
             ) from error
+        if self.precision is not None and device.type == "cuda" and not _computes_bf16():
+            raise ValueError(
+                f"A device needs a GPU that computes in bfloat16 for precision={self.precision}, "
+                f"got {gpu_name(device)}. Use device.precision=null."
+            )
         if self.capture == "cuda_graph" and device.type != "cuda":
             raise ValueError(
                 f"A device needs a GPU for capture=cuda_graph, got device.name={name}. Use "
@@ -202,7 +218,7 @@ def settings_restored() -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     cached = CACHE in os.environ
     with (
-        precision(torch.get_float32_matmul_precision()),
+        precision(torch.get_float32_matmul_precision(), autocasting.used()),
         memory.budget_restored(),
         affine.kernels_restored(),
     ):
@@ -217,6 +233,11 @@ def settings_restored() -> Iterator[None]:
             torch.backends.cudnn.benchmark = benchmark
             if not cached:
                 os.environ.pop(CACHE, None)
+
+
+def _computes_bf16() -> bool:
+    # torch emulates it on older GPUs, more slowly than they compute in float32.
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def gpu_name(device: torch.device) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
-from bilevel_cli.nn import affine, attention, randomness, third_derivatives
+from bilevel_cli.nn import affine, attention, autocasting, randomness, third_derivatives
 
 Make = Callable[[], nn.Module]
 
@@ -86,7 +86,8 @@ class Functional:
             x: A batch of inputs [batch, ...].
 
         Returns:
-            [batch, outputs]: the tensor that the module returns, or its `logits`.
+            [batch, outputs]: the tensor that the module returns, or its `logits`; never bfloat16,
+            whatever `autocasting` does within.
         """
         return self._call(self._spare, lambda: shared_copy(self.module), params, x)
 
@@ -120,9 +121,10 @@ class Functional:
             module = spare.pop()
         except IndexError:
             module = third_derivatives.routed(affine.routed(copied()))
+            autocasting.routed(module)
         try:
             with attention.exact_attention() if self.attends else contextlib.nullcontext():
-                return logits(torch.func.functional_call(module, params, (x,)))
+                return autocasting.widened(logits(autocasting.called(module, params, x)))
         finally:
             spare.append(module)
 

@@ -27,7 +27,7 @@ from bilevel_cli.api import bars
 from bilevel_cli.api.overrides import assignments
 from bilevel_cli.config.options import CONF
 from bilevel_cli.machine import memory
-from bilevel_cli.nn import affine
+from bilevel_cli.nn import affine, autocasting
 from bilevel_cli.runs.runner import Runner
 
 TINY: dict[str, Any] = {"inner_steps": 3, "log_every": 1, "eval_every": 2, "save_every": 2}
@@ -302,7 +302,7 @@ def surroundings() -> dict[str, Any]:
             torch.is_grad_enabled(),
             torch.get_rng_state().tolist(),
         ),
-        "ours": (memory._budget, memory._threads, affine._kernel),
+        "ours": (memory._budget, memory._threads, affine._kernel, autocasting.used()),
     }
 
 
@@ -316,8 +316,11 @@ SETTINGS = [
 ]
 
 
+MIXED = ["task=hpo", "data=breast_cancer", "data.train=20", "device.precision=bf16-mixed"]
+
+
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("more", [[], ["solver.lr=1e300"], ["solver.lr=none"]])
+@pytest.mark.parametrize("more", [[], ["solver.lr=1e300"], ["solver.lr=none"], MIXED])
 def test_the_process_is_as_it_was_however_a_run_ends(more: list[str]) -> None:
     tiny(outer_steps=1)  # what is imported, and found once, stays
     before = surroundings()

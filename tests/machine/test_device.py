@@ -49,6 +49,7 @@ SETTINGS: dict[str, Any] = {
     "name": "cpu",
     "dtype": "float32",
     "matmul_precision": "highest",
+    "precision": None,
     "deterministic": False,
     "threads": None,
     "memory_budget": "auto",
