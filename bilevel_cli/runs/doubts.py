@@ -7,8 +7,8 @@ from bilevel_cli.records.manifest import Doubt
 
 log = logging.getLogger(__name__)
 
-INNER_LOSS, HYPERGRADIENT = "inner_loss", "hypergradient"
-OF_ALL = {INNER_LOSS, HYPERGRADIENT}  # kinds that a run of any method may show
+INNER_LOSS, HYPERGRADIENT, PRECISION = "inner_loss", "hypergradient", "precision"
+OF_ALL = {INNER_LOSS, HYPERGRADIENT, PRECISION}  # kinds that a run of any method may show
 MOST_NAMES = 20  # that a sentence lists
 
 
@@ -16,7 +16,7 @@ class Doubts:
     """The doubts of a run, the first of each kind.
 
     Attributes:
-        found: By kind: "inner_loss", "hypergradient", and those that a method knows.
+        found: By kind: "inner_loss", "hypergradient", "precision", and those that a method knows.
         unsaid: Kinds that nobody was told of yet.
         told: Is given all of them when there is a new one.
     """

@@ -11,6 +11,7 @@ from bilevel_cli.runs.descent import Descent
 from bilevel_cli.runs.doubts import Doubts, zero_hypergradient
 from bilevel_cli.runs.experiment import Experiment, Machine
 from bilevel_cli.runs.flags import Flags
+from bilevel_cli.runs.rounding import Rounding
 from bilevel_cli.runs.rows import read
 from bilevel_cli.runs.state import Inputs
 
@@ -23,10 +24,12 @@ class Judgement:
         machine: Where.
         outer: The outer parameters.
         solver: The settings of the solver, by which a doubt names its step size; None for none.
+        log_every: Outer steps between two rows.
 
     Attributes:
         doubts: The doubts so far, the first of each kind.
         descent: Whether inner loops run down the inner loss.
+        rounding: What a mixed precision makes of the hypergradient.
         flags: What every outer step notes on the device.
     """
 
@@ -36,18 +39,25 @@ class Judgement:
         machine: Machine,
         outer: Params,
         solver: dict[str, Any] | None,
+        log_every: int,
     ) -> None:
         self.method = experiment.method
         self.doubts, self.flags = Doubts(), Flags(outer)
         self.descent = Descent(
             experiment.method, experiment.loop, machine.ranks, machine.episodes_chunk, solver
         )
+        self.rounding = Rounding(experiment, machine, log_every)
         self._judged = False  # whether it is known which outer parameters act
 
-    def measure(self, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
-        """The inner loss before and after the inner loop of an outer step, 0-dim, by column."""
+    def measure(self, step: int, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
+        """What the row of an outer step needs to be judged by, 0-dim, by column.
+
+        The inner loss before and after the inner loop; and at some rows, under a name that `read`
+        takes away, what a mixed precision costs.
+        """
         outer, data, before = inputs
-        return self.descent.measure(outer, data, before, estimate.carry)
+        losses = self.descent.measure(outer, data, before, estimate.carry)
+        return {**losses, **self.rounding.measure(step, inputs, estimate)}
 
     def look(self, step: int, grad: Params, outer: Params) -> None:
         """Notes, on the device, what an outer step gave.
@@ -63,6 +73,7 @@ class Judgement:
         """Brings a report to the host, and with it what all steps since the last row have noted."""
         row = read({**report, **self.flags.unread()})
         self.flags.take(row)
+        self.rounding.take(row)
         return row
 
     def noted(self) -> dict[str, int]:
@@ -83,7 +94,8 @@ class Judgement:
         """
         numbers = {name: float(value) for name, value in row.items()}
         own = self.method.doubts(numbers)
-        self.doubts.note(step, {**own, **self.descent.doubts(numbers, outer)})
+        descent, rounding = self.descent.doubts(numbers, outer), self.rounding.doubts()
+        self.doubts.note(step, {**own, **descent, **rounding})
         if self._judged or not self.method.zero_tells(numbers, step):
             return
         names = self.flags.never_moved()

@@ -66,9 +66,8 @@ class Runner:
         self.experiment, self.machine, self.plan = experiment, machine, plan
         self.identity, self.folder = identity, folder
         self.state = RunState(experiment, machine, plan)
-        self.judgement = Judgement(
-            experiment, machine, self.state.outer, identity.settings.get("solver")
-        )
+        solver, log_every = identity.settings.get("solver"), plan.schedule.log_every
+        self.judgement = Judgement(experiment, machine, self.state.outer, solver, log_every)
         self.outer_step = machine.outer_step(experiment)
         self.estimate = machine.ranks.shared(machine.captured(self.outer_step))
         self.clock, self.earlier = Clock(), 0.0

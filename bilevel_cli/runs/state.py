@@ -28,7 +28,8 @@ from bilevel_cli.runs.experiment import Experiment, Machine
 from bilevel_cli.runs.plan import Plan
 
 Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
-Measure = Callable[[Inputs, Estimate], Mapping[str, Tensor]]  # 0-dim tensors, by column
+# Of a step, by its number: 0-dim tensors, by column.
+Measure = Callable[[int, Inputs, Estimate], Mapping[str, Tensor]]
 
 
 class Streams:
@@ -132,7 +133,7 @@ class RunState:
         self._count(estimate.metrics)
         logs = self.due(self.plan.schedule.log_every, self.step + 1)
         if logs:
-            report |= measure(inputs, estimate)
+            report |= measure(self.step + 1, inputs, estimate)
         report |= {n: v for n, v in estimate.metrics.items() if n not in ("inner_grads", "hvps")}
         self.step += 1
         if logs and self.experiment.metrics:
