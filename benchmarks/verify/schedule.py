@@ -138,7 +138,10 @@ def _phase(
                 if time.monotonic() > min(deadline, one.begin + _limit(one, seconds)):
                     one.late = one.late or bool(one.processes) or one in waiting
                     _kill(one)
-                    waiting = [other for other in waiting if other is not one]
+                elif one.processes or one.ledger.claims() < len(one.ledger.items):
+                    continue
+                # Nothing is left for the processes that it waits for.
+                waiting = [other for other in waiting if other is not one]
             while waiting and sum(len(one.processes) for one in left) < given.jobs:
                 one = waiting.pop(0)
                 if one.ledger.claims() < len(one.ledger.items):
