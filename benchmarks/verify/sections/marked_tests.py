@@ -21,8 +21,11 @@ NOTHING = 5  # pytest's exit code where it found no test
 
 
 def items(given: Given) -> Sequence[str]:
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [f.relative_to(ROOT).as_posix() for f in files if MARK in f.read_text("utf-8")]
+    files = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    # Those of tests/gpu are of the simulated device, and of the pairs, which are a section.
+    apart = Path("tests", "gpu")
+    marked = [f for f in files if f.parent != apart and MARK in (ROOT / f).read_text("utf-8")]
+    return [path.as_posix() for path in marked]
 
 
 def check(given: Given, item: str) -> Row:
