@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configs import composed, settings_of
+from configs import class_of, composed, settings_of
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -103,3 +103,10 @@ def test_listing_options_does_not_import_torch() -> None:
         "from bilevel_cli.commands.run import main; main(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, capture_output=True)
+
+
+def test_options_of_a_kind_are_told_by_their_files_and_by_those_that_they_extend() -> None:
+    kind = class_of("task", "ridge").needs
+    assert options.options_of_kind("data", kind) == options.pairs()["ridge"] != []
+    device = class_of("device", "cpu")
+    assert options.options_of_kind("device", device) == options.names("device")  # two extend one

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config.options import CONF, groups
@@ -24,6 +25,16 @@ def settings_of(group: str, name: str) -> DictConfig:
     assert isinstance(whole, DictConfig)
     found: DictConfig = whole.get(group, whole)
     return found
+
+
+def class_of(group: str, name: str) -> Any:
+    """The class behind an option: that of its file, or of the option that the file extends."""
+    whole = OmegaConf.load(CONF / group / f"{name}.yaml")
+    target = OmegaConf.select(whole, "_target_") or OmegaConf.select(whole, f"{group}._target_")
+    if target is None:
+        extended = next(one for one in whole.defaults if isinstance(one, str) and one != "_self_")
+        return class_of(group, extended)
+    return get_class(target)
 
 
 def small(task: str) -> list[str]:
