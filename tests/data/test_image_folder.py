@@ -1,6 +1,7 @@
 """Folders of images of one's own are read, or refused by the name of what does not fit."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,20 +91,20 @@ def test_images_are_resized_made_grey_and_turned_upright(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "cannot identify image file"),
-        (SMALL_PNG[:45], "cannot read"),
-        (b"GIF89a" + SMALL_PNG, "cannot identify image file"),
-        (pickle.dumps([1]), "cannot identify image file"),
-        (png(Image.new("1", (20000, 4000))), "at most 67108864 pixels are read"),
-        (png(Image.new("1", (20000, 20000))), "cannot read"),
+        (lambda: b"", "cannot identify image file"),
+        (lambda: SMALL_PNG[:45], "cannot read"),
+        (lambda: b"GIF89a" + SMALL_PNG, "cannot identify image file"),
+        (lambda: pickle.dumps([1]), "cannot identify image file"),
+        (lambda: png(Image.new("1", (20000, 4000))), "at most 67108864 pixels are read"),
+        (lambda: png(Image.new("1", (20000, 20000))), "cannot read"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_named_and_no_bomb_decoded(
-    tmp_path: Path, content: bytes, reason: str
+    tmp_path: Path, content: Callable[[], bytes], reason: str
 ) -> None:
     standins.write_images(tmp_path, classes=2, images=2, size=8)
     path = tmp_path / "n01" / "1.png"
-    path.write_bytes(content)
+    path.write_bytes(content())
     text = message(bounded(folder_of(tmp_path).read))
     assert text.startswith(f"ImageFolder cannot read {path}: ")
     assert reason in text

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -179,17 +180,19 @@ GREEK = "images_background/Greek/character01/0001_01.png"
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"not a png", "cannot identify image file"),
-        (drawing(0, 1)[:60], "cannot read"),
-        (png(Image.new("L", (28, 28))), "size (28, 28), not (105, 105)"),
-        (bytes(2**20 + 1), "1048577 bytes, at most 1048576 are read"),
-        (png(Image.new("1", (20000, 20000))), "cannot read"),  # a decompression bomb
+        (lambda: b"not a png", "cannot identify image file"),
+        (lambda: drawing(0, 1)[:60], "cannot read"),
+        (lambda: png(Image.new("L", (28, 28))), "size (28, 28), not (105, 105)"),
+        (lambda: bytes(2**20 + 1), "1048577 bytes, at most 1048576 are read"),
+        (lambda: png(Image.new("1", (20000, 20000))), "cannot read"),  # a decompression bomb
     ],
 )
-def test_a_damaged_image_is_named_with_its_zip(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_damaged_image_is_named_with_its_zip(
+    tmp_path: Path, content: Callable[[], bytes], reason: str
+) -> None:
     write_omniglot(tmp_path)
     path = tmp_path / "images_background.zip"
-    write_zip(path, background() | {GREEK: content})
+    write_zip(path, background() | {GREEK: content()})
     text = message(reader(tmp_path).classes)
     assert text.startswith(f"Omniglot cannot read {GREEK} in {path}: ")
     assert reason in text
