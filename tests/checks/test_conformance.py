@@ -66,7 +66,7 @@ def test_tasks_conform(option: str, tmp_path: Path) -> None:
     check_task(runner_in(config, tmp_path).experiment.task)
 
 
-@pytest.mark.parametrize(("task", "method"), crossed(options("task"), options("method"), 3))
+@pytest.mark.parametrize(("task", "method"), crossed(options("task"), options("method"), 4))
 def test_every_method_serves_every_task_or_says_why_not(
     task: str, method: str, tmp_path: Path
 ) -> None:
