@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, linear, machine, memory, report, timing
+from benchmarks import commands, linear, machine, memory, precision, report, timing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "what", choices=["all", "time", "memory", "commands", "report", "linear", "labels"]
+        "what",
+        choices=["all", "time", "memory", "commands", "report", "linear", "precision", "labels"],
     )
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
     parser.add_argument("--size", choices=["full", "quick", "tiny"], default="full")
@@ -24,6 +25,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "linear":  # a table by itself, which the page quotes
         linear.run(given.size, given.device, given.rounds, given.only)
+        return
+    if given.what == "precision":  # likewise, in docs/precision.md
+        precision.run(given.device, given.only)
         return
     if given.what == "labels":  # likewise, into docs/labels.md
         from benchmarks import labels  # here: it needs cleanlab
