@@ -25,6 +25,7 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.capture import captured
 from bilevel_cli.machine.device import settings_restored
 from bilevel_cli.nn import randomness
+from bilevel_cli.runs.divergence import Diverged
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.runs.state import Inputs
 
@@ -102,7 +103,8 @@ def check(task: str, method: str, *overrides: str) -> Row:
 
     Two estimates from the CPU's own inputs are the CPU's; all that they return is on the device; a
     whole outer step, draws and optimizer too, waits for nothing and draws from no global generator;
-    a CUDA graph gives both eager estimates; a run goes to its end.
+    a CUDA graph gives both eager estimates; a run goes to its end, or
+    diverges where the CPU's does.
 
     Args:
         task: The option of the task, which is made small.
@@ -128,7 +130,8 @@ def _checked(row: Row, config: DictConfig, folder: Path) -> Row:
     stage = "on the CPU"
     try:
         try:
-            steps = _two_steps(_built(config, "cpu", folder))
+            cpu = _built(config, "cpu", folder)
+            steps = _two_steps(cpu)
         except (UsageError, CannotServe) as error:
             return row._replace(refused=_first_line(error))
         stage = "on the device"
@@ -150,7 +153,7 @@ def _checked(row: Row, config: DictConfig, folder: Path) -> Row:
         stage = "graph"
         row = _graph(row, gpu, moved, found)
         stage = "run"
-        gpu.run()
+        _end_alike(gpu, cpu)
     except Exception as error:  # whatever it is, it is what was found of the pair
         return row._replace(error=f"{stage}: {_told(error)}")
     return row
@@ -161,6 +164,18 @@ def _built(config: DictConfig, device: str, folder: Path) -> Runner:
     config.device.name = device
     (folder / device).mkdir()
     return runner_in(config, folder / device)
+
+
+def _end_alike(gpu: Runner, cpu: Runner) -> None:
+    """Runs to the end on the device. Where that diverges, so does the same run on the CPU."""
+    try:
+        gpu.run()
+    except Diverged as error:
+        try:
+            cpu.run()
+        except Diverged:
+            return
+        raise error
 
 
 def _two_steps(runner: Runner) -> list[tuple[Inputs, Estimate]]:
