@@ -110,6 +110,9 @@ class Device:
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:
             torch.use_deterministic_algorithms(self.deterministic)
         torch.backends.cudnn.benchmark = not self.deterministic
+        # Where a graph of second derivatives has nodes of two threads, each with a count of its
+        # own, their order depends on what was computed before. So is what a sum is rounded to.
+        torch.autograd.set_multithreading_enabled(not self.deterministic)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if device.type == "cuda" and here.count > 1:
@@ -216,6 +219,7 @@ def settings_restored() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    threaded = torch._C._is_multithreading_enabled()
     cached = CACHE in os.environ
     with (
         precision(torch.get_float32_matmul_precision(), autocasting.used()),
@@ -231,6 +235,7 @@ def settings_restored() -> Iterator[None]:
             if torch.are_deterministic_algorithms_enabled() != deterministic:
                 torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
+            torch.autograd.set_multithreading_enabled(threaded)
             if not cached:
                 os.environ.pop(CACHE, None)
 

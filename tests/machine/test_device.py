@@ -613,3 +613,18 @@ def test_the_peak_of_a_gpu_is_what_torch_has_allocated_there() -> None:
     peak = peak_memory_mb(torch.device("cuda"))
     assert peak >= held.nbytes / 1e6
     assert peak == torch.cuda.max_memory_allocated() / 1e6
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_that_is_told_to_repeat_itself_gives_every_estimate_the_bits_of_the_first(
+    tmp_path: Path, settings_of_torch: Callable[[], Any]
+) -> None:
+    # A run that goes on has forgotten what was computed before: its first estimate has to be alike.
+    given = ["task=meta", "method=reverse", "model=conv4", "model.width=4", "task.episodes=2"]
+    given += ["task.queries=1", "device=cuda", "device.deterministic=true"]
+    runner = runner_in(composed(*given), tmp_path)
+    inputs = next(runner._advance())
+    one, *others = [runner.estimate(*inputs) for _ in range(3)]
+    for other in others:
+        assert all(torch.equal(value, other.grad[name]) for name, value in one.grad.items())
