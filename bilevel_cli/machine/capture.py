@@ -98,14 +98,17 @@ def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Call
 
 
 @functools.cache
-def _side_stream(device: int) -> torch.cuda.Stream:
-    """One for all recordings of a process: cuBLAS keeps tens of MiB for each that multiplied."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def _side_stream(current: int) -> torch.cuda.Stream:
+    """One for all recordings on the current device: cuBLAS keeps tens of MiB for each stream."""
+    del current
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def _recorded(fn: Callable[[], Tree], stream: torch.cuda.Stream) -> tuple[Tree, Callable[[], None]]:
     """As `cuda_graph`, on a stream that is current and on which `fn` was called before."""
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    graph, pool = torch.cuda.CUDAGraph(), None
+    with contextlib.suppress(RuntimeError):  # of a torch that has none to give
+        pool = torch.cuda.graph_pool_handle()
     first: BaseException | None = None
     try:
         with torch.cuda.graph(graph, pool, stream):
@@ -127,7 +130,7 @@ def _recorded(fn: Callable[[], Tree], stream: torch.cuda.Stream) -> tuple[Tree, 
     ) from reason
 
 
-def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int] | None) -> None:
     """Ends what torch begins with a recording, and leaves open where the recording fails.
 
     The GPU is told first that the recording ends. Where it refuses, torch goes no further: its
@@ -135,11 +138,13 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
     the next recording asks it to free what it can.
     """
     device = torch.cuda.current_device()
-    with contextlib.suppress(RuntimeError):  # of an allocator that was told
-        torch._C._cuda_endAllocateToPool(device, pool)
-        torch._C._cuda_releasePool(device, pool)
-        _abandoned.append(graph)
-    with contextlib.suppress(RuntimeError):  # of a GPU that does nothing any more
+    # An allocator that was told raises; and the functions are torch's own, which it may lack.
+    with contextlib.suppress(RuntimeError, AttributeError):
+        if pool is not None:
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
+            _abandoned.append(graph)
+    with contextlib.suppress(RuntimeError, AttributeError):  # of a GPU that does nothing any more
         graph.reset()
     _side_stream.cache_clear()  # the GPU may take it for one that is recorded
 

@@ -149,11 +149,6 @@ class Device:
                 f"A run needs a device that torch can use, got device.name={name}: "
                 f"{str(error).splitlines()[0]}. Use device=cpu or device=auto."
             ) from error
-        if self.precision is not None and device.type == "cuda" and not _computes_bf16():
-            raise ValueError(
-                f"A device needs a GPU that computes in bfloat16 for precision={self.precision}, "
-                f"got {gpu_name(device)}. Use device.precision=null."
-            )
         if self.capture == "cuda_graph" and device.type != "cuda":
             raise ValueError(
                 f"A device needs a GPU for capture=cuda_graph, got device.name={name}. Use "
@@ -238,11 +233,6 @@ def settings_restored() -> Iterator[None]:
             torch.autograd.set_multithreading_enabled(threaded)
             if not cached:
                 os.environ.pop(CACHE, None)
-
-
-def _computes_bf16() -> bool:
-    # torch emulates it on older GPUs, more slowly than they compute in float32.
-    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def gpu_name(device: torch.device) -> str | None:

@@ -112,7 +112,7 @@ def free(device: torch.device) -> int:
     if device.type == "cuda":
         # The driver does not know that torch keeps memory that no tensor has any more.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        return torch.cuda.mem_get_info(device)[0] + max(kept, 0)
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():  # macOS, which does not say
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

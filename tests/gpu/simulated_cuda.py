@@ -107,11 +107,6 @@ class Graph:
         return (0, id(self))
 
 
-def _computes_bf16(including_emulation: bool = True) -> bool:
-    del including_emulation
-    return True
-
-
 def _synchronize(device: Any = None) -> None:
     gpu = Gpu.now()
     if gpu.tape is not None:
@@ -155,7 +150,7 @@ def _replacements(gpu: Gpu) -> dict[str, Any]:
         "current_device": lambda: 0,
         "get_device_name": lambda: "simulated",
         "get_device_capability": lambda: (9, 0),
-        "is_bf16_supported": _computes_bf16,
+        "is_bf16_supported": lambda: True,
         "mem_get_info": lambda: (memory.free, memory.capacity),
         "memory_allocated": lambda: memory.allocated,
         "max_memory_allocated": lambda: memory.peak,

@@ -287,7 +287,7 @@ def test_a_recording_that_fails_says_why_and_leaves_the_gpu_to_others(
 
     streams: list[mock.MagicMock] = []
 
-    def new_stream(device: int) -> mock.MagicMock:
+    def new_stream() -> mock.MagicMock:
         streams.append(mock.MagicMock())
         return streams[-1]
 
