@@ -165,7 +165,7 @@ def assemble(
     def ours() -> Params:
         return {n.removeprefix(LEARNED_PREFIX): g for n, g in estimate().grad.items()}
 
-    linear = OmegaConf.to_container(config.method).get("linear_solver", {})
+    linear = config.method.get("linear_solver", {})
     return Case(
         kind=kind,
         model=usual,

@@ -51,7 +51,7 @@ def write(folder: Path, page: Path, gpu: Path | None = None) -> None:
         _read(folder, name) for name in ("exactness", "commands", "machine")
     )
     by_device = (_times(folder, on_gpu=False), _times(gpu or folder, on_gpu=True))
-    facts = "\n".join(f"* {n.replace('_', ' ')}: {v}" for n, v in machine.iloc[-1].items())
+    facts = "\n".join(f"* {str(n).replace('_', ' ')}: {v}" for n, v in machine.iloc[-1].items())
     sections = [
         INTRODUCTION,
         facts,

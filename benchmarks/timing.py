@@ -90,7 +90,9 @@ def measure(implementation: Implementation, device: torch.device) -> tuple[float
     gc.collect()
     synchronize(device)
     on_gpu = device.type == "cuda"
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
+    events: list[torch.cuda.Event] = []
+    if on_gpu:
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
     cpu, wall = time.process_time(), time.perf_counter()
     for event in events[:1]:
         event.record()
