@@ -3,12 +3,14 @@
 import hashlib
 import inspect
 import types
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from bilevel_cli.config.arguments import check_arguments, whole
 from bilevel_cli.config.options import options_of_kind
@@ -106,7 +108,8 @@ def _model(config: DictConfig) -> Any:
 def _check_twice(task: Task, method: Hypergradient[Any]) -> None:
     """Checks that the models of a task have the second derivatives that a method takes."""
     reason = next((model.not_twice for model in _models(task) if model.not_twice), "")
-    if reason and _takes_products(method):
+    one = {"x": torch.zeros(1)}
+    if reason and method.takes_products(1, one, one):
         raise UsageError(
             f"{type(method).__name__} needs second derivatives, got a model without: {reason}. "
             "Replace that operation, or use a method without products, such as method=f2sa or "
@@ -116,25 +119,24 @@ def _check_twice(task: Task, method: Hypergradient[Any]) -> None:
 
 def _check_precision(task: Task, device: Device) -> None:
     """Checks that a task has a model, if models are to compute in a precision of their own."""
-    if device.precision is not None and not _models(task):
+    if device.precision is not None and next(_models(task), None) is None:
         raise UsageError(
-            f"device.precision={device.precision} needs a task that calls a model, got "
-            f"{type(task).__name__}, whose losses call none: nothing of it would be in bfloat16. "
-            "Use device.precision=null."
+            f"device.precision={device.precision} needs a task with a model that `build` or "
+            f"`functional` made, got {type(task).__name__}, which holds none: nothing of it would "
+            "be in bfloat16. Use device.precision=null."
         )
 
 
-def _models(task: Task) -> list[Functional]:
-    return [value for value in vars(task).values() if isinstance(value, Functional)]
-
-
-def _takes_products(method: Hypergradient[Any]) -> bool:
-    """Whether a method says that it takes products with second derivatives."""
-    one = {"x": torch.zeros(1)}
-    try:
-        return float(method.cost(1, one, one, {}).hvps) > 0
-    except KeyError:  # its cost depends on a metric, which only an estimate has
-        return True
+def _models(part: Any, depth: int = 3) -> Iterator[Functional]:
+    """The models that a task holds, itself or in its parts: its lists, its dicts, its objects."""
+    if isinstance(part, Functional):
+        yield part
+    elif depth and not isinstance(part, (Tensor, nn.Module, str)):
+        held: Iterable[Any] = part if isinstance(part, (list, tuple)) else ()
+        if isinstance(part, dict) or hasattr(part, "__dict__"):
+            held = (part if isinstance(part, dict) else vars(part)).values()
+        for one in held:
+            yield from _models(one, depth - 1)
 
 
 def make(

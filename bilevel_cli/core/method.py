@@ -243,5 +243,11 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         return Claim("dF(z_K)/dlambda", references.unrolled)
 
     def takes_products(self, num_steps: int, outer: Params, inner: Params) -> bool:
-        """Whether an estimate takes second derivatives of the problem; arguments as in `cost`."""
-        return bool(self.cost(num_steps, outer, inner, {}).hvps)
+        """Whether an estimate takes second derivatives of the problem; arguments as in `cost`.
+
+        A method whose cost depends on what an estimate has reported is taken to.
+        """
+        try:
+            return bool(self.cost(num_steps, outer, inner, {}).hvps)
+        except KeyError:
+            return True

@@ -269,7 +269,7 @@ def test_a_convolutional_network_mapped_over_episodes_on_a_gpu_computes_in_bfloa
     [
         (
             ["task=quadratic"],
-            "needs a task that calls a model, got Quadratic, whose losses call none",
+            "needs a task with a model that .* made, got Quadratic, which holds none: nothing of",
         ),
         (
             [*SMALL, "device.dtype=float64"],

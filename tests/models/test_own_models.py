@@ -23,7 +23,7 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
-from bilevel_cli.nn import attention, blame, differentiability, purity, randomness
+from bilevel_cli.nn import attention, autocasting, blame, differentiability, purity, randomness
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.runs.runner import Runner
@@ -293,6 +293,14 @@ def test_a_method_that_takes_products_refuses_a_model_without_them() -> None:
     for method in ("reverse", "cg", "forward"):
         with pytest.raises(UsageError, match=r"needs second .*once_differentiable"):
             run_of("OnceDifferentiable", f"method={method}")
+
+
+def test_the_models_of_a_task_are_found_in_its_lists_and_dicts_too() -> None:
+    elsewhere = "task._target_=own_tasks.ModelInADict"
+    with pytest.raises(UsageError, match=r"needs second .*once_differentiable"):
+        runner_of("OnceDifferentiable", "method=reverse", elsewhere)
+    with autocasting.restored():
+        runner_of("Base", "method=f2sa", elsewhere, "device.precision=bf16-mixed")
 
 
 @pytest.mark.parametrize(
