@@ -41,6 +41,7 @@ class Rounding:
         self._metric = PrecisionGap(experiment.method)
         probed = any(isinstance(one, PrecisionGap) for one in experiment.metrics.values())
         self._measures = autocasting.used() is not None and not probed
+        self._fits = True  # whether this process has the memory
         self._found = 0.0
 
     def measure(self, step: int, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
@@ -55,14 +56,17 @@ class Rounding:
         if not self._measures or row & (row - 1):
             return {}
         outer, data, before = inputs
+        # In every process, also in one without the memory: the others wait for it.
         before, after = map(self._ranks.whole, (before, estimate.carry))
+        if not self._fits:
+            return {}
         view = StepView(step, self._loop, outer, data, before, estimate._replace(carry=after))
         try:
             (found,) = self._metric.measure(view).values()
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            self._measures = False
+            self._fits = False
             log.warning(
                 "What device.precision=%s costs the hypergradient stays unknown: in float32 the "
                 "same outer step needs more memory than there is.",

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 
 import bilevel_cli
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import UsageError
 from bilevel_cli.metrics.precision_gap import COLUMN, PrecisionGap
+from bilevel_cli.nn import autocasting
+from bilevel_cli.runs.rounding import Rounding
 from bilevel_cli.vocabulary import MANIFEST
 
 MIXED = "device.precision=bf16-mixed"
@@ -78,6 +83,25 @@ def test_a_run_without_memory_for_float32_goes_on_and_says_that_the_cost_is_unkn
     assert calls == [1]
     (line,) = [one.message for one in caplog.records if one.levelno == logging.WARNING]
     assert line.startswith("What device.precision=bf16-mixed costs the hypergradient stays unknown")
+
+
+def test_a_process_without_memory_for_float32_exchanges_with_the_others_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(self: PrecisionGap, view: Any) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(PrecisionGap, "measure", full)
+    exchanged: list[str] = []
+    ranks: Any = SimpleNamespace(whole=exchanged.append)
+    parts: Any = SimpleNamespace(loop=None, method=None, metrics={}, ranks=ranks)
+    with autocasting.restored():
+        autocasting.use(autocasting.MIXED)
+        rounding = Rounding(parts, parts, log_every=1)
+    found = Estimate({}, torch.zeros(()), "after", {})
+    for step in range(1, 5):
+        assert rounding.measure(step, ({}, StepData({}, {}, {}), "before"), found) == {}
+    assert exchanged == 3 * ["before", "after"], "at the rows 1, 2 and 4"
 
 
 def test_a_continued_run_has_the_numbers_and_doubts_of_one_that_was_not(tmp_path: Path) -> None:
