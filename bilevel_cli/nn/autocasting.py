@@ -110,7 +110,9 @@ def routed(module: nn.Module) -> nn.Module:
     """
     found: list[Any] = [part for part in module.modules() if isinstance(part, NORMALISATIONS)]
     for part in found:
-        part.forward = types.MethodType(_in_float32(part.forward.__func__), part)
+        forward = getattr(part.forward, "__func__", None)
+        if forward is not None:  # else a user has set a plain function, which stays as it is
+            part.forward = types.MethodType(_in_float32(forward), part)
     return module
 
 

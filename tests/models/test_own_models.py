@@ -89,6 +89,7 @@ def test_a_model_that_is_no_function_is_refused_with_what_it_does(
     [
         *(own.Base, own.Cache, own.EvalDropout, own.EvalBatchNorm, own.BatchOfNow),
         *(own.EvalSpectralNorm, own.WeightNorm, own.LaterInPlace, own.Tied, own.FrozenRandom),
+        own.ForeignForward,
     ],
 )
 def test_a_model_that_is_one_is_accepted_whatever_its_layers_are(model: type[nn.Module]) -> None:
