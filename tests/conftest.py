@@ -33,6 +33,14 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.set_threshold(*usual)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked gpu where torch sees no GPU, real or simulated."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip("needs a CUDA device"))
+
+
 @pytest.fixture(autouse=True)
 def double_precision_without_grad() -> Iterator[None]:
     """Tests compare derivatives to 1e-9, in the mode in which the runner works."""

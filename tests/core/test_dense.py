@@ -165,7 +165,6 @@ def test_a_singular_matrix_on_the_host_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nobody_waits_for_a_solution_on_a_gpu_nor_for_its_derivatives() -> None:
     matrix, rhs = torch.eye(5) + 0.2 * torch.randn(5, 5), torch.randn(5)
 

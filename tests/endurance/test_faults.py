@@ -727,7 +727,6 @@ def test_a_process_with_little_memory_ends_with_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_without_memory_is_told_from_a_failure(tmp_path: Path, changed: Change) -> None:
     changed(lambda runner: at_step(runner, 5, lambda: torch.empty(2**50, device="cuda")))
     with pytest.raises(Failed, match=r"Out of memory, asked for .* on cuda"):

@@ -13,10 +13,7 @@ from torch import Tensor
 from torch.optim import adam
 from waits import nobody_waits
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
 Operation = Callable[[Tensor], Any]  # of positive numbers [4, 4] on the device
 

@@ -22,8 +22,6 @@ from bilevel_cli.linear_solvers.minres import MinimumResidual
 from bilevel_cli.linear_solvers.neumann import Neumann
 from bilevel_cli.linear_solvers.nystrom import Nystrom
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 def spd(size: int = 8) -> Tensor:
     vectors = torch.linalg.qr(torch.randn(size, size))[0]
@@ -141,7 +139,6 @@ def test_exact_lets_an_error_that_is_no_singular_matrix_through(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_on_a_gpu_exact_solves_without_a_wait_and_says_of_a_singular_matrix_what_to_use() -> None:
     matrix, rhs = spd(), torch.randn(8)
     solver, far = Exact(0.1, None), (matrix.cuda(), rhs.cuda())

@@ -359,11 +359,7 @@ def test_a_run_of_replays_writes_the_rows_of_an_eager_one(
     )
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_cuda_graph_gives_the_numbers_of_an_eager_step(method: Hypergradient[Any]) -> None:
     step = outer_step(method, loop_of("cuda"))
@@ -372,7 +368,6 @@ def test_a_cuda_graph_gives_the_numbers_of_an_eager_step(method: Hypergradient[A
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_step_that_waits_for_the_gpu_is_refused() -> None:
     x = torch.ones(3, device="cuda")
     with pytest.raises(UsageError, match="needs an outer step that never waits for the GPU, got "):
@@ -380,7 +375,6 @@ def test_a_step_that_waits_for_the_gpu_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_step_too_large_for_the_memory_of_a_gpu_is_told_as_that() -> None:
     where, calls = torch.device("cuda"), 0
 
@@ -396,7 +390,6 @@ def test_a_step_too_large_for_the_memory_of_a_gpu_is_told_as_that() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_step_that_no_graph_can_hold_leaves_the_gpu_to_the_next_one() -> None:
     where, x = torch.device("cuda"), torch.ones(3, device="cuda")
     before = torch.cuda.current_stream()
@@ -413,7 +406,6 @@ def test_a_step_that_no_graph_can_hold_leaves_the_gpu_to_the_next_one() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize(
     ("task", "method"), [one_in(3, number, *pair) for number, pair in enumerate(PAIRS)]
 )
@@ -428,7 +420,6 @@ def test_a_run_on_a_gpu_is_the_same_with_a_graph(task: str, method: str, tmp_pat
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize(
     ("task", "method", "more"),
     [

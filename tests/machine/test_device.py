@@ -59,9 +59,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
 @pytest.fixture
 def settings_of_torch() -> Iterator[Callable[[], dict[str, Any]]]:
     """Reads the settings that `prepare` may change, and restores them in the end."""
@@ -388,7 +385,7 @@ def test_an_outer_step_looks_at_no_tensor(
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
     optimizer: str, place: str, tmp_path: Path
 ) -> None:
@@ -408,7 +405,6 @@ def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize(
     "method",
     [
@@ -443,7 +439,6 @@ def test_a_gpu_gives_the_numbers_of_a_cpu_and_nobody_waits_for_it(
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("task", options("task"))
 def test_nobody_waits_for_a_gpu_in_the_outer_step_of_a_run(task: str, tmp_path: Path) -> None:
     for step in outer_steps(task, "cuda", tmp_path):
@@ -453,7 +448,6 @@ def test_nobody_waits_for_a_gpu_in_the_outer_step_of_a_run(task: str, tmp_path: 
 
 
 @pytest.mark.gpu(hardware="TF32 is of its kernels")
-@needs_gpu
 def test_highest_precision_is_float32_in_matrix_products_and_in_convolutions(
     settings_of_torch: Callable[[], Any],
 ) -> None:
@@ -468,7 +462,6 @@ def test_highest_precision_is_float32_in_matrix_products_and_in_convolutions(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_process_computes_deterministically_after_it_did_not(
     settings_of_torch: Callable[[], Any],
 ) -> None:
@@ -479,7 +472,6 @@ def test_a_process_computes_deterministically_after_it_did_not(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_sweep_of_one_process_may_turn_determinism_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,7 +486,6 @@ def test_a_sweep_of_one_process_may_turn_determinism_on(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_run_goes_on_on_the_device_where_it_began_and_on_no_other(
     tmp_path: Path, settings_of_torch: Callable[[], Any]
 ) -> None:
@@ -582,7 +573,6 @@ def test_memory_that_torch_keeps_on_a_gpu_for_no_tensor_is_free(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_the_peak_of_a_gpu_is_that_of_a_run(settings_of_torch: Callable[[], Any]) -> None:
     where = device(name="cuda").prepare()
     before = peak_memory_mb(where)
@@ -592,7 +582,6 @@ def test_the_peak_of_a_gpu_is_that_of_a_run(settings_of_torch: Callable[[], Any]
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_the_memory_that_torch_keeps_for_no_tensor_is_free(
     settings_of_torch: Callable[[], Any],
 ) -> None:
@@ -607,7 +596,6 @@ def test_the_memory_that_torch_keeps_for_no_tensor_is_free(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_the_peak_of_a_gpu_is_what_torch_has_allocated_there() -> None:
     held = torch.ones(8_000_000, dtype=torch.float64, device="cuda")
     peak = peak_memory_mb(torch.device("cuda"))
@@ -616,7 +604,6 @@ def test_the_peak_of_a_gpu_is_what_torch_has_allocated_there() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_gpu_that_is_told_to_repeat_itself_gives_every_estimate_the_bits_of_the_first(
     tmp_path: Path, settings_of_torch: Callable[[], Any]
 ) -> None:

@@ -30,8 +30,6 @@ SMALL = ["device=cpu", "task=reweight", "data=breast_cancer", "data.train=40", "
 SMALL += ["model.width=8", "inner_steps=3", "solver.lr=0.1", "eval_every=100", "save_every=100"]
 ROUNDING = 2**-9  # of a number in bfloat16, at most
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 @pytest.fixture(autouse=True)
 def in_float32() -> Iterator[None]:
@@ -248,7 +246,6 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("capture", ["null", "cuda_graph"])
 def test_a_convolutional_network_mapped_over_episodes_on_a_gpu_computes_in_bfloat16(
     capture: str, tmp_path: Path

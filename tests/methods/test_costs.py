@@ -146,7 +146,6 @@ def test_every_method_takes_what_it_declares(option: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("option", options("method"))
 def test_a_method_reports_the_same_columns_on_a_gpu_and_counts_what_it_takes_there(
     option: str,

@@ -113,7 +113,6 @@ def test_three_derivatives_are_those_of_the_formula_mapped_or_not(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_layer
 def test_a_third_derivative_on_a_gpu_is_that_of_a_cpu(
     module: nn.Module, shape: tuple[int, ...], dims: tuple[int, ...]

@@ -284,7 +284,6 @@ def test_a_checkpoint_is_not_called_damaged_where_memory_is_short(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_save_waits_for_a_gpu_once_however_many_tensors_there_are(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

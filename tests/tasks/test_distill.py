@@ -359,7 +359,6 @@ def test_the_projection_onto_the_simplex_makes_an_obtuse_angle_with_every_vertex
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_that_is_told_to_repeat_itself_projects_as_a_cpu_does() -> None:
     rows = 3 * torch.randn(20, 5)
     torch.use_deterministic_algorithms(True)

@@ -161,7 +161,6 @@ def test_every_step_augments_its_images_with_numbers_of_their_own() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nobody_waits_for_a_gpu_while_networks_are_trained_on_it() -> None:
     def trained(place: str) -> list[Params]:
         model = building.build(models.Linear, (4,), 3, torch.device(place))

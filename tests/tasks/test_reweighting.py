@@ -191,7 +191,6 @@ def test_mirror_descent_on_the_simplex_finds_the_flipped_digits(tmp_path: Path) 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_that_is_told_to_repeat_itself_ranks_as_a_cpu_does() -> None:
     suspicion, flag = torch.randn(200), torch.rand(200) < 0.2
     torch.use_deterministic_algorithms(True)
