@@ -13,6 +13,7 @@ from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.nn import randomness
+from bilevel_cli.nn.corrections import corrected
 
 
 class Given(Task):
@@ -28,8 +29,8 @@ class Given(Task):
     def __init__(self, inner_loss: Loss, outer_loss: Loss, inner: Form, outer: Form) -> None:
         self.inner, self.outer = inner, outer
         self._losses = {
-            "inner_loss": called(inner_loss, inner, outer),
-            "outer_loss": called(outer_loss, inner, outer),
+            "inner_loss": corrected(called(inner_loss, inner, outer)),
+            "outer_loss": corrected(called(outer_loss, inner, outer)),
         }
 
     def init_outer(self, generator: torch.Generator) -> Params:

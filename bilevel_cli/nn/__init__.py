@@ -9,6 +9,7 @@ differentiate an inner loop, replay its steps, and solve several inner problems 
   `differentiability`, which derivatives it has.
 * `randomness`: the generators that constructors of layers draw from.
 * `attention`: the kernel of torch's attention that has all derivatives.
+* `corrections`: functions of torch with a wrong derivative, corrected where a model calls them.
 * `blame`: an error of a user's code in one line that names the place.
 
 Some of torch's layers are slow on a CPU, and one has a wrong derivative. These have twins of the

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.nn import blame, differentiability, purity, randomness
+from bilevel_cli.nn import blame, corrections, differentiability, purity, randomness
 from bilevel_cli.nn.functional import Functional, Make, made, next_seed
 
 Shape = tuple[int, ...]
@@ -56,15 +56,16 @@ def build(
     seed = 0 if generator is None else next_seed(generator)
     module = _constructed(make, seed, device)
     first, second = _batches(input_shape, device, examples)
-    built = Functional(make, module, seed, False, "")
+    built = Functional(make, module, seed, attends=False, corrects=False, not_twice="")
     ours = type(module).__module__.startswith("bilevel_cli.")
     probe = built if ours else replace(built, module=purity.copied(module))
-    with randomness.apart(purity.SEED), purity.Attends() as observed:
+    observed, corrected = purity.Attends(), corrections.Corrected()
+    with randomness.apart(purity.SEED), observed, corrected:
         output = _output(probe, first)
     _check_output(module, output, num_outputs)
     if ours:
         return built
-    built = replace(built, attends=observed.seen)
+    built = replace(built, attends=observed.seen, corrects=corrected.used)
     purity.check(built, _constructed(make, seed, device), (first, second))
     return replace(built, not_twice=differentiability.not_twice(built, first))
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.trees import Params
-from bilevel_cli.nn import affine, attention, autocasting, randomness, third_derivatives
+from bilevel_cli.nn import (
+    affine,
+    attention,
+    autocasting,
+    corrections,
+    randomness,
+    third_derivatives,
+)
 
 Make = Callable[[], nn.Module]
 
@@ -29,6 +36,7 @@ class Functional:
             their values are read only as the start of `seed`.
         seed: The seed under which `module` was made.
         attends: Whether the module calls torch's attention, some of whose kernels lack derivatives.
+        corrects: Whether the module calls functions that `corrections` has derivatives for.
         not_twice: Why the module has no second derivative; empty where it has one.
     """
 
@@ -36,6 +44,7 @@ class Functional:
     module: nn.Module
     seed: int
     attends: bool
+    corrects: bool
     not_twice: str
     _spare: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
     _bodies: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -123,7 +132,10 @@ class Functional:
             module = third_derivatives.routed(affine.routed(copied()))
             autocasting.routed(module)
         try:
-            with attention.exact_attention() if self.attends else contextlib.nullcontext():
+            with (
+                attention.exact_attention() if self.attends else contextlib.nullcontext(),
+                corrections.Corrected() if self.corrects else contextlib.nullcontext(),
+            ):
                 return autocasting.widened(logits(autocasting.called(module, params, x)))
         finally:
             spare.append(module)
@@ -133,7 +145,7 @@ def functional(make: Make) -> Functional:
     """The module that `make` constructs, functional, unchecked: `building.build` checks one."""
     module = made(make, 0).to(torch.get_default_dtype())
     attends = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
-    return Functional(make, module, 0, attends, "")
+    return Functional(make, module, 0, attends, True, "")
 
 
 def made(make: Make, seed: int) -> nn.Module:

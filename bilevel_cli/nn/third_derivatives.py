@@ -39,32 +39,54 @@ def routed(module: nn.Module) -> nn.Module:
 
 def _of_batches(self: _BatchNorm, x: Tensor) -> Tensor:
     # Other statistics than those of the batch are constants; a single number is refused by torch.
-    if self.running_mean is not None or x.dim() < 2 or x.numel() == x.shape[1]:
+    if self.running_mean is not None or x.dim() < 2:
         return _BatchNorm.forward(self, x)
     self._check_input_dim(x)  # type: ignore[no-untyped-call]
-    found = _normal(Batch(self.eps), x, self.weight, self.bias)
+    found = over_batches(x, self.weight, self.bias, self.eps)
     return _BatchNorm.forward(self, x) if found is None else found
 
 
 def _of_instances(self: _InstanceNorm, x: Tensor) -> Tensor:
     alone = self._get_no_batch_dim()  # type: ignore[no-untyped-call]
-    single = x.dim() == alone or x.shape[2:].numel() == 1
-    if self.running_mean is not None or single:
+    if self.running_mean is not None or x.dim() == alone:
         return _InstanceNorm.forward(self, x)
     self._check_input_dim(x)  # type: ignore[no-untyped-call]
-    # As torch does it: the channels of all instances beside each other.
-    beside = x.reshape(1, -1, *x.shape[2:])
-    weight, bias = (
-        None if value is None else value.repeat(len(x)) for value in (self.weight, self.bias)
-    )
-    found = _normal(Batch(self.eps), beside, weight, bias)
-    return _InstanceNorm.forward(self, x) if found is None else found.reshape(x.shape)
+    found = over_instances(x, self.weight, self.bias, self.eps)
+    return _InstanceNorm.forward(self, x) if found is None else found
 
 
 def _of_layers(self: nn.LayerNorm, x: Tensor) -> Tensor:
-    kind = Layer(self.normalized_shape, self.eps, self.weight is not None)
-    found = _normal(kind, x, self.weight, self.bias)
+    found = over_layers(x, self.normalized_shape, self.weight, self.bias, self.eps)
     return nn.LayerNorm.forward(self, x) if found is None else found
+
+
+def over_batches(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor | None:
+    """`x` [n, channels, ...] normalised over all but channels; None where torch is to do it."""
+    if x.dim() < 2 or x.numel() == x.shape[1]:
+        return None
+    return _normal(Batch(eps), x, weight, bias)
+
+
+def over_instances(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor | None:
+    """`x` [n, channels, ...] normalised over the last dimensions; None where torch is to do it."""
+    if x.dim() < 3 or x.shape[2:].numel() == 1:
+        return None
+    # As torch does it: the channels of all instances beside each other.
+    beside = x.reshape(1, -1, *x.shape[2:])
+    wide = (None if value is None else value.repeat(len(x)) for value in (weight, bias))
+    found = _normal(Batch(eps), beside, *wide)
+    return None if found is None else found.reshape(x.shape)
+
+
+def over_layers(
+    x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor | None:
+    """`x` [..., *shape] normalised over the last dimensions; None where torch is to do it."""
+    return _normal(Layer(shape, eps, weight is not None), x, weight, bias)
 
 
 _FORWARDS: dict[Any, Callable[[Any, Tensor], Tensor]] = {
