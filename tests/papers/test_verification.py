@@ -300,14 +300,24 @@ def test_what_is_not_installed_is_named_with_what_it_asks_for_itself() -> None:
 # --- what they find -------------------------------------------------------------------------------
 
 
-def test_a_precision_has_a_gap_between_nothing_and_everything() -> None:
-    def state(gaps: list[float], exact: bool) -> str:
-        return precision.judged("x", gaps, exact).state
+def test_a_precision_has_a_gap_between_nothing_and_what_is_trusted() -> None:
+    def state(gaps: list[float], exact: bool = False, bounded: bool = True) -> str:
+        return precision.judged("x", gaps, [1.0] * len(gaps), exact, bounded).state
 
-    assert state([0.0, 0.0], True) == state([1e-3, 2e-3], False) == PASSED
-    assert state([0.0, 1e-7], True) == FAILED
-    assert state([1e-3, 1.5], False) == state([1e-3, math.nan], False) == FAILED
-    assert "changed nothing" in precision.judged("x", [0.0], False).told
+    assert state([0.0, 0.0], exact=True) == state([1e-3, 2e-3]) == PASSED
+    assert state([0.0, 1e-7], exact=True) == FAILED
+    assert state([0.0, 1e-7], exact=True, bounded=False) == FAILED
+    assert state([1e-3, 0.11]) == state([1e-3, math.nan]) == FAILED
+    assert state([0.5, 2.0], bounded=False) == PASSED
+    assert state([0.5, math.nan], bounded=False) == FAILED
+    assert "changed nothing" in precision.judged("x", [0.0], [1.0], False, True).told
+
+
+@pytest.mark.parametrize("norm", [0.0, math.nan, math.inf])
+def test_a_precision_is_not_judged_where_there_is_no_hypergradient(norm: float) -> None:
+    row = precision.judged("x", [0.0, 0.0], [1.0, norm], exact=False, bounded=False)
+    assert row.state == FAILED
+    assert "no hypergradient to compare" in row.told
 
 
 def test_a_budget_holds_what_goes_beyond_the_graph_of_one_step() -> None:
