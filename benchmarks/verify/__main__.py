@@ -35,8 +35,8 @@ def main() -> None:
     if absent := missing():
         _refuse(
             f"verify-gpu needs Python packages that {sys.executable} lacks: {', '.join(absent)}. "
-            "Install them with what they ask for, or name another Python: "
-            "make verify-gpu PYTHON=..."
+            "Install them with what they ask for (docs/gpu.md: without a network), or name another "
+            "Python: make verify-gpu PYTHON=..."
         )
     jobs = os.cpu_count() or 1
     if given.simulate:

@@ -6,19 +6,25 @@ from importlib import metadata
 
 from benchmarks.verify.simulation import ROOT
 
-# Besides what the package asks for: what reads requirements, and what runs the tests.
-BESIDES = ("packaging", "pytest")
+# Besides what the package asks for: what reads requirements, and what the tests import.
+BESIDES = ("packaging", "pytest", "hypothesis")
 # Its own requirements are parts of CUDA, which come in several ways.
 WHOLE = "torch"
 
 
 def missing(
     required: Callable[[str], Iterable[str]] = lambda name: metadata.requires(name) or [],
+    version: Callable[[str], str] = metadata.version,
 ) -> list[str]:
-    """The distributions that the package, the tests and what they ask for need and that are absent.
+    """What the package, the tests and what they ask for need, and what is not there for it.
 
     Args:
         required: The requirements of a distribution; raises where it is not installed.
+        version: Its version.
+
+    Returns:
+        As pip is given it, such as "pooch" or "omegaconf<2.4,>=2.3"; with the version that is
+        there, if it is another.
     """
     with (ROOT / "pyproject.toml").open("rb") as file:
         asked = tomllib.load(file)["project"]["dependencies"]
@@ -27,17 +33,21 @@ def missing(
     except ImportError:
         return ["packaging"]
     waiting = [*map(Requirement, asked), *map(Requirement, BESIDES)]
-    known: dict[str, bool] = {}
+    looked_at: set[str] = set()
+    found: set[str] = set()
     while waiting:
         one = waiting.pop()
-        if one.name in known or (one.marker and not one.marker.evaluate({"extra": ""})):
+        if str(one) in looked_at or (one.marker and not one.marker.evaluate({"extra": ""})):
             continue
+        looked_at.add(str(one))
+        words = f"{one.name}{one.specifier}"
         try:
-            found = list(required(one.name))
-            known[one.name] = True
+            further = list(required(one.name))
+            if not one.specifier.contains(there := version(one.name), prereleases=True):
+                found.add(f"{words} (has {there})")
         except metadata.PackageNotFoundError:
-            known[one.name] = False
+            found.add(words)
             continue
         if one.name != WHOLE:
-            waiting += map(Requirement, found)
-    return sorted(name for name, there in known.items() if not there)
+            waiting += map(Requirement, further)
+    return sorted(found)

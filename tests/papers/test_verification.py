@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -293,8 +294,40 @@ def test_what_is_not_installed_is_named_with_what_it_asks_for_itself() -> None:
             raise metadata.PackageNotFoundError(name)
         return asked.get(name, [])
 
-    assert requirements.missing(required) == ["antlr4-python3-runtime", "pooch"]
+    def version(name: str) -> str:
+        return "2.4.0" if name == "omegaconf" else metadata.version(name)
+
+    assert requirements.missing(required, version) == [
+        "antlr4-python3-runtime==4.9.*",
+        "omegaconf<2.4,>=2.3 (has 2.4.0)",
+        "pooch>=1.8",
+    ]
     assert requirements.missing() == []
+
+
+def test_what_the_marked_tests_import_is_among_what_has_to_be_installed() -> None:
+    homes = [path for part in ("helpers", "gpu") for path in (ROOT / "tests" / part).glob("*.py")]
+    helpers = {path.stem: path for path in homes}
+    waiting = [ROOT / item for item in marked_tests.items(given_for(ROOT))]
+    files, imported = set[Path](), set[str]()
+    while waiting:
+        files.add(path := waiting.pop())
+        words = re.findall(r"^(?:from|import) (\w+)", path.read_text("utf-8"), re.MULTILINE)
+        imported |= set(words) - set(helpers)
+        waiting += [
+            helpers[word] for word in words if word in helpers and helpers[word] not in files
+        ]
+    looked_at = set[str]()
+
+    def required(name: str) -> list[str]:
+        looked_at.add(name.lower())
+        return metadata.requires(name) or []
+
+    requirements.missing(required)
+    homes_of = metadata.packages_distributions()
+    foreign = imported - sys.stdlib_module_names - {"bilevel_cli", "benchmarks"}
+    assert {"torch", "hypothesis"} < foreign
+    assert [name for name in foreign if homes_of[name][0].lower() not in looked_at] == []
 
 
 # --- what they find -------------------------------------------------------------------------------
