@@ -103,10 +103,19 @@ def page(report: Mapping[str, Any]) -> str:
     for one in report["sections"]:
         rows = [Row(**row) for row in one["rows"]]
         listed = rows if len(rows) <= LISTED else [row for row in rows if row.state == FAILED]
-        parts += [f"## {one['title']}", one["about"], f"{one['state'].capitalize()}. {one['told']}"]
+        words = f"{one['state'].capitalize()}. {one['told']}".strip()
+        parts += [f"## {one['title']}", one["about"], words]
         if listed:
-            parts.append(table(listed))
+            parts.append(in_a_line(listed) or table(listed))
     return "\n\n".join(parts)
+
+
+def in_a_line(rows: Sequence[Row]) -> str:
+    """Items of which the same is told, and no figures; "" where there is more to say of one."""
+    told = {(row.state, row.told) for row in rows}
+    if len(told) > 1 or len(rows) == 1 or any(row.figures for row in rows):
+        return ""
+    return f"{rows[0].told} {'; '.join(row.item for row in rows)}.".strip()
 
 
 def table(rows: Sequence[Row]) -> str:

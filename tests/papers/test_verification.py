@@ -273,6 +273,13 @@ def test_the_page_of_a_dry_run_says_so_in_its_title_and_has_no_seconds() -> None
     assert "| Pairs | failed | 2 of 3 |\n" in text
 
 
+def test_items_of_which_the_same_is_told_make_one_line_and_no_table() -> None:
+    alike = [Row(item, NOT_SHOWN, "It ran.") for item in ("a", "b")]
+    assert page.in_a_line(alike) == "It ran. a; b."
+    assert page.in_a_line([*alike, Row("c", FAILED, "It ran.")]) == ""
+    assert page.in_a_line([*alike, Row("c", NOT_SHOWN, "It ran.", {"seconds": 1.0})]) == ""
+
+
 def test_every_section_has_a_title_and_a_place_of_its_own() -> None:
     loaded = [sections.load(name) for name in sections.names()]
     assert len({section.TITLE for section in loaded}) == len(loaded)
