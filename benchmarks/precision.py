@@ -1,7 +1,10 @@
 """What `device.precision=bf16-mixed` costs the hypergradient of each method: `precision_gap`."""
 
+import math
 import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 import bilevel_cli
 from bilevel_cli.config.options import names
@@ -20,6 +23,8 @@ TASKS = {
 
 def run(device: str, only: str) -> None:
     """Prints a table: median and largest gap of ten outer steps, for each method and task.
+
+    "-" is a pair that is refused, "zero" one whose hypergradient is 0 in float32 and in bfloat16.
 
     Args:
         device: Option of `bilevel-run`.
@@ -41,5 +46,13 @@ def _gaps(device: str, task: str, method: str) -> str:
             rows = bilevel_cli.run(*given, folder=Path(folder) / "run", progress=False).train
         except (UsageError, Failed):
             return "-"
-    gaps = rows[COLUMN][rows["grad_norm"] > 0]  # of a step without a hypergradient there is none
-    return f"{gaps.median():.3f}, {gaps.max():.3f}" if len(gaps) else "-"
+    return told(rows)
+
+
+def told(rows: pd.DataFrame) -> str:
+    """The median and the largest gap of a run, by the rows of its train.csv."""
+    if not all(map(math.isfinite, rows["grad_norm"])):
+        return "diverged"
+    # Where the hypergradient is 0 in float32 too, there is nothing to lose.
+    gaps = rows[COLUMN][(rows["grad_norm"] > 0) | (rows[COLUMN] > 0)]
+    return f"{gaps.median():.3f}, {gaps.max():.3f}" if len(gaps) else "zero"

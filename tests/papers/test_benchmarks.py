@@ -7,14 +7,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
-workloads, peers, timing, memory, linear, report, results = (
+workloads, peers, timing, memory, linear, precision, report, results = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("workloads", "peers", "timing", "memory", "linear", "report", "results")
+    for name in (
+        *("workloads", "peers", "timing", "memory", "linear", "precision", "report", "results"),
+    )
 )
 CASES = workloads.cases("tiny", ["device=cpu", "device.dtype=float64"])
 PEERS = sorted(
@@ -161,3 +164,20 @@ def test_a_page_of_one_part_says_that_the_others_were_not_measured(tmp_path: Pat
     assert text.count("Not measured.") == 3  # time, exactness, memory
     assert "| 2 replicas in one run | refused |" in text
     assert "| 2 single runs | 4 |" in text
+
+
+@pytest.mark.parametrize(
+    ("norms", "gaps", "told"),
+    [
+        ([1.0, 2.0, 3.0], [0.1, 0.3, 0.2], "0.200, 0.300"),
+        ([0.0, 0.0], [0.0, 0.0], "zero"),  # in float32 as well
+        ([0.0, 2.0], [0.0, 0.25], "0.250, 0.250"),
+        ([0.0, 0.0], [1.0, 0.0], "1.000, 1.000"),  # bfloat16 lost all of it
+        ([1.0, float("nan")], [0.1, 0.1], "diverged"),
+    ],
+)
+def test_a_cell_of_the_table_of_precision_tells_why_it_has_no_number(
+    norms: list[float], gaps: list[float], told: str
+) -> None:
+    rows = pd.DataFrame({"grad_norm": norms, precision.COLUMN: gaps})
+    assert precision.told(rows) == told
