@@ -20,8 +20,8 @@ from bilevel_cli.core.problem import (
     projected,
 )
 from bilevel_cli.core.task import Task
-from bilevel_cli.core.trees import Params, Tree
-from bilevel_cli.machine.ranks import Ranks, cut
+from bilevel_cli.core.trees import Params
+from bilevel_cli.machine.ranks import Ranks, Undivided, cut
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def sharing(ranks: Ranks, task: Task) -> Ranks:
     return ranks if alone or task.episodes is not None else Minibatches(ranks)
 
 
-class Minibatches(Ranks):
+class Minibatches(Undivided):
     """Ranks that share the examples of each minibatch of one inner problem.
 
     All have the same parameters and the same memory, draw the same minibatches, and take the same
@@ -125,15 +125,6 @@ class Minibatches(Ranks):
 
     def agree(self, found: Estimate | Exception) -> Estimate:
         return self.ranks.agree(found)
-
-    def part(self, tree: Tree) -> Tree:
-        return tree
-
-    def whole(self, tree: Tree) -> Tree:
-        return tree
-
-    def total(self, x: Tensor) -> Tensor:
-        return x
 
     def once(self, fn: Callable[[], T]) -> T:
         return self.ranks.once(fn)

@@ -1,9 +1,10 @@
 """Ranks: the processes that share the outer steps of one run.
 
-A run asks its ranks and never how many there are: one process alone is `ALONE`, several are
-`bilevel_cli.machine.processes.Processes`, which `bilevel_cli.machine.minibatches` has share a
-single inner problem. Another way for processes to talk is another class of
-`Ranks`, in a file beside these two, and the line in `joining` that chooses it.
+A run asks its ranks and never how many there are. One process alone is `ALONE`. Several are
+`bilevel_cli.machine.processes.Processes`, which share the episodes of an outer step; around them,
+`bilevel_cli.machine.minibatches.Minibatches` shares the examples of a single inner problem. Another
+way for processes to talk is another class of `Ranks`, in a file beside these two, and the line in
+`joining` that chooses it.
 """
 
 from abc import ABC, abstractmethod
@@ -133,8 +134,21 @@ class Ranks(ABC):
         return data._replace(**parts)
 
 
-class Alone(Ranks):
-    """One process, which has all episodes and exchanges nothing."""
+class Undivided(Ranks):
+    """Ranks of which each has all inner problems: what it computes is whole as it is."""
+
+    def part(self, tree: Tree) -> Tree:
+        return tree
+
+    def whole(self, tree: Tree) -> Tree:
+        return tree
+
+    def total(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Alone(Undivided):
+    """One process, which exchanges nothing."""
 
     count = 1
     first = True
@@ -149,15 +163,6 @@ class Alone(Ranks):
         if isinstance(found, Exception):
             raise found
         return found
-
-    def part(self, tree: Tree) -> Tree:
-        return tree
-
-    def whole(self, tree: Tree) -> Tree:
-        return tree
-
-    def total(self, x: Tensor) -> Tensor:
-        return x
 
     def once(self, fn: Callable[[], T]) -> T:
         return fn()
