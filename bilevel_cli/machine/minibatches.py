@@ -116,15 +116,24 @@ class Minibatches(Undivided):
 
     def shared(self, step: OuterStep) -> OuterStep:
         def estimate(outer: Params, data: StepData, carry: Carry) -> Estimate:
-            # What raises here but for a loss raises on all ranks: they compute the same.
-            with self.company.sharing():
-                found = step(outer, data, carry)
+            # What raises here but for a loss should raise on all ranks, which compute the same: see
+            # `alike`. Where a loss has failed before, the rest is what comes of its numbers.
+            try:
+                with self.company.sharing():
+                    found = step(outer, data, carry)
+            except Exception:
+                if self.company.error is not None:
+                    raise self.company.error from None
+                raise
             return self.ranks.agree(self.company.error or found)
 
         return estimate
 
     def agree(self, found: Estimate | Exception) -> Estimate:
         return self.ranks.agree(found)
+
+    def alike(self) -> bool:
+        return self.ranks.alike()
 
     def once(self, fn: Callable[[], T]) -> T:
         return self.ranks.once(fn)

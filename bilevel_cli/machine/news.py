@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import Store
 
 LOOK = 1.0  # seconds between two looks at the store
 FIRST_SPEAKS = timedelta(seconds=5)  # in which the first process notices what another one notices
+SOON = timedelta(minutes=1)  # in which processes that compute the same come to the same point
 
 
 class News:
@@ -33,6 +34,7 @@ class News:
         self._store, self._rank = store, rank
         self._others = [other for other in range(count) if other != rank]
         self._processes: dict[int, str] = {}  # of the others, known from the first look on
+        self._meetings = 0
         self._leave(f"process/{rank}", f"{_namespace()} {os.getpid()}")
 
     def tell(self, text: str) -> None:
@@ -65,6 +67,22 @@ class News:
         Without one it is noticed where it was a process of this machine.
         """
         return bool(self.told()) or self._read("speaks") is not None or self._dead()
+
+    def meet(self) -> bool:
+        """Whether the others come here too. Waits for them, for `SOON` or until one has ended.
+
+        An exchange would do where all are sure to come. One that is elsewhere, in an exchange of
+        its own, would take this one for the other.
+        """
+        self._meetings += 1
+        self._leave(f"met/{self._meetings}/{self._rank}", "")
+        keys = [f"met/{self._meetings}/{other}" for other in self._others]
+        end = time.monotonic() + SOON.total_seconds()
+        while any(self._read(key) is None for key in keys):
+            if self.lost() or time.monotonic() > end:
+                return False
+            time.sleep(LOOK / 10)
+        return True
 
     def _dead(self) -> bool:
         for rank in self._others:

@@ -100,6 +100,13 @@ class Processes(Ranks):
         assert isinstance(found, Estimate)
         return found
 
+    def alike(self) -> bool:
+        if self._news is None or self._news.meet():
+            return True
+        if self._news.told():  # which says more
+            raise self._loss()
+        return False
+
     def part(self, tree: Tree) -> Tree:
         return trees.map_leaves(lambda x: cut(x, self.rank, self.count) if x.dim() else x, tree)
 

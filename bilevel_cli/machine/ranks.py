@@ -128,6 +128,14 @@ class Ranks(ABC):
                 returned list: at each shared outer step.
         """
 
+    def alike(self) -> bool:
+        """Whether all ranks come here: whether what this one has met, another error say, all have.
+
+        Raises:
+            RankLost: One of them failed otherwise.
+        """
+        return True
+
     def share(self, data: StepData) -> StepData:
         """This rank's episodes, of the data of all. Noise is left whole: it has no episodes."""
         parts = {name: self.part(x) for name, x in data._asdict().items() if name != "noise"}

@@ -35,6 +35,7 @@ class Divergence:
     Args:
         policy: `on_divergence`, as in `Plan`.
         kept: Asks whether there is a checkpoint of an earlier step.
+        alike: Asks whether all processes of the run have come to the same error.
         judgement: What the run noted of steps without a row, and what its method doubts.
 
     Attributes:
@@ -43,8 +44,14 @@ class Divergence:
         last: Why the last row is not finite, in a run that goes on; None where it is finite.
     """
 
-    def __init__(self, policy: str, kept: Callable[[], bool], judgement: Judgement) -> None:
-        self.policy, self._kept, self._judgement = policy, kept, judgement
+    def __init__(
+        self,
+        policy: str,
+        kept: Callable[[], bool],
+        alike: Callable[[], bool],
+        judgement: Judgement,
+    ) -> None:
+        self.policy, self._kept, self._alike, self._judgement = policy, kept, alike, judgement
         self.since: int | None = None
         self.restores = 0
         self.last: Diverged | None = None
@@ -123,6 +130,8 @@ class Divergence:
         elif not all(map(_finite, trees.leaves(watched))):
             found = f"After step {step} parameters are not finite: {reason}"
         else:
+            return None
+        if not self._alike():  # then nothing of what follows, in which all take part
             return None
         diverged = self._diverged(found, advice)
         diverged.__cause__ = error

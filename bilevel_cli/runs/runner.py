@@ -72,7 +72,8 @@ class Runner:
         self.estimate = machine.ranks.shared(machine.captured(self.outer_step))
         self.clock, self.earlier = Clock(), 0.0
         self._file = folder / CHECKPOINT
-        self.divergence = Divergence(plan.on_divergence, self._saved, self.judgement)
+        alike = machine.ranks.alike
+        self.divergence = Divergence(plan.on_divergence, self._saved, alike, self.judgement)
         self.rows = Rows(folder, machine.ranks.first)
         self.saved: int | None = None
         saved = machine.ranks.once(partial(checkpoint.resume, self._file))

@@ -1,4 +1,4 @@
-"""A method and a task that fail in one process of two."""
+"""Methods and a task that fail in one process of two, or in all."""
 
 import os
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.darts import Darts
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.tasks.hyperparameters.linear_model import RidgeRegression
 
@@ -53,6 +54,25 @@ class Frail(Reverse):
     def _fail(self, here: str) -> None:
         if os.environ.get("RANK") == "1" and here == self.where:
             raise torch.linalg.LinAlgError("frail, on purpose")  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class FrailDarts(Darts):
+    """As DARTS, but for its fifth outer step, which fails outside of a loss.
+
+    Args:
+        radius: As there.
+        ranks: The processes in which it fails.
+    """
+
+    ranks: list[int]
+    steps = 0
+
+    def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
+        FrailDarts.steps += 1
+        if FrailDarts.steps == 5 and int(os.environ.get("RANK", "0")) in self.ranks:
+            raise torch.linalg.LinAlgError("frail, on purpose")  # type: ignore[attr-defined]
+        return super().estimate(loop, outer, data, carry)
 
 
 class FrailRidge(RidgeRegression):

@@ -21,7 +21,7 @@ import torch._dynamo  # by torch.optim, at the first optimizer
 from forking import carry_out, finish
 
 from bilevel_cli.data import digits
-from bilevel_cli.machine import joining
+from bilevel_cli.machine import joining, news
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import entry
 from bilevel_cli.runs.rows import Rows
@@ -80,6 +80,7 @@ def _fork(command: Command, rank: int, port: int) -> int:
     output = Path(f"{command.folder}.rank{rank}.out")
     if command.patience is not None:
         joining.PATIENCE = timedelta(seconds=command.patience)
+        news.SOON = joining.PATIENCE / 10
     if command.signum is not None and rank in command.ranks:
         _signal_after(command.rows, command.signum)
     carry_out(Path(command.folder), command.overrides, output, command.whole)

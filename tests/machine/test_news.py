@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -54,6 +55,20 @@ def test_a_process_of_this_machine_that_is_gone_is_noticed(store: Store) -> None
     store.set("process/1", f"another-machine {gone.stdout.strip()}")
     assert not News(store, 0, 2).lost()
     assert not one.lost()
+
+
+def test_processes_know_whether_all_have_come_to_the_same_point(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (News(store, rank, 2) for rank in range(2))
+    with ThreadPoolExecutor() as threads:
+        for _ in range(2):
+            assert list(threads.map(News.meet, (one, two))) == [True, True]
+    two.tell("Traceback\nValueError: x")
+    assert not one.meet()  # at once, and not after a minute
+    alone = News(HashStore(), 0, 2)
+    monkeypatch.setattr(news, "SOON", timedelta(seconds=0.1))
+    assert not alone.meet()
 
 
 @pytest.mark.parametrize("reason", ["lost", "hangs"])

@@ -425,7 +425,7 @@ def test_outer_parameters_are_judged_by_one_look_however_many_there_are(
     monkeypatch.setattr(Tensor, "tolist", counted)
     monkeypatch.setattr(Tensor, "__bool__", None)  # the other way to look
     with pytest.raises(Diverged, match=r"no finite outer parameter bad\."):
-        Divergence("stop", lambda: False, judgement).check_outer(1, outer)
+        Divergence("stop", lambda: False, lambda: True, judgement).check_outer(1, outer)
     assert len(looks) == 1
 
 

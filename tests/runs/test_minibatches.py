@@ -150,3 +150,27 @@ def test_a_loss_that_fails_in_one_process_ends_all_and_is_told(tmp_path: Path) -
     found = manifest(tmp_path / "frail")
     assert found["status"] == "oom"
     assert "On rank 1: " in (tmp_path / "frail" / "traceback.txt").read_text()
+
+
+@pytest.mark.slow
+def test_an_outer_step_that_fails_goes_back_in_all_processes_or_ends_them_soon(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    path = tmp_path / "conf" / "method" / "frail.yaml"
+    path.write_text("_target_: frail.FrailDarts\nradius: 0.01\nranks: [0, 1]\n")
+    given = [f"--config-dir={tmp_path / 'conf'}", *LONG[:-1], "method=frail", "save_every=2"]
+    given += ["on_divergence=restore", "outer_steps=10"]
+    names = {"all": "[0,1]", "first": "[0]", "other": "[1]"}
+    found = run(
+        [
+            Command(str(tmp_path / name), [*given, f"method.ranks={ranks}"], patience=60)
+            for name, ranks in names.items()
+        ]
+    )
+    assert [one["codes"] for one in found] == [[0, 0], [1, 1], [1, 1]]
+    ends = {name: manifest(tmp_path / name) for name in names}
+    assert (ends["all"]["status"], ends["all"]["restores"]) == ("completed", 1)
+    assert ends["first"]["error"].startswith("_LinAlgError: frail, on purpose")
+    assert "got one that ended: rank 1, " in ends["other"]["error"]
+    assert "frail, on purpose" in ends["other"]["error"]
