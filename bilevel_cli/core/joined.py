@@ -164,11 +164,11 @@ def _added(company: Company, compute: Callable[[], Tensor], shape: list[int], x:
         company: The processes.
         compute: Computes this one's part.
         shape: Of the result.
-        x: Decides where it is.
+        x: Decides where it is, and its dtype: one that has failed cannot know that of its loss.
     """
     if company.error is None:
         try:
-            return company.total(compute().detach().contiguous())
+            return company.total(compute().detach().to(x.dtype).contiguous())
         except ConnectionError:  # another process is lost, and nothing can be added up
             raise
         except Exception as error:

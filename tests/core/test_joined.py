@@ -175,6 +175,28 @@ def test_a_loss_that_fails_takes_part_without_a_number_and_tells_afterwards() ->
     assert isinstance(company.error, MemoryError)
 
 
+def test_a_loss_of_another_dtype_is_added_up_in_that_of_a_process_where_it_fails() -> None:
+    z, outer, batch = seven()
+    dtypes: list[torch.dtype] = []
+
+    def coarse(z: Params, outer: Params, batch: Batch) -> Tensor:
+        if len(dtypes) == 1:
+            raise MemoryError("on purpose")
+        return plain(z, outer, batch).bfloat16()
+
+    def total(x: Tensor) -> Tensor:
+        dtypes.append(x.dtype)
+        return x
+
+    problem: Any = JoinedProblem(
+        SimpleNamespace(inner_loss=coarse), company := Company(lambda tree: tree, total)
+    )
+    with company.sharing():
+        problem.inner_loss(z, outer, batch)
+        problem.inner_loss(z, outer, batch)
+    assert dtypes == [torch.float64, torch.float64]
+
+
 def test_a_second_derivative_is_refused_by_name() -> None:
     z, outer, batch = seven()
     company = Alone()
