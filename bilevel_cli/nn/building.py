@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.nn import blame, corrections, differentiability, purity, randomness
+from bilevel_cli.nn import autocasting, blame, corrections, differentiability, purity, randomness
 from bilevel_cli.nn.functional import Functional, Make, made, next_seed
 
 Shape = tuple[int, ...]
@@ -62,7 +63,7 @@ def build(
     observed, corrected = purity.Attends(), corrections.Corrected()
     with randomness.apart(purity.SEED), observed, corrected:
         output = _output(probe, first)
-    _check_output(module, output, num_outputs)
+    _check_output(module, first, output, num_outputs)
     if ours:
         return built
     built = replace(built, attends=observed.seen, corrects=corrected.used)
@@ -112,20 +113,56 @@ def _output(model: Functional, x: Tensor) -> Any:
     except Exception as error:
         if out_of_memory(error):
             raise
+        who = type(model.module).__name__
+        if "same device" in str(error):
+            raise ValueError(
+                f"A model needs its tensors on {x.device}, got {who}, which mixes devices "
+                f"({blame.place(error)}). {_to_device(model.module, x.device)}"
+            ) from error
         whole = "" if x.is_floating_point() else " of whole numbers"
-        several = "required positional argument" in str(error)
         raise ValueError(
-            f"A model needs to take inputs of shape {list(x.shape[1:])}{whole}, got "
-            f"{type(model.module).__name__}, which fails on them: {blame.explained(error)} "
-            + (
-                "Its forward is given one tensor: cut several inputs out of it (docs/models.md)."
-                if several
-                else "Choose another model=..., or its sizes."
-            )
+            f"A model needs to take inputs of shape {list(x.shape[1:])}{whole}, got {who}, which "
+            f"fails on them: {blame.explained(error)} {_way_out(str(error))}"
         ) from error
 
 
-def _check_output(module: nn.Module, output: Any, num_outputs: int) -> None:
+def _way_out(words: str) -> str:
+    """What a user can do about a model that fails with these words."""
+    if "required positional argument" in words:
+        return "Its forward is given one tensor: cut several inputs out of it (docs/models.md)."
+    if "device type tensor to numpy" in words:
+        return "Numpy computes on a CPU alone: use torch's functions instead, or device=cpu."
+    if autocasting.used() is not None and ("dtype" in words or "BFloat16" in words):
+        return (
+            "Some of its tensors are bfloat16 here: convert where two meet, y.to(x.dtype), or use "
+            "device.precision=null."
+        )
+    return "Choose another model=..., or its sizes."
+
+
+def _to_device(module: nn.Module, device: torch.device) -> str:
+    """What a user can do about a model that has tensors elsewhere."""
+    if elsewhere := _elsewhere(module, device):
+        return (
+            f"Its attribute {elsewhere} is no buffer, and stays where it was made: use "
+            "register_buffer in the constructor."
+        )
+    return "Make tensors in its forward where the input is, torch.zeros(..., device=x.device)."
+
+
+def _elsewhere(module: nn.Module, device: torch.device) -> str:
+    """Names of attributes that hold tensors on another device; empty where there are none."""
+    found = [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in purity.MODULE
+        and any(isinstance(x, Tensor) and x.device != device for x in tree_leaves(value))
+    ]
+    return ", ".join(sorted(found)[: purity.MOST])
+
+
+def _check_output(module: nn.Module, x: Tensor, output: Any, num_outputs: int) -> None:
     who, needs = type(module).__name__, f"A model needs to return [batch, {num_outputs}] here"
     if not isinstance(output, Tensor):
         kinds: dict[type, str] = {tuple: "a tuple", list: "a list", type(None): "nothing"}
@@ -139,6 +176,11 @@ def _check_output(module: nn.Module, output: Any, num_outputs: int) -> None:
         raise ValueError(
             f"{needs}, got {list(output.shape)} from {who} for a batch of 2. Give it "
             f"{num_outputs} outputs."
+        )
+    if output.device != x.device:
+        raise ValueError(
+            f"{needs}, on {x.device}, where its input is, got a tensor on {output.device} from "
+            f"{who}. Leave out .cpu() and .to(...) in its forward."
         )
     if not output.is_floating_point():
         raise ValueError(f"{needs}, of floating numbers, got {output.dtype} from {who}.")

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.nn import attention, randomness
+from bilevel_cli.nn import attention, autocasting, randomness
 from bilevel_cli.nn.functional import Functional, logits, trained
 
 MODULE = set(vars(nn.Module()))  # attributes that every module has
@@ -101,7 +101,8 @@ def _observed(model: Functional, twin: nn.Module, inputs: tuple[Tensor, Tensor])
         with torch.no_grad():
             for name, value in trained(twin).items():
                 value.copy_(second[name])
-            loaded = logits(twin(inputs[1].clone()))
+        loaded = _call(twin, {}, inputs[1].clone())
+        elsewhere = _slopes_differ(copied(module), twin, second, inputs[1])
 
     def touched(names: Iterable[str], now: Params, then: Params) -> list[str]:
         return [n for n in names if now[n]._version != versions[n] or not _equal(now[n], then[n])]
@@ -127,7 +128,28 @@ def _observed(model: Functional, twin: nn.Module, inputs: tuple[Tensor, Tensor])
         seen.append(Seen(f"keeps state in its attribute {_named(attributes)}", STATE))
     if not seen and not close(loaded, fresh):
         seen.append(Seen("reads parameters that it was not given", ELSEWHERE))
+    if not seen and elsewhere:
+        seen.append(Seen("has derivatives that read parameters that it was not given", AGAIN))
     return seen
+
+
+def _slopes_differ(module: nn.Module, twin: nn.Module, params: Params, x: Tensor) -> bool:
+    """Whether gradients of a call with `params` are others than those of `twin`, which has them."""
+
+    def slopes(module: nn.Module, given: Params, wanted: Params) -> tuple[Tensor, ...]:
+        output = autocasting.widened(logits(autocasting.called(module, given, x.clone())))
+        loss = output.square().sum()
+        return torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
+
+    wanted = {name: value.clone().requires_grad_() for name, value in params.items()}
+    try:
+        with torch.enable_grad():
+            found = slopes(module, wanted, wanted), slopes(twin, {}, dict(trained(twin)))
+    except Exception as error:  # without a derivative, which `differentiability` tells of
+        if out_of_memory(error):
+            raise
+        return False
+    return not all(close(one, other) for one, other in zip(*found, strict=True))
 
 
 IN_PLACE = (
@@ -147,8 +169,12 @@ ELSEWHERE = (
     "Keep parameters as attributes of modules, and no view, list or closure of them that the "
     "constructor made."
 )
+AGAIN = (
+    "Leave out torch.utils.checkpoint, which computes again when the parameters of the call are "
+    "gone; a method that keeps less, such as method=checkpointed, saves the memory."
+)
 
-WAYS = (IN_PLACE, MEMORY, PARAMETER, STATE, DRAWS, ELSEWHERE)
+WAYS = (IN_PLACE, MEMORY, PARAMETER, STATE, DRAWS, ELSEWHERE, AGAIN)
 
 
 def _urgency(seen: Seen) -> int:
@@ -158,7 +184,7 @@ def _urgency(seen: Seen) -> int:
 
 def _call(module: nn.Module, params: Params, x: Tensor) -> Any:
     with torch.no_grad():
-        return logits(torch.func.functional_call(module, params, (x,)))
+        return autocasting.widened(logits(autocasting.called(module, params, x)))
 
 
 def copied(module: nn.Module) -> nn.Module:

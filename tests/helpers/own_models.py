@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class Base(nn.Module):
@@ -514,6 +515,15 @@ class LogitsOfNothing(Base):
         return {"scores": super().forward(x)}
 
 
+class ComputesAgain(Base):
+    def between(self, x: Tensor) -> Tensor:
+        scaled: Tensor = checkpoint(self.scale, x, use_reentrant=False)
+        return scaled
+
+    def extra(self) -> None:
+        self.scale = nn.Sequential(nn.Linear(16, 16), nn.Tanh())
+
+
 class Unseeded(Base):
     def extra(self) -> None:
         drawn = np.random.default_rng().normal(size=(16, 64))
@@ -538,3 +548,65 @@ class Lazy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))
+
+
+# --- with tensors of their own device -------------------------------------------------------------
+
+
+class PlainTensor(Base):
+    def extra(self) -> None:
+        self.scale = torch.ones(16)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class PlainTensorsWithin(Base):
+    def extra(self) -> None:
+        self.block = nn.Identity()
+        vars(self.block)["settings"] = {"scales": [torch.ones(16)]}
+
+    def between(self, x: Tensor) -> Tensor:
+        settings: Any = self.block.settings
+        return x * settings["scales"][0]
+
+
+class MadeInForward(Base):
+    def between(self, x: Tensor) -> Tensor:
+        return x + torch.linspace(0, 1, 16)
+
+
+class Masked(Base):
+    def between(self, x: Tensor) -> Tensor:
+        return x.masked_fill(torch.arange(16) < 2, 0)
+
+
+class MeanByNumpy(Base):
+    def between(self, x: Tensor) -> Tensor:
+        return x + torch.as_tensor(np.tanh(x.detach().numpy())).mean()
+
+
+class ReturnsToHost(Base):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x).cpu()
+
+
+class SingleNumber(Base):
+    """Torch lets a single number of a CPU meet tensors of any device, and any index too."""
+
+    def extra(self) -> None:
+        self.scale, self.order = torch.tensor(2.0), torch.arange(16).flip(0)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, self.order] * self.scale
+
+
+class WhereItsInputIs(Base):
+    scale: Tensor
+
+    def extra(self) -> None:
+        self.register_buffer("scale", torch.ones(16), persistent=False)
+
+    def between(self, x: Tensor) -> Tensor:
+        wide = torch.linspace(0, 1, 16, device=x.device) * self.scale
+        return x + wide if x.sum() > 0 else x * x.max().item()

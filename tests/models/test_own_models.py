@@ -75,6 +75,7 @@ def narrow(option: str) -> Functional:
         (own.Clips, r"changes its parameter head.weight"),
         (own.BoundedTokens, r"changes its parameter tokens.weight: .* max_norm=None"),
         (own.Closure, r"reads parameters that it was not given"),
+        (own.ComputesAgain, r"has derivatives that read param.* Leave out torch.utils.checkpoint"),
     ],
 )
 def test_a_model_that_is_no_function_is_refused_with_what_it_does(
@@ -258,6 +259,39 @@ def test_a_model_that_fails_is_refused_with_the_cause(model: Any, message: str) 
     with pytest.raises(ValueError, match=message) as caught:
         built(model)
     assert "\n" not in str(caught.value)
+
+
+ON_GPU = [
+    (own.PlainTensor, r"Its attribute scale is no buffer, and stays .*: use register_buffer"),
+    (own.PlainTensorsWithin, r"Its attribute block.settings is no buffer"),
+    (own.MadeInForward, r"mixes devices \(.*Make tensors in its forward where the input is"),
+    (own.Masked, r"Make tensors in its forward where the input is, .*device=x.device"),
+    (own.MeanByNumpy, r"can't convert cuda:0 .*use torch's functions instead, or device=cpu"),
+    (own.ReturnsToHost, r"on cuda:0, where its input is, got a tensor on cpu .* Leave out .cpu"),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("model", "message"), ON_GPU)
+def test_a_model_with_tensors_on_the_cpu_is_told_which_they_are_and_what_to_do(
+    model: type[nn.Module], message: str
+) -> None:
+    assert built(model).not_twice == ""
+    with pytest.raises(ValueError, match=message) as caught:
+        build(model, DIGITS, 10, torch.device("cuda"))
+    assert len(str(caught.value)) <= 400
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("model", [own.SingleNumber, own.WhereItsInputIs])
+def test_a_model_whose_tensors_meet_is_on_a_gpu_what_it_is_on_a_cpu(model: type[nn.Module]) -> None:
+    x = torch.rand(5, *DIGITS)
+    found, expected = (build(model, DIGITS, 10, torch.device(one)) for one in ("cuda", "cpu"))
+    params = expected.init(seeded(1))
+    there = {name: value.cuda() for name, value in params.items()}
+    torch.testing.assert_close(found.apply(there, x.cuda()).cpu(), expected.apply(params, x))
 
 
 def test_whole_numbers_are_named_where_a_model_cannot_take_them() -> None:
