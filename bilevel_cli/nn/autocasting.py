@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bilevel_cli.core import autodiff
 
@@ -38,7 +38,8 @@ UNREACHED = {
     *(torch.conv1d, torch.conv2d, torch.conv3d),
     *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     *(functional.linear, torch.addmm, torch.baddbmm, torch.prelu),
-    functional.scaled_dot_product_attention,
+    # The last holds the others out of reach: a mode is told of it as a whole.
+    *(functional.scaled_dot_product_attention, functional.multi_head_attention_forward),
 }
 
 _precision: str | None = None  # of the process: episodes run on threads, which inherit no autocast
@@ -88,8 +89,14 @@ class _Mapped(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         given = (args, kwargs or {})
-        args, kwargs = tree_map(_lowered, given) if func in UNREACHED else given
-        return func(*args, **kwargs)
+        if func not in UNREACHED:
+            return func(*args, **given[1])
+        args, kwargs = tree_map(_lowered, given)
+        # Attention in bfloat16 computes in float32 within. Autocast would undo that in some of its
+        # operations, and the derivative of a mapping would then mix the two types.
+        devices = {x.device.type for x in tree_leaves(args) if isinstance(x, Tensor)}
+        with torch.autocast(next(iter(devices), "cpu"), enabled=False):
+            return func(*args, **kwargs)
 
 
 def _lowered(x: Any) -> Any:
@@ -97,9 +104,9 @@ def _lowered(x: Any) -> Any:
 
 
 def widened(output: Any) -> Any:
-    """What a model returned, in float32 where autocast has made it bfloat16."""
-    mixed = _precision is not None and isinstance(output, Tensor)
-    return output.float() if mixed and output.dtype == torch.bfloat16 else output
+    """What a model returned, in float32 where it or autocast has rounded it to 16 bits."""
+    rounded = isinstance(output, Tensor) and output.dtype in (torch.bfloat16, torch.float16)
+    return output.float() if rounded else output
 
 
 def routed(module: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from bilevel_cli.metrics.hypergradient_gap import relative_error
 from bilevel_cli.metrics.precision_gap import COLUMN
 from bilevel_cli.models import ConvNet, Mlp
 from bilevel_cli.nn import autocasting
+from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.functional import functional as functional_of
 from bilevel_cli.runs import checkpoint
@@ -158,6 +159,121 @@ def test_what_a_mapped_model_calls_computes_in_bfloat16_as_it_does_unmapped(
     mapped = autodiff.vmap(model.apply)(params, x)
     assert seen == [torch.bfloat16] * 3
     torch.testing.assert_close(mapped, torch.stack(alone), rtol=4 * ROUNDING, atol=0.01)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, _ = self.attention(x, x, x, need_weights=False)
+        output: Tensor = found
+        return output
+
+
+class Normalising(nn.Module):
+    """By a function of torch; autocast gives it bfloat16."""
+
+    def __init__(self, fn: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.fn, self.weight = fn, nn.Parameter(torch.rand(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x.bfloat16(), self.weight)
+
+
+def normalising(fn: Callable[..., Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Normalising(fn)
+
+
+MAPPED: dict[str, Callable[[], nn.Module]] = {
+    "attention": Attention,
+    "encoder layer": lambda: nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True),
+    "layer_norm": normalising(lambda x, w: functional.layer_norm(x, (6,), w)),
+    "rms_norm": normalising(lambda x, w: functional.rms_norm(x, (6,), weight=w)),
+    "group_norm": normalising(lambda x, w: functional.group_norm(x.mT, 2, w).mT),
+    "batch_norm": normalising(
+        lambda x, w: functional.batch_norm(x.mT, None, None, w, training=True).mT
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_gradients_of_a_model_that_is_mapped_are_those_of_one_that_is_not(name: str) -> None:
+    model = functional_of(MAPPED[name])
+    params, x = start(model), torch.rand(4, 3, 6)
+
+    def loss(params: Params) -> Tensor:
+        return model.apply(params, x).pow(3).sum()
+
+    exact = autodiff.grad(loss)(params)
+    set_precision("highest", autocasting.MIXED)
+    alone = autodiff.grad(loss)(params)
+    mapped = autodiff.vmap(autodiff.grad(loss))({n: v[None] for n, v in params.items()})
+    assert relative_error({n: v[0] for n, v in mapped.items()}, exact) < 10 * ROUNDING
+    assert relative_error(alone, exact) < 10 * ROUNDING
+
+
+def test_a_function_that_normalises_takes_statistics_in_float32_as_its_module_does() -> None:
+    x = 100 + torch.rand(5, 4, 6)  # a mean that bfloat16 has to 0.25
+    module = functional_of(lambda: nn.BatchNorm1d(4, affine=False, track_running_stats=False))
+
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.rand(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.batch_norm(x, None, None, training=True)
+
+    called = functional_of(Called)
+    set_precision("highest", autocasting.MIXED)
+    found, expected = called.apply(start(called), x.bfloat16()), module.apply({}, x.bfloat16())
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mixed", [None, autocasting.MIXED])
+def test_a_model_that_returns_16_bits_gives_float32(dtype: torch.dtype, mixed: str | None) -> None:
+    class Rounding(Mlp):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).to(dtype)
+
+    set_precision("highest", mixed)
+    model, x = functional_of(lambda: Rounding(8, 1, "relu", (20,), 5)), torch.rand(7, 20)
+    assert model.apply(start(model), x).dtype == torch.float32
+
+
+def test_a_model_whose_types_meet_under_autocast_alone_is_served() -> None:
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(20, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.head(self.body(x).bfloat16().relu())
+            return output
+
+    set_precision("highest", autocasting.MIXED)
+    assert build(Narrow, (20,), 5, torch.device("cpu")).not_twice == ""
+
+
+def test_a_model_whose_types_do_not_meet_is_told_of_bfloat16() -> None:
+    class Scattering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(20, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output = torch.zeros(len(x), 5)
+            output[:, [0, 1, 2, 3, 4]] = self.head(x)
+            return output
+
+    build(Scattering, (20,), 5, torch.device("cpu"))
+    set_precision("highest", autocasting.MIXED)
+    with pytest.raises(ValueError, match=r"convert where two meet, .* device.precision=null"):
+        build(Scattering, (20,), 5, torch.device("cpu"))
 
 
 def test_what_affine_layers_keep_for_the_derivative_takes_half_the_memory() -> None:
