@@ -41,6 +41,9 @@ def captured(step: OuterStep, how: str | None, device: torch.device) -> OuterSte
 class Replayed:
     """An outer step that is recorded at its first call, and replayed at every call.
 
+    It is recorded anew where its arguments have other entries than before: a pool of inner iterates
+    begins with the first outer step, and so is in the memory of the second.
+
     Kernels are replayed on the memory they were recorded on. So each call copies its arguments into
     buffers, and returns copies of the results, which the next call leaves alone. Where data repeat
     along a dimension, as full batches do, a buffer holds one copy.
@@ -58,6 +61,8 @@ class Replayed:
         self._replay: Callable[[], None] = lambda: None
 
     def __call__(self, outer: Params, data: StepData, carry: Any) -> Estimate:
+        if self._buffers is not None and _nesting(self._buffers) != _nesting((outer, data, carry)):
+            self._buffers, self._results, self._replay = None, None, lambda: None
         if self._buffers is None:
             buffers = (
                 trees.map_leaves(torch.clone, outer),
@@ -151,6 +156,13 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int] | None) -> None:
 
 # torch's allocator of pinned memory cannot be told, and keeps asking such a graph, empty as it is.
 _abandoned: list[torch.cuda.CUDAGraph] = []
+
+
+def _nesting(tree: Tree) -> Any:
+    """The names of all entries of a tree, in whatever order they are."""
+    if isinstance(tree, dict):
+        return {name: _nesting(value) for name, value in tree.items()}
+    return None if tree is None or isinstance(tree, Tensor) else tuple(map(_nesting, tree))
 
 
 def _fill(buffer: Tensor, x: Tensor) -> Tensor:

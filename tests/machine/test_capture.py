@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +31,7 @@ from bilevel_cli.methods.none import NoHypergradient
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.momentum import Momentum
+from bilevel_cli.starts.pool import Pool
 from bilevel_cli.starts.warm import Warm
 
 METHODS: list[Hypergradient[Any]] = [
@@ -100,6 +102,20 @@ def test_a_step_is_recorded_once() -> None:
 
     trajectory(Replayed(outer_step(METHODS[0], loop_of("cpu")), record), METHODS[0])
     assert len(counts) == 1
+
+
+def test_a_memory_that_grows_at_the_first_step_is_held_whole_from_the_second_on() -> None:
+    """As a pool of inner iterates does: dropped entries would be those of the recording for ever."""
+    loop = replace(loop_of("cpu"), start=Pool(size=2, renew_every=3))
+    method, counts = METHODS[0], []
+
+    def record(fn: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
+        counts.append(1)
+        return rerun(fn)
+
+    step = outer_step(method, loop)
+    assert_equal(trajectory(Replayed(step, record), method), trajectory(step, method))
+    assert len(counts) == 2
 
 
 def echo(outer: Any, data: StepData, carry: Any) -> Estimate:
