@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from benchmarks.verify import simulation
 from benchmarks.verify.requirements import missing
+from benchmarks.verify.schedule import SECONDS
 
-SECONDS = 540.0  # of the whole: a minute less than ten
 SHARE = 2  # GB of the GPU for each process at work on it
 
 
@@ -81,7 +81,10 @@ def _check_simulation() -> None:
     try:
         library.library()  # compiled here, once, and not by several processes at a time
     except library.Unavailable as error:
-        _refuse(f"verify-gpu --simulate needs a simulated device: {error}")
+        _refuse(
+            f"verify-gpu --simulate needs a simulated device: {error}. Leave --simulate out on a "
+            "machine with a GPU, or take a Python whose torch has no CUDA."
+        )
 
 
 def _refuse(words: str) -> NoReturn:

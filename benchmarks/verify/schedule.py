@@ -22,6 +22,7 @@ from benchmarks.verify.sections import Section
 from benchmarks.verify.simulation import ROOT
 
 OUT_OF_TIME = "out of time"
+SECONDS = 540.0  # of all sections, for which the seconds of each are meant
 Tell = Callable[[str, "Outcome"], None]
 
 
@@ -108,8 +109,9 @@ def carry_out(
         going.append(_Going(name, section, given.ledger(name, items)))
     alone = [one for one in going if one.section.ALONE]
     left = sum(one.section.SECONDS for one in alone)
+    kept = left * seconds / SECONDS if seconds < math.inf else 0.0
     together = [one for one in going if not one.section.ALONE]
-    _phase(given, together, end - left, seconds, found, tell)
+    _phase(given, together, end - kept, seconds, found, tell)
     for one in alone:
         # What the others did not use is shared out among those that are left.
         share = (end - time.monotonic()) * one.section.SECONDS / left
@@ -135,7 +137,8 @@ def _phase(
         while left:
             for one in left:
                 _look(one, waiting)
-                if time.monotonic() > min(deadline, one.begin + _limit(one, seconds)):
+                limit = _limit(one, seconds) if len(going) > 1 else math.inf
+                if time.monotonic() > min(deadline, one.begin + limit):
                     one.late = one.late or bool(one.processes) or one in waiting
                     _kill(one)
                 elif one.processes or one.ledger.claims() < len(one.ledger.items):
@@ -157,9 +160,9 @@ def _phase(
 
 
 def _limit(one: _Going, seconds: float) -> float:
-    """The seconds of a section; where the whole has no end, none of its sections has."""
+    """The seconds of a section, its part of the whole; where that has no end, it has none."""
     bounded = seconds < math.inf and not one.section.ALONE and one.begin
-    return one.section.SECONDS if bounded else math.inf
+    return one.section.SECONDS * seconds / SECONDS if bounded else math.inf
 
 
 def _start(given: Given, one: _Going) -> None:

@@ -126,6 +126,11 @@ WELL = """
 while (item := ledger.claim()) is not None:
     ledger.write(Row(item, "passed"))
 """
+SLOW = """
+time.sleep(0.4)
+while (item := ledger.claim()) is not None:
+    ledger.write(Row(item, "passed"))
+"""
 CRASHES = """
 while (item := ledger.claim()) is not None:
     if item == "two":
@@ -170,6 +175,19 @@ def test_a_process_that_crashes_takes_one_item_with_it_and_a_slow_one_says_how_f
     late = found["hangs"]
     assert (late.state, [row.item for row in late.rows]) == (OUT_OF_TIME, ["one"])
     assert late.told.startswith("It came to 1 of 3")
+
+
+@pytest.mark.parametrize("seconds", [54000.0, 18.0])
+def test_the_seconds_of_the_whole_are_shared_among_the_sections(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, measures = Stub(SECONDS=240.0), Stub(SECONDS=300.0, ALONE=True)
+    if seconds > schedule.SECONDS:
+        slow.SECONDS = 0.4  # which it takes for itself: it needs its part of what is there
+    stubs = {"slow": slow, "other": Stub(SECONDS=240.0), "measures": measures}
+    programs = {"slow": SLOW, "other": WELL, "measures": WELL}
+    found = carried_out(tmp_path, monkeypatch, stubs, programs, seconds)
+    assert {name: one.state for name, one in found.items()} == dict.fromkeys(stubs, PASSED)
 
 
 def test_no_item_is_claimed_twice(tmp_path: Path) -> None:
