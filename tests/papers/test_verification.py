@@ -291,6 +291,13 @@ def test_the_page_of_a_dry_run_says_so_in_its_title_and_has_no_seconds() -> None
     assert "| Pairs | failed | 2 of 3 |\n" in text
 
 
+def test_the_page_for_users_has_the_sections_by_the_names_that_only_takes() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text("utf-8")
+    table = text.split("| section | what it asks |")[1].split("\n\n")[0]
+    ordered = sorted(sections.names(), key=lambda name: sections.load(name).ORDER)
+    assert re.findall(r"^\| `(\w+)` ", table, re.MULTILINE) == ordered
+
+
 def test_items_of_which_the_same_is_told_make_one_line_and_no_table() -> None:
     alike = [Row(item, NOT_SHOWN, "It ran.") for item in ("a", "b")]
     assert page.in_a_line(alike) == "It ran. a; b."
