@@ -105,7 +105,7 @@ def test_a_step_is_recorded_once() -> None:
 
 
 def test_a_memory_that_grows_at_the_first_step_is_held_whole_from_the_second_on() -> None:
-    """As a pool of inner iterates does: dropped entries would be those of the recording for ever."""
+    """As a pool of inner iterates does: dropped entries would stay those of the recording."""
     loop = replace(loop_of("cpu"), start=Pool(size=2, renew_every=3))
     method, counts = METHODS[0], []
 
