@@ -58,14 +58,15 @@ SOLVERS = {name: solver for name, (solver, _) in PAIRS.items()} | {
 
 
 class SharedAndUnused:
-    """A loss in which one parameter occurs twice and a part of another never."""
+    """A loss of four parameters, of which one occurs twice and a part of another never."""
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         return data.init
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         shared, partly = inner["shared"], inner["partly"]
-        first = torch.tanh(shared @ batch["x"] * outer["lam"][0])
+        moved = shared @ batch["x"] * outer["lam"][0] + inner["shift"]
+        first = inner["scale"] * torch.tanh(moved)
         return (shared @ first - partly[0]).square().sum() + outer["lam"][1] * partly[0] ** 4
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
@@ -73,6 +74,7 @@ class SharedAndUnused:
 
     def data(self, steps: int) -> StepData:
         init = {"shared": 0.3 * torch.randn(3, 3), "partly": torch.tensor([0.5, 1.5, -0.5])}
+        init |= {"shift": 0.1 * torch.randn(3), "scale": torch.tensor(0.8)}
         return StepData(init, {"x": torch.randn(steps, 3)}, {})
 
 
