@@ -3,7 +3,7 @@
     python tests/gpu/every_pair.py [--jobs 2] [--tasks a,b] [--methods a,b] [--json rows.json]
 
 The device is the simulated one, or a real one where torch has CUDA. Ends with 1 where a pair is
-wrong, and names it.
+wrong, or a task or a method has no pair that is served, and names it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ except simulated_library.HasCuda:
     SIMULATED = False
 
 import torch  # noqa: E402
-from pairs import Row, check, pairs  # noqa: E402
+from pairs import Row, check, pairs, unserved  # noqa: E402
 
 
 def rows(chosen: list[tuple[str, str]], jobs: int) -> Iterator[Row]:
@@ -96,9 +96,13 @@ def main() -> int:
             print(f"{len(found)} of {len(chosen)}", end="\r", file=sys.stderr)
     if given.json:
         given.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
+    whole = given.tasks is None and given.methods is None
+    without = unserved(found) if whole else []
+    for sentence in without:
+        print(sentence, flush=True)
     device = "the simulated device" if SIMULATED else torch.cuda.get_device_name()
     print(f"{summary(found)}\n{device}, {time.monotonic() - begun:.0f} s")
-    return int(any(row.faults for row in found))
+    return int(bool(without) or any(row.faults for row in found))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ there is a device: nothing here knows whether it is real.
 """
 
 import contextlib
+import pickle
 import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ import torch
 from configs import configured, options, small
 from omegaconf import DictConfig
 from runners import runner_in
+from torch.utils._pytree import tree_leaves
 from waits import nobody_waits
 
 from bilevel_cli.core import trees
@@ -98,13 +101,31 @@ def pairs() -> list[tuple[str, str]]:
     return [(task, method) for task in options("task") for method in options("method")]
 
 
+def unserved(rows: list[Row]) -> list[str]:
+    """The tasks that serve no method and the methods that serve no task, a sentence each.
+
+    A fault that refuses every pair of a task would else pass for so many refusals.
+
+    Args:
+        rows: What was found of all pairs. Of some of them it says too much.
+    """
+    found = []
+    for kind in ("task", "method"):
+        for name in sorted({getattr(row, kind) for row in rows}):
+            of_it = [row for row in rows if getattr(row, kind) == name]
+            if not any(row.served for row in of_it):
+                reason = of_it[0].refused or of_it[0].error
+                found.append(f"{kind}={name}: none of its {len(of_it)} pairs is served: {reason}")
+    return found
+
+
 def check(task: str, method: str, *overrides: str) -> Row:
     """Holds one pair on the device "cuda" to the pair on a CPU.
 
     Two estimates from the CPU's own inputs are the CPU's; all that they return is on the device; a
     whole outer step, draws and optimizer too, waits for nothing and draws from no global generator;
-    a CUDA graph gives both eager estimates; a run goes to its end, or
-    diverges where the CPU's does.
+    a CUDA graph gives both eager estimates; a run goes to its end, or diverges where the CPU's
+    does, and what it learned can be read where there is no GPU.
 
     Args:
         task: The option of the task, which is made small.
@@ -139,23 +160,33 @@ def _checked(row: Row, config: DictConfig, folder: Path) -> Row:
         stage = "estimate"
         moved = [_on_device(inputs) for inputs, _ in steps]
         found = [gpu.estimate(*inputs) for inputs in moved]
-        row = row._replace(gap=max(map(_gap, found, (expected for _, expected in steps))))
-        off = {name for estimate in found for name in _elsewhere(estimate)}
-        if off:
-            return row._replace(error=f"estimate: left on the host: {', '.join(sorted(off))}")
+        expected = [estimate for _, estimate in steps]
+        row = row._replace(gap=max(map(_gap, found, expected)))
+        if list(map(_types, found)) != list(map(_types, expected)):
+            return row._replace(error="estimate: has other types than on a CPU")
+        if off := sorted({name for estimate in found for name in _elsewhere(estimate._asdict())}):
+            return row._replace(error=f"estimate: left on the host: {', '.join(off)}")
         stage = "outer step"
-        _whole_step(gpu)  # libraries wait once, when they are loaded
+        whole_step(gpu)  # libraries wait once, when they are loaded
+        # Of the device's own memory: that of the CPU was moved there as a whole.
+        own = {"outer": gpu.state.outer, "carry": gpu.state.carry}
+        if off := sorted(_elsewhere(own)):
+            return row._replace(error=f"outer step: left on the host: {', '.join(off)}")
         before = _states()
-        wait = _waited(gpu)
+        wait = waited(gpu)
         row = row._replace(wait=wait)
         if wait is None and before != _states():
             return row._replace(error="outer step: draws from a global generator")
         stage = "graph"
         row = _graph(row, gpu, moved, found)
-        stage = "run"
+        stage, before = "run", _states()
         _end_alike(gpu, cpu)
+        if before != _states():
+            return row._replace(error="run: draws from a global generator")
+        if there := sorted(path.name for path in gpu.folder.glob("*.pt") if on_gpu(path)):
+            return row._replace(error=f"run: left in {', '.join(there)} on the device")
     except Exception as error:  # whatever it is, it is what was found of the pair
-        return row._replace(error=f"{stage}: {_told(error)}")
+        return row._replace(error=f"{stage}: {told(error)}")
     return row
 
 
@@ -167,9 +198,13 @@ def _built(config: DictConfig, device: str, folder: Path) -> Runner:
 
 
 def _end_alike(gpu: Runner, cpu: Runner) -> None:
-    """Runs to the end on the device. Where that diverges, so does the same run on the CPU."""
+    """Runs to the end on the device, and writes what was learned.
+
+    Where that diverges, so does the same run on the CPU.
+    """
     try:
         gpu.run()
+        gpu.result()
     except Diverged as error:
         try:
             cpu.run()
@@ -192,14 +227,14 @@ def _two_steps(runner: Runner) -> list[tuple[Inputs, Estimate]]:
     return found
 
 
-def _whole_step(runner: Runner) -> None:
+def whole_step(runner: Runner) -> None:
     advance = runner._advance()
     estimate = runner.estimate(*next(advance))
     with contextlib.suppress(StopIteration):
         advance.send(estimate)
 
 
-def _waited(runner: Runner) -> str | None:
+def waited(runner: Runner) -> str | None:
     """Where an outer step waits for the device; None where it does not.
 
     Raises:
@@ -207,11 +242,11 @@ def _waited(runner: Runner) -> str | None:
     """
     try:
         with nobody_waits():
-            _whole_step(runner)
+            whole_step(runner)
     except RuntimeError as error:
         if "called a synchronizing CUDA operation" not in str(error):
             raise
-        return _told(error)
+        return told(error)
     return None
 
 
@@ -224,7 +259,9 @@ def _graph(row: Row, runner: Runner, moved: list[Inputs], eager: list[Estimate])
     both = list(zip(moved, eager, strict=True))
     try:
         graph = captured(runner.outer_step, "cuda_graph", torch.device("cuda"))
-        return row._replace(graph_gap=max(_gap(graph(*inputs), e) for inputs, e in reversed(both)))
+        # All before any is looked at: a replay must leave alone what the one before it gave.
+        found = [(graph(*inputs), estimate) for inputs, estimate in reversed(both)]
+        return row._replace(graph_gap=max(_gap(*pair) for pair in found))
     except UsageError as error:
         return row._replace(no_graph=_first_line(error))
 
@@ -259,11 +296,26 @@ def _numbers(estimate: Estimate) -> list[torch.Tensor]:
     return trees.leaves(estimate._replace(metrics=metrics))
 
 
-def _elsewhere(estimate: Estimate) -> Iterator[str]:
-    """The parts of an estimate that are not on the device."""
-    for name, part in estimate._asdict().items():
+def _types(estimate: Estimate) -> list[torch.dtype]:
+    return [leaf.dtype for leaf in _numbers(estimate)]
+
+
+def _elsewhere(parts: dict[str, Any]) -> Iterator[str]:
+    """The names of trees of tensors that are not on the device."""
+    for name, part in parts.items():
         if any(leaf.device.type != "cuda" for leaf in trees.leaves(part)):
             yield name
+
+
+def on_gpu(path: Path) -> bool:
+    """Whether a file of torch has tensors of the device, so that no other machine can read it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        loaded = torch.load(path, weights_only=True)
+    except pickle.UnpicklingError:  # of what has the simulated device
+        return True
+    return any(x.device.type != "cpu" for x in tree_leaves(loaded) if isinstance(x, torch.Tensor))
 
 
 def _states() -> dict[str, Any]:
@@ -271,7 +323,7 @@ def _states() -> dict[str, Any]:
     return {n: x.tolist() for n, x in randomness.states().items() if n.startswith("torch")}
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """What an error says, and where in the package and the tests it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f"{_short(f.filename)}:{f.name}" for f in frames if "/torch/" not in f.filename]

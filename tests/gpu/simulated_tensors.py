@@ -53,6 +53,9 @@ class Tensor(torch.Tensor):
             copy = torch.nn.Parameter(copy, self.requires_grad)
         return memo.setdefault(id(self), copy)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Tensor, (self.held.clone(),)  # which torch.load refuses, as without a GPU
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 

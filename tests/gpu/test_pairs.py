@@ -2,12 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
+import mutant_parts
 import mutants
 import pairs
 import pytest
 import torch
 from configs import crossed, options
+
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.machine import capture
 
 pytestmark = pytest.mark.gpu
 
@@ -38,3 +43,36 @@ def test_a_copy_of_a_method_with_one_fault_is_caught(mutant: type[mutants.Mutant
     row = pairs.check("quadratic", "reverse", f"method._target_=mutants.{mutant.__name__}")
     assert row.refused is None
     assert re.search(mutants.FAULTS[mutant], " | ".join(row.faults)), row
+
+
+@pytest.mark.parametrize("part", mutant_parts.FAULTS)
+def test_a_copy_of_another_part_with_one_fault_is_caught(part: str) -> None:
+    group, name = part.split("=")
+    base = mutant_parts.BASES.get(group, "task=quadratic start=warm").split()
+    task, *others = [*base, f"{group}._target_=mutant_parts.{name}"]
+    row = pairs.check(task.removeprefix("task="), "reverse", *others)
+    assert row.refused is None
+    assert re.search(mutant_parts.FAULTS[part], " | ".join(row.faults)), row
+
+
+def test_a_graph_whose_results_the_next_replay_changes_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class GivesItsOwnMemory(capture.Replayed):
+        def __call__(self, *given: Any) -> Estimate:
+            super().__call__(*given)
+            return Estimate(*self._results)
+
+    monkeypatch.setattr(capture, "Replayed", GivesItsOwnMemory)
+    row = pairs.check("quadratic", "reverse")
+    assert re.search("the graph is .* off the eager estimate", " | ".join(row.faults)), row
+
+
+def test_a_task_or_a_method_without_any_pair_is_named() -> None:
+    served, refused = pairs.Row("meta", "iaptt", gap=0.0), pairs.Row("toy", "iaptt", "It is slow.")
+    assert pairs.unserved([served, pairs.Row("meta", "cg", "It is a toy.")]) == [
+        "method=cg: none of its 1 pairs is served: It is a toy."
+    ]
+    assert pairs.unserved([served, refused]) == [
+        "task=toy: none of its 1 pairs is served: It is slow."
+    ]
