@@ -165,10 +165,11 @@ def unserved(kind: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if name != "auto" and unserved(name.partition(":")[0]):
+    reason = "" if name == "auto" else unserved(name.partition(":")[0])
+    if reason:
         raise ValueError(
-            f"A device needs name to be auto, cpu, cuda or one GPU such as cuda:1, got "
-            f"{name or 'none'}. {unserved(name.partition(':')[0])} Use device=cpu or device=auto."
+            "A device needs name to be auto, cpu, cuda or one GPU such as cuda:1, got "
+            f"device.name={name or 'none'}. {reason} Use device=cpu or device=auto."
         )
 
 

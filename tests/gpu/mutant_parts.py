@@ -166,5 +166,5 @@ FAULTS: dict[str, str] = {
     "solver=CountsOnTheHost": "left on the host: carry",
     "start=KeepsAFloat": "the graph is .* off the eager estimate",
     "start=AsksForAFloat": "an outer step waits: .*mutant_parts.py",
-    "model=HasATensorThatDoesNotMove": "RuntimeError: Expected all tensors",
+    "model=HasATensorThatDoesNotMove": "A model needs its tensors on cuda:0",
 }
