@@ -5,7 +5,8 @@
 takes lists of overrides as JSON, has COUNT processes take STEPS outer steps of each run together,
 one run after the other, and prints as JSON what came of each: `gap`, the largest difference to the
 numbers that one process finds, relative where they exceed 1; `apart`, whether the processes ended
-with other bits than one another; `refused`, why it was refused, or empty.
+with other bits than one another; `perturbs`, whether the method compares losses; `refused`, why it
+was refused, or empty.
 """
 
 import json
@@ -22,6 +23,7 @@ from configs import composed
 
 from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core import trees
+from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import joining, messages
 from bilevel_cli.machine.ranks import ALONE, Ranks
@@ -29,22 +31,24 @@ from bilevel_cli.runs import build
 
 
 def divided(ranks: Ranks, overrides: list[str], steps: int) -> dict[str, Any]:
-    alone: list[torch.Tensor] = []
     try:
-        together = stepped(ranks, overrides, steps)
-        alone = stepped(ALONE, overrides, steps)
+        together, _ = stepped(ranks, overrides, steps)
+        alone, method = stepped(ALONE, overrides, steps)
     except UsageError as error:
-        return {"gap": 0.0, "apart": False, "refused": str(error)}
+        return {"gap": 0.0, "apart": False, "perturbs": False, "refused": str(error)}
     every = messages.gather([x.clone() for x in together])
     return {
         "gap": max(gap(x, y) for x, y in zip(together, alone, strict=True)),
         "apart": any(not same(x, y) for xs in every for x, y in zip(xs, every[0], strict=True)),
+        "perturbs": method.claim().perturbs,
         "refused": "",
     }
 
 
-def stepped(ranks: Ranks, overrides: list[str], steps: int) -> list[torch.Tensor]:
-    """All numbers after some outer steps: reports, outer parameters, memory."""
+def stepped(
+    ranks: Ranks, overrides: list[str], steps: int
+) -> tuple[list[torch.Tensor], Hypergradient[Any]]:
+    """All numbers after some outer steps: reports, outer parameters, memory; and the method."""
     config = composed("device=cpu", "device.dtype=float64", *overrides)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         runner = build.build(config, resolved(config), Path(folder), {}, ranks)
@@ -55,7 +59,8 @@ def stepped(ranks: Ranks, overrides: list[str], steps: int) -> list[torch.Tensor
             report = runner.state.take(inputs, estimate, runner.judgement.measure)
             reports.append({n: torch.as_tensor(value) for n, value in report.items()})
         found = [*reports, runner.state.outer, runner.state.carry]
-        return [x.detach() for tree in found for x in trees.leaves(tree)]
+        numbers = [x.detach() for tree in found for x in trees.leaves(tree)]
+        return numbers, runner.experiment.method
 
 
 def gap(x: torch.Tensor, y: torch.Tensor) -> float:

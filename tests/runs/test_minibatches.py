@@ -32,7 +32,8 @@ def divided(commands: list[list[str]], count: int = 2, steps: int = 3) -> list[d
 
 
 def check_alike(found: list[dict[str, Any]]) -> None:
-    assert all(one["refused"] or one["gap"] < 1e-10 for one in found), found
+    # Evolution strategies divide the rounding of losses by sigma^2, 1e-4 by default.
+    assert all(one["gap"] < (1e-9 if one["perturbs"] else 1e-10) for one in found), found
     assert not any(one["apart"] for one in found)
 
 
