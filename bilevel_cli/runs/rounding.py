@@ -7,13 +7,12 @@ from torch import Tensor
 
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.errors import out_of_memory
-from bilevel_cli.metrics.base import StepView
 from bilevel_cli.metrics.precision_gap import COLUMN, PrecisionGap
 from bilevel_cli.nn import autocasting
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.doubts import PRECISION
 from bilevel_cli.runs.experiment import Experiment, Machine
-from bilevel_cli.runs.state import Inputs
+from bilevel_cli.runs.state import Inputs, viewed
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +54,10 @@ class Rounding:
         row = math.ceil(step / self._log_every)
         if not self._measures or row & (row - 1):
             return {}
-        outer, data, before = inputs
         # In every process, also in one without the memory: the others wait for it.
-        before, after = map(self._ranks.whole, (before, estimate.carry))
+        view = viewed(step, self._loop, self._ranks, inputs, estimate)
         if not self._fits:
             return {}
-        view = StepView(step, self._loop, outer, data, before, estimate._replace(carry=after))
         try:
             (found,) = self._metric.measure(view).values()
         except Exception as error:

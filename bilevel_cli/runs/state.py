@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import episodes, trees
+from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.random import (
@@ -22,6 +23,7 @@ from bilevel_cli.core.random import (
 )
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params, Scalar
+from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.metrics.base import StepView
 from bilevel_cli.runs import checkpoint
 from bilevel_cli.runs.experiment import Experiment, Machine
@@ -236,10 +238,7 @@ class RunState:
 
     def _probed(self, inputs: Inputs, estimate: Estimate) -> dict[str, Tensor]:
         """What the metrics say of the step."""
-        _, data, _ = inputs
-        carry, kept = map(self.machine.ranks.whole, (self.carry, estimate.carry))
-        whole = estimate._replace(carry=kept)
-        view = StepView(self.step, self.experiment.loop, self.outer, data, carry, whole)
+        view = viewed(self.step, self.experiment.loop, self.machine.ranks, inputs, estimate)
         found: dict[str, Tensor] = {}
         for metric in self.experiment.metrics.values():
             found |= metric.measure(view)
@@ -254,3 +253,20 @@ class RunState:
         for name, value in self.experiment.task.project_outer(self.outer).items():
             if value is not self.outer[name]:
                 self.outer[name].copy_(value)
+
+
+def viewed(
+    step: int, loop: InnerLoop, ranks: Ranks, inputs: Inputs, estimate: Estimate
+) -> StepView:
+    """What metrics see of an outer step, with the memory of all episodes; every process must ask.
+
+    Args:
+        step: The number of the outer step, from 1 on.
+        loop: The inner loop.
+        ranks: The processes that share the step.
+        inputs: Of the step, before the parameters move.
+        estimate: Of the step.
+    """
+    outer, data, carry = inputs
+    before, after = map(ranks.whole, (carry, estimate.carry))
+    return StepView(step, loop, outer, data, before, estimate._replace(carry=after))
