@@ -94,11 +94,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def to_device(tree: Any, device: torch.device) -> Any:
     """`tree` with its tensors on `device`."""
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: to_device(value, device) for key, value in tree.items()}
-    return tree
+    return _each(lambda x: x.to(device), tree)
 
 
 def _write(state: dict[str, Any], file: BinaryIO) -> None:
