@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.joined import Company, JoinedProblem, differing, examples_of
@@ -84,7 +83,8 @@ class Minibatches(Undivided):
         ):
             self._check_examples(task, which, batch)
             parts = [
-                {n: self._cut(x, rank) for n, x in batch.items()} for rank in range(self.count)
+                {n: cut(x, rank, self.count) for n, x in batch.items()}
+                for rank in range(self.count)
             ]
             if difference := differing(loss, inner, at, batch, parts):
                 raise ValueError(
@@ -107,9 +107,6 @@ class Minibatches(Undivided):
                 f"{self.count} processes need an example each, got {task} with {which} batches of "
                 f"{examples}. Use torchrun --nproc-per-node={examples}, or larger batches."
             )
-
-    def _cut(self, x: Tensor, rank: int) -> Tensor:
-        return cut(x, rank, self.count) if x.dim() else x
 
     def posed(self, loop: InnerLoop) -> InnerLoop:
         return dataclasses.replace(loop, problem=JoinedProblem(loop.problem, self.company))

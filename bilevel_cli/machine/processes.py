@@ -108,7 +108,7 @@ class Processes(Ranks):
         return False
 
     def part(self, tree: Tree) -> Tree:
-        return trees.map_leaves(lambda x: cut(x, self.rank, self.count) if x.dim() else x, tree)
+        return trees.map_leaves(lambda x: cut(x, self.rank, self.count), tree)
 
     def whole(self, tree: Tree) -> Tree:
         # Copies: torch.save would write what a view was cut from.

@@ -183,6 +183,11 @@ ALONE = Alone()
 
 
 def cut(x: Tensor, rank: int, count: int) -> Tensor:
-    """The rows of a tensor [n, ...] that one of `count` ranks has; numbers differ by 1 at most."""
+    """The rows of a tensor [n, ...] that one of `count` ranks has; numbers differ by 1 at most.
+
+    Of a tensor without a dimension each has the whole.
+    """
+    if not x.dim():
+        return x
     start, stop = (x.shape[0] * number // count for number in (rank, rank + 1))
     return x[start:stop]

@@ -116,7 +116,7 @@ def seven() -> tuple[Params, Params, Batch]:
 
 
 def cuts(batch: Batch, count: int) -> list[Batch]:
-    return [{n: cut(x, r, count) if x.dim() else x for n, x in batch.items()} for r in range(count)]
+    return [{n: cut(x, r, count) for n, x in batch.items()} for r in range(count)]
 
 
 @pytest.mark.parametrize("loss", [plain, weighed])
