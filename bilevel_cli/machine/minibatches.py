@@ -51,6 +51,8 @@ class Minibatches(Undivided):
         ranks: The processes.
     """
 
+    exchanges_within = True
+
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.count, self.first = ranks, ranks.count, ranks.first
         self.company = Company(ranks.part, ranks.total)

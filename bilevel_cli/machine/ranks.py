@@ -49,10 +49,13 @@ class Ranks(ABC):
     Attributes:
         count: How many ranks there are.
         first: Whether this is the rank that writes.
+        exchanges_within: Whether ranks exchange in the midst of an outer step, which nothing can
+            capture then.
     """
 
     count: int
     first: bool
+    exchanges_within = False
 
     @abstractmethod
     def check(self, task: Task) -> None:

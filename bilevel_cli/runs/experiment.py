@@ -14,7 +14,6 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
 from bilevel_cli.machine.capture import captured
-from bilevel_cli.machine.minibatches import Minibatches
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.metrics.base import Metric
 from bilevel_cli.runs.plan import Schedule
@@ -80,7 +79,7 @@ class Machine:
         Raises:
             ValueError: Processes exchange in the midst of it.
         """
-        if self.capture is not None and isinstance(self.ranks, Minibatches):
+        if self.capture is not None and self.ranks.exchanges_within:
             raise ValueError(
                 "Several processes exchange in the midst of an outer step where they share "
                 f"minibatches, got device.capture={self.capture}. Use device.capture=null, or one "
