@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import bilevel_run
 from configs import options, small
 from outcomes import check_alike as check_runs
@@ -16,6 +17,10 @@ from outcomes import manifest, run
 from ranking import Command
 
 from bilevel_cli.config.options import CONF
+from bilevel_cli.core.method import Estimate
+from bilevel_cli.machine.minibatches import Minibatches
+from bilevel_cli.machine.ranks import ALONE
+from bilevel_cli.runs.experiment import Machine
 
 # Three processes would have batches of 2, 3 and 3 examples.
 RIDGE = ["task=ridge", "data=diabetes", *small("ridge"), "inner_steps=2"]
@@ -43,6 +48,12 @@ def test_processes_find_what_one_finds() -> None:
     found = divided([*some, [*RIDGE, f"method={every[0]}"]])
     check_alike(found)
     assert not any(one["refused"] for one in found[:-1])
+
+
+def test_a_step_in_which_processes_exchange_is_not_captured() -> None:
+    machine = Machine(torch.device("cpu"), None, "compile", Minibatches(ALONE))
+    with pytest.raises(ValueError, match=r"exchange in the midst .* got device\.capture=compile"):
+        machine.captured(lambda outer, data, carry: Estimate({}, torch.zeros(()), carry, {}))
 
 
 @pytest.mark.slow
