@@ -116,8 +116,8 @@ def prepared(
             f"solver={choice.solver} learns settings of its own, got outer parameters of the same "
             f"name: {', '.join(sorted(clash))}. Rename them."
         )
-    if method.extra_batches:
-        extra = task.sample(method.extra_batches, torch.Generator()).inner
+    if extras := method.extras(max(choice.steps, 1)):
+        extra = task.sample(extras, torch.Generator()).inner
         data = data._replace(extra=extra)
     return Prepared(task, loop, method, max(choice.steps, 1), lr, everything, data)
 

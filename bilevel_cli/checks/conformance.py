@@ -56,7 +56,7 @@ def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def drawn() -> StepData:
-        return task.sample(STEPS + method.extra_batches, generator).split(STEPS)
+        return task.sample(STEPS + method.extras(STEPS), generator).split(STEPS)
 
     data = drawn()
     outer = {"lam": torch.linspace(-1.0, 1.0, 3)}
@@ -90,7 +90,7 @@ def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
         name: _stack([getattr(one, name) for one in several])
         for name in ("init", "inner", "outer", "extra")
     }
-    stacked = StepData(**parts, noise=data.noise)
+    stacked = StepData(**parts, noise=data.noise, whole={})
 
     def from_init(data: StepData) -> Params:
         return estimate(data, method.init(outer, loop.fresh(outer, data))).grad

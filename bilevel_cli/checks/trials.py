@@ -63,7 +63,8 @@ def setting(
     def repeated(count: int) -> dict[str, Tensor]:
         return {name: value.expand(count, *value.shape[1:]) for name, value in inner.items()}
 
-    extra = repeated(method.extra_batches) if method.extra_batches else {}
+    extras = method.extras(num_steps)
+    extra = repeated(extras) if extras else {}
     return task.project_outer(outer), data._replace(
         inner=repeated(num_steps), outer=last, extra=extra
     )

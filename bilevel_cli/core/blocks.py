@@ -97,6 +97,20 @@ class Blocks:
         """Draws one block, without the leading dimension. Args: as `draw`."""
         return {n: value[0] for n, value in self.draw(name, 1, generator).items()}
 
+    def whole(self) -> Batch:
+        """All examples as one block without a number: views of `tensors`, but for the weights."""
+        every = {n: x.flatten(0, 1) for n, x in self.tensors.items() if n != "block"}
+        if "weight" in every:  # now the mean over examples is that of a single block
+            every["weight"] = every["weight"] / self.count
+        return every
+
+
+def wholes(inner: Blocks, outer: Blocks) -> dict[str, Batch]:
+    """All examples of both losses, as `Task.whole`; empty where each has a single block."""
+    if inner.count == outer.count == 1:
+        return {}
+    return {"inner": inner.whole(), "outer": outer.whole()}
+
 
 def mean(losses: Tensor, batch: Batch) -> Tensor:
     """The mean over the examples of a block, 0-dim: weighted where the block has weights.

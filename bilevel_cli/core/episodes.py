@@ -10,7 +10,7 @@ from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData, episodes_of
+from bilevel_cli.core.problem import Batch, StepData, episodes_of
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.threads import on_cores
@@ -19,7 +19,7 @@ from bilevel_cli.core.trees import Params, Tree
 OuterStep = Callable[[Params, StepData, Carry], Estimate]
 
 # Noise belongs to the method, not to an episode.
-PER_EPISODE = StepData(init=0, inner=0, outer=0, noise=None, extra=0)  # type: ignore[arg-type]
+PER_EPISODE = StepData(init=0, inner=0, outer=0, noise=None, extra=0, whole=0)  # type: ignore[arg-type]
 
 
 def outer_step(
@@ -65,11 +65,23 @@ def sample(
         generator: Draws all but the extra minibatches.
         extras: Draws those.
     """
-    extra = method.extra_batches
+    extra = method.extras(num_steps)
     if task.episodes is not None:
         return task.sample(num_steps + extra, generator).split(num_steps, axis=1)
     data = task.sample(num_steps, generator)
     return data._replace(extra=task.sample(extra, extras).inner) if extra else data
+
+
+def whole(task: Task, method: Hypergradient[Any], step: int) -> dict[str, Batch]:
+    """All examples of both losses, at an outer step for which the method asked; else nothing.
+
+    Args:
+        task: The task.
+        method: The method.
+        step: Outer steps taken before this one.
+    """
+    every = method.whole_every
+    return {} if every is None or step % every else task.whole()
 
 
 def fresh(loop: InnerLoop, outer: Params, data: StepData) -> SolverState:

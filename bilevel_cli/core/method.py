@@ -109,6 +109,24 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         """Inner minibatches that one estimate consumes besides those of its inner steps."""
         return 0
 
+    def extras(self, num_steps: int) -> int:
+        """`extra_batches`, for a method of which each inner step consumes some of them.
+
+        Args:
+            num_steps: All inner steps.
+        """
+        del num_steps
+        return self.extra_batches
+
+    @property
+    def whole_every(self) -> int | None:
+        """Outer steps from one that is given all examples (`StepData.whole`) to the next.
+
+        The first outer step is such a one. None for a method that takes minibatches alone. An
+        estimate may ask whether `data.whole` is empty, which no tensor decides.
+        """
+        return None
+
     def graphs(self, num_steps: int) -> int:
         """Inner steps whose graphs a mapped estimate holds at once.
 

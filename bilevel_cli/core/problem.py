@@ -35,6 +35,9 @@ class StepData(NamedTuple):
         extra: More minibatches of the inner loss, tensors of shape [M, ...] with the names of
             `inner`: one for each product or gradient that a stochastic method takes on a sample of
             its own (`Hypergradient.extra_batches`). Empty where the method asked for none.
+        whole: Both sums over all examples, "inner" and "outer", as batches without a leading
+            dimension, at the outer steps for which the method asked (`Hypergradient.whole_every`).
+            Empty at all others, and for a task whose minibatches are whole.
     """
 
     init: Params
@@ -42,6 +45,7 @@ class StepData(NamedTuple):
     outer: Batch
     noise: Params = {}  # noqa: RUF012 - never written to
     extra: Batch = {}  # noqa: RUF012 - never written to
+    whole: dict[str, Batch] = {}  # noqa: RUF012 - never written to
 
     @property
     def num_steps(self) -> int:

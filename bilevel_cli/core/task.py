@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Problem, StepData
+from bilevel_cli.core.problem import Batch, Problem, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 
@@ -66,6 +66,15 @@ class Task(Problem, abc.ABC):
         Returns:
             Tensors on the device of the task; `noise` and `extra` are left empty.
         """
+
+    def whole(self) -> dict[str, Batch]:
+        """Both sums over all examples, where a minibatch is a part of them.
+
+        Returns:
+            "inner" and "outer": batches as `inner_loss` and `outer_loss` take them, on the device
+            of the task. Empty, unless a task says otherwise: its minibatches are whole.
+        """
+        return {}
 
     def project_outer(self, outer: Params) -> Params:
         """The nearest admissible outer parameters, with the same keys, shapes and device.

@@ -117,7 +117,10 @@ class RunState:
         part, random = self.experiment, self.random
         steps = self.plan.schedule.inner_steps
         data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
-        data = data._replace(noise=part.method.draw(self.outer, random.noise))
+        data = data._replace(
+            noise=part.method.draw(self.outer, random.noise),
+            whole=episodes.whole(part.task, part.method, self.step),
+        )
         return self.outer, data, self.carry
 
     def take(self, inputs: Inputs, estimate: Estimate, measure: Measure) -> dict[str, Scalar]:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.random import INNER, OUTER
@@ -106,6 +106,9 @@ class SimulatedQuadratics(Task):
         init = {"z": torch.zeros(self.inner_dim, device=self.device)}
         inner = self.inner_blocks.draw(INNER, num_steps, generator)
         return StepData(init, inner, self.outer_blocks.one(OUTER, generator))
+
+    def whole(self) -> dict[str, Batch]:
+        return wholes(self.inner_blocks, self.outer_blocks)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         z, x = inner["z"], outer["x"]

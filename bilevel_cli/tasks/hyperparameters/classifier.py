@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import draws, trees
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.random import INNER, OUTER
@@ -114,6 +114,10 @@ class Hyperparameters(Task):
             shape = (*inner["y"].shape, *self.augmentation.noise_shape)
             inner["noise"] = draws.normal(*shape, generator=generator)
         return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
+
+    def whole(self) -> dict[str, Batch]:
+        # An augmented sum has no end: its noise is drawn anew.
+        return {} if self.augmentation else wholes(self.train_blocks, self.validation_blocks)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         x, y = batch["x"], batch["y"]

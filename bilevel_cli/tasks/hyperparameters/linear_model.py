@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bilevel_cli.core import autodiff, draws
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.random import INNER, OUTER
@@ -108,6 +108,9 @@ class FeaturePenalties(Task):
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         inner = self.train_blocks.draw(INNER, num_steps, generator)
         return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
+
+    def whole(self) -> dict[str, Batch]:
+        return wholes(self.train_blocks, self.validation_blocks)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         penalty = 0.5 * (outer["log_l2"].exp() * inner["weight"].square()).sum()

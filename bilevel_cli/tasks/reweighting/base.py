@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean
+from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.random import INNER, OUTER
@@ -143,6 +143,11 @@ class Reweighting(Task):
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         inner = self.train_blocks.draw(INNER, num_steps, generator)
         return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
+
+    def whole(self) -> dict[str, Batch]:
+        if self.episodes is not None:  # a memory of theirs is refused
+            return {}
+        return wholes(self.train_blocks, self.validation_blocks)
 
     def losses(self, inner: Params, batch: Batch) -> Tensor:
         """CE_i(z), of shape [batch_size]."""

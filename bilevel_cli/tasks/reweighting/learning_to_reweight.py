@@ -76,6 +76,9 @@ class LearningToReweight(DependentWeights):
         meta = self.validation_blocks.draw(META, num_steps, generator)
         return data._replace(inner=data.inner | trees.prefixed(META_PREFIX, meta))
 
+    def whole(self) -> dict[str, Batch]:
+        return {}  # each of its minibatches is two, which are drawn apart
+
     def batch_weights(self, inner: Params, outer: Params, losses: Tensor, batch: Batch) -> Tensor:
         clean = autodiff.grad(self.outer_loss)(inner, outer, trees.under(META_PREFIX, batch))
         agreement = alignments(partial(self.losses, batch=batch), clean, inner)
