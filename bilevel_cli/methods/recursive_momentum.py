@@ -1,7 +1,7 @@
 """Recursive momentum: hypergradients on minibatches whose noise fades as a run goes on."""
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +16,16 @@ from bilevel_cli.core.requirements import AT_A_MINIMISER
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts.derivatives import (
-    hessian_product,
-    inner_slope,
-    outer_slope,
-    relative_residual,
+from bilevel_cli.methods.parts.recursion import (
+    Pair,
+    Samples,
+    check_weight,
+    gradients,
+    old_weight,
+    point,
+    recursive_pair,
 )
-from bilevel_cli.methods.parts.recursion import check_weight, old_weight, recursive
 from bilevel_cli.methods.parts.series import Series, series_doubt
-
-
-class Pair(TypedDict):
-    inner: Params
-    outer: Params
 
 
 class MomentumCarry(Carry):
@@ -79,7 +76,7 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
         inner = state["inner"]
         return {
             "inner": state,
-            "previous": _copied(inner, outer),
+            "previous": point(inner, outer),
             "direction": {"inner": trees.zeros_like(inner), "outer": trees.zeros_like(outer)},
             "count": counter(inner, 0.0),
         }
@@ -97,20 +94,19 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     ) -> Estimate:
         state = loop.begin(outer, data, carry["inner"])
         state = loop.run(state, outer, data, last=data.num_steps - 1)
-        here, residual = self._pair(loop, state["inner"], outer, data)
-        there, _ = self._pair(loop, carry["previous"]["inner"], carry["previous"]["outer"], data)
-        before, weight = carry["direction"], old_weight(self.momentum, carry["count"])
-        direction: Pair = {
-            "inner": recursive(here["inner"], there["inner"], before["inner"], weight),
-            "outer": recursive(here["outer"], there["outer"], before["outer"], weight),
-        }
+        here = point(state["inner"], outer)
+        samples = Samples(data.inner_at(-1), data.outer, data.extra_at)
+        new, residual = gradients(loop, self.series, here, samples, data.noise)
+        old, _ = gradients(loop, self.series, carry["previous"], samples, data.noise)
+        weight = old_weight(self.momentum, carry["count"])
+        direction = recursive_pair(new, old, carry["direction"], weight)
         moved = loop.solver.step(FixedOracle(outer, direction["inner"]), state)
         return Estimate(
             grad=direction["outer"],
             loss=loop.problem.outer_loss(moved["inner"], outer, data.outer),
             carry={
                 "inner": moved,
-                "previous": _copied(state["inner"], outer),
+                "previous": here,
                 "direction": direction,
                 "count": carry["count"] + 1,
             },
@@ -135,27 +131,3 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
         # Without noise the momentum cancels: what is left is exact at every step.
         text = f"implicit at z_K-1, {self.series.terms} terms"
         return Claim(text, at_present, kind="limit", repeats=20)
-
-    def _pair(
-        self, loop: InnerLoop, inner: Params, outer: Params, data: StepData
-    ) -> tuple[Pair, Tensor]:
-        """The inner gradient and the hypergradient at (z, lambda); the residual of the series."""
-        problem = loop.problem
-        free = loop.free(inner)
-
-        def product(number: int, vector: Params) -> Params:
-            batch = data.extra_at(number)
-            return trees.masked(hessian_product(problem, inner, outer, batch, vector), free)
-
-        gradient, pullback = inner_slope(problem, inner, outer, data.inner_at(-1))
-        rhs, direct, _ = outer_slope(problem, inner, outer, data.outer)
-        rhs = trees.masked(rhs, free)
-        adjoint, left = self.series.sum(product, rhs, data.noise)
-        _, implicit = pullback(adjoint)
-        pair: Pair = {"inner": gradient, "outer": trees.axpy(-1.0, implicit, direct)}
-        return pair, relative_residual(left, rhs)
-
-
-def _copied(inner: Params, outer: Params) -> Pair:
-    """The point, safe from an optimizer that moves the outer parameters in place."""
-    return {"inner": inner, "outer": trees.map_leaves(torch.clone, outer)}

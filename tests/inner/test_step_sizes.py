@@ -31,7 +31,7 @@ SOLVERS = {
 }
 FOLLOWING = {
     *("neumann", "stocbio", "bsa", "ttsa", "amigo", "soba", "saba", "fsla"),
-    *("mrbo", "sustain", "galet", "g_pbgd", "bvfsm"),
+    *("mrbo", "sustain", "srba", "vrbo", "galet", "g_pbgd", "bvfsm"),
 }
 
 

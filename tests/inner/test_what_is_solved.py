@@ -39,6 +39,7 @@ EXACT: dict[str, tuple[str, ...]] = {
     "implicit": (),
     "stocbio": ("method.series.terms=70",),
     "mrbo": ("method.series.terms=70",),
+    "vrbo": ("method.series.terms=55", "inner_steps=1"),
     "soba": ("method.adjoint_lr.exponent=0",),
     "fsla": ("method.adjoint_lr.exponent=0", "method.momentum.initial=1"),
 }
@@ -64,7 +65,7 @@ def of_the_family() -> list[str]:
 
 
 def test_every_method_that_needs_a_minimiser_is_held_here() -> None:
-    rest = {"cg", "minres", "exact", "pseudo_inverse", "amigo", "saba"}
+    rest = {"cg", "minres", "exact", "pseudo_inverse", "amigo", "saba", "srba"}
     assert set(of_the_family()) == {*EXACT, *BIASED, *APPROXIMATE, *rest}
 
 

@@ -22,7 +22,9 @@ from bilevel_cli.methods.parts.series import RandomTerm, WholeSeries
 from bilevel_cli.methods.recursive_momentum import RecursiveMomentum
 from bilevel_cli.methods.saba import Saba
 from bilevel_cli.methods.soba import Soba
+from bilevel_cli.methods.srba import Srba
 from bilevel_cli.methods.stochastic_implicit import StochasticImplicit
+from bilevel_cli.methods.vrbo import Vrbo
 from bilevel_cli.solvers.gd import GradientDescent
 from bilevel_cli.solvers.gd_decay import DecayingGradientDescent
 from bilevel_cli.starts.cold import Cold
@@ -81,6 +83,11 @@ class Sum:
         batch = {"t": self.t[outer], "s": self.s[outer], "block": torch.tensor(outer)}
         return StepData(START, blocks(inner), batch, noise or {}, blocks(extra) if extra else {})
 
+    def whole(self) -> dict[str, Batch]:
+        """The whole sums, as a task gives them."""
+        data = self.full()
+        return {"inner": data.inner_at(0), "outer": data.outer}
+
     def hypergradient(self, x: Tensor) -> Tensor:
         """Of the whole sum, at its solution."""
         A, B, b = (getattr(self, name).mean(0) for name in "ABb")
@@ -99,6 +106,8 @@ EVERY: list[Hypergradient[Any]] = [
     Fsla(CONSTANT, PowerLaw(0.5, 0.5)),
     *(StochasticImplicit(series) for series in SERIES),
     *(RecursiveMomentum(series, PowerLaw(0.5, 0.5)) for series in SERIES),
+    Srba(LR, 3),
+    Vrbo(SERIES[0], 3),
 ]
 
 
@@ -141,11 +150,11 @@ def test_soba_moves_z_v_and_x_at_once_at_step_sizes_that_fall() -> None:
         x, carry = x - 0.1 * found.grad["x"], found.carry
 
 
-@pytest.mark.parametrize("method", [EVERY[0], EVERY[1], *EVERY[6:]])
+@pytest.mark.parametrize("method", [EVERY[0], EVERY[1], *EVERY[6:9]])
 def test_a_single_loop_runs_its_other_inner_steps_first(method: Hypergradient[Any]) -> None:
     problem = Sum()
     loop, noise = loop_of(problem), POWER
-    extra = [1] * method.extra_batches
+    extra = [1] * method.extras(1)
     several = problem.at([3, 4, 0], 1, extra, noise)
     state = loop.run(loop.fresh(X, several), X, several, last=2)
     carry, estimate = begun(method, loop, several, X)
@@ -163,6 +172,8 @@ def test_a_single_loop_runs_its_other_inner_steps_first(method: Hypergradient[An
         ("mrbo", 1 / 3, 1 / 3),
         ("sustain", 1 / 3, 1 / 3),
         ("saba", 0, 0),
+        ("srba", 0, 0),
+        ("vrbo", 0, 0),
         ("amigo", 0, 0),
         ("stocbio", 0, 0),
     ],
@@ -185,7 +196,7 @@ def test_the_step_sizes_of_the_papers_reach_solver_and_optimizer(
         state = moved
 
 
-@pytest.mark.parametrize("option", ["soba", "saba", "fsla", "ttsa", "mrbo", "sustain"])
+@pytest.mark.parametrize("option", ["soba", "saba", "srba", "fsla", "ttsa", "mrbo", "sustain"])
 def test_a_single_loop_has_one_inner_step_unless_the_user_says_otherwise(option: str) -> None:
     method = f"method={option}"
     assert composed("task=quadratic", method).inner_steps == 1
@@ -416,6 +427,162 @@ def test_recursive_momentum_is_taken_on_both_gradients(series: Any) -> None:
         x, carry = x - 0.1 * found.grad["x"], found.carry
 
 
+def mean_of(problem: Sum) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return tuple(getattr(problem, name).mean(0) for name in "ABbts")
+
+
+def test_srba_corrects_its_directions_and_begins_them_anew_on_all_examples() -> None:
+    problem, period = Sum(), 3
+    carry, estimate = begun(Srba(0.3, period), loop_of(problem), problem.at([0], 0), X)
+
+    def directions(
+        z: Tensor, v: Tensor, x: Tensor, i: int | None, j: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        A, B, b, t, s = mean_of(problem)
+        if i is not None and j is not None:
+            A, B, b = problem.A[i], problem.B[i], problem.b[i]
+            t, s = problem.t[j], problem.s[j]
+        return A @ z - B @ x - b, A @ v - (z - t), x - s + B.T @ v
+
+    point = START["z"], torch.zeros(INNER), X["x"]
+    before, D = point, directions(*point, None, None)
+    for k, (i, j) in enumerate([(2, 1), (5, 0), (2, 3), (4, 2), (1, 1)]):
+        data = problem.at([i], j)
+        if k % period == 0:
+            data, D = data._replace(whole=problem.whole()), directions(*point, None, None)
+        else:
+            here, there = directions(*point, i, j), directions(*before, i, j)
+            D = (D[0] + here[0] - there[0], D[1] + here[1] - there[1], D[2] + here[2] - there[2])
+        found = estimate(data, carry, {"x": point[2]})
+        assert_equal(found.grad["x"], D[2])
+        before = point
+        point = point[0] - LR * D[0], point[1] - 0.3 * D[1], point[2] - 0.1 * D[2]
+        assert_equal(found.carry["inner"]["inner"]["z"], point[0])
+        assert_equal(found.carry["adjoint"]["z"], point[1])
+        carry = found.carry
+
+
+def test_vrbo_corrects_its_directions_at_every_inner_step_and_once_more() -> None:
+    problem, period, steps = Sum(), 2, 2
+    method = Vrbo(WholeSeries(3, 0.3), period)
+    data = problem.at([0, 0], 0, [0] * method.extras(steps))
+    carry, estimate = begun(method, loop_of(problem), data, X)
+    assert method.extras(steps) == 7  # two products each for three corrections, and one batch
+
+    def pair(z: Tensor, x: Tensor, i: int, j: int, extra: list[int]) -> tuple[Tensor, Tensor]:
+        v = torch.stack(dense_series(problem, 0.3, extra, z - problem.t[j])).sum(0)
+        g = problem.A[i] @ z - problem.B[i] @ x - problem.b[i]
+        return g, x - problem.s[j] + problem.B[i].T @ v
+
+    def on_all(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        A, B, b, t, s = mean_of(problem)
+        v = WholeSeries(3, 0.3).matrix(A) @ (z - t)
+        return A @ z - B @ x - b, x - s + B.T @ v
+
+    z, x = START["z"], X["x"]
+    z_old, x_old = z, x
+    m = torch.zeros(INNER), torch.zeros(OUTER)
+    for k, (inner, j, extra) in enumerate(
+        [
+            ([2, 1], 0, [0, 3, 1, 4, 5, 2, 0]),
+            ([5, 0], 3, [1, 4, 4, 2, 0, 1, 3]),
+            ([3, 3], 1, [2, 0, 1, 1, 5, 4, 2]),
+            ([4, 1], 2, [5, 5, 0, 2, 3, 1, 1]),
+        ]
+    ):
+        data = problem.at(inner, j, extra)
+        if k % period == 0:
+            data = data._replace(whole=problem.whole())
+        for t, i in enumerate([*inner, extra[-1]]):
+            if t == steps and k % period == 0:
+                m = on_all(z, x)
+                break
+            own = extra[2 * t : 2 * t + 2]
+            here, there = pair(z, x, i, j, own), pair(z_old, x_old, i, j, own)
+            m = (m[0] + here[0] - there[0], m[1] + here[1] - there[1])
+            z_old, x_old = z, x
+            if t < steps:
+                z = z - LR * m[0]
+        z_old, x_old = z, x
+        found = estimate(data, carry, {"x": x})
+        assert_equal(found.carry["inner"]["inner"]["z"], z)
+        assert_equal(found.grad["x"], m[1])
+        x, carry = x - 0.1 * found.grad["x"], found.carry
+    # Before the first sums on all examples nothing is known, and nothing moves.
+    assert_equal(begun(method, loop_of(problem), data, X)[0]["inner"]["inner"]["z"], START["z"])
+
+
+@pytest.mark.parametrize("method", EVERY[8:])
+def test_without_all_examples_a_minibatch_stands_in_for_them(method: Any) -> None:
+    problem = Sum()
+    loop, extra = loop_of(problem), [1] * method.extras(1)
+    data = problem.at([1], 2, extra)  # one inner block for all
+    carry, estimate = begun(method, loop, data, X)
+    given = {"inner": data.inner_at(0), "outer": data.outer}
+    for _ in range(5):
+        found = estimate(data, carry)
+        kept, carry = carry, found.carry
+    expected = estimate(data._replace(whole=given), kept)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("option", ["srba", "vrbo"])
+def test_a_run_gives_all_examples_at_the_first_of_every_period(option: str) -> None:
+    config = composed("task=logistic", "task.batch_size=60", f"method={option}", "method.period=4")
+    offered = {"device": torch.device("cpu"), "generator": torch.Generator().manual_seed(0)}
+    task, method = (
+        instantiate(config.task, data=instantiate(config.data), **offered),
+        instantiate(config.method),
+    )
+    given = [bool(episodes.whole(task, method, step)) for step in range(9)]
+    assert given == [True, *[False] * 3, True, *[False] * 3, True]
+    # The means of the losses on them are those over blocks, whose last one is filled up.
+    whole = task.whole()
+    outer = task.init_outer(offered["generator"])
+    inner = {"weight": torch.randn(len(outer["log_l2"]))}
+    blocks = [
+        task.inner_loss(
+            inner, outer, {n: value[i] for n, value in task.train_blocks.tensors.items()}
+        )
+        for i in range(task.blocks[0])
+    ]
+    assert len(task.examples["train"]["y"]) % 60
+    assert_equal(task.inner_loss(inner, outer, whole["inner"]), torch.stack(blocks).mean())
+    assert_equal(
+        task.outer_loss(inner, outer, whole["outer"]),
+        task.outer_loss(inner, outer, task.examples["validation"]),
+    )
+
+
+def test_srba_and_vrbo_converge_at_the_steps_at_which_others_stall() -> None:
+    problem, random = Sum(), torch.Generator().manual_seed(0)
+    series = WholeSeries(2, LR)
+
+    def distance(method: Hypergradient[Any], steps: int, matrix: Any) -> float:
+        """The norm of the hypergradient with `matrix` for the inverse, at z*(x), at the end."""
+        loop, every = loop_of(problem, GradientDescent(0.08)), method.whole_every
+        carry, estimate = begun(method, loop, problem.at([0], 0), X)
+        x = X["x"]
+        for k in range(steps):
+            drawn = torch.randint(6, (1 + method.extras(1),), generator=random).tolist()
+            outer = int(torch.randint(4, (), generator=random))
+            data = problem.at(drawn[:1], outer, drawn[1:])
+            if every is not None and k % every == 0:
+                data = data._replace(whole=problem.whole())
+            step = estimate(data, carry, {"x": x})
+            x, carry = x - 0.05 * step.grad["x"], step.carry
+        A, B, b, t, s = mean_of(problem)
+        rhs = torch.linalg.solve(A, B @ x + b) - t
+        return float((x - s + B.T @ matrix(A) @ rhs).norm())
+
+    # The outer problem is strongly convex with modulus 1 or more: 0.95^400 = 1e-9.
+    assert distance(Srba(0.08, 10), 400, torch.linalg.inv) < 1e-7
+    assert distance(Soba(PowerLaw(0.08, 0.0)), 400, torch.linalg.inv) > 1e-3
+    # 0.95^150 = 5e-4, of what is of order one at the start.
+    assert distance(Vrbo(series, 10), 150, series.matrix) < 1e-2
+    assert distance(StochasticImplicit(series), 150, series.matrix) > 5e-2
+
+
 class Curved(Sum):
     """Hessian and cross derivative depend on x and on z."""
 
@@ -461,15 +628,19 @@ def test_without_noise_fsla_is_amigo_with_one_step_of_each() -> None:
 
 @pytest.mark.parametrize("method", EVERY)
 def test_every_extra_minibatch_is_consumed_and_no_other(method: Hypergradient[Any]) -> None:
-    problem, count = Sum(), method.extra_batches
+    problem, count = Sum(), method.extras(1)
     noise = {"power": torch.tensor(3)}  # the last term: all products count
 
     def grad(extra: list[int]) -> Tensor:
         loop, data = loop_of(problem), problem.at([0], 1, extra, noise)
         carry, estimate = begun(method, loop, data, X)
-        # Away from the adjoint at which products are zero.
+        # Away from the adjoint at which products are zero, and from the first step, at which
+        # nothing is corrected.
         if "adjoint" in carry:
             carry = {**carry, "adjoint": {"z": torch.ones(INNER)}}
+        if isinstance(method, Vrbo):
+            before = {"inner": {"z": -START["z"]}, "outer": {"x": 2 * X["x"]}}
+            carry = {**carry, "previous": before, "count": torch.tensor(1.0)}
         return estimate(data, carry).grad["x"]
 
     some = [1] * count
@@ -494,7 +665,7 @@ def test_a_remembered_point_stays_when_the_optimizer_moves_the_outer_parameters(
     method: Hypergradient[Any],
 ) -> None:
     problem, outer = Sum(), {"x": X["x"].clone()}
-    data = problem.full(extra=method.extra_batches, noise=POWER)
+    data = problem.full(extra=method.extras(1), noise=POWER)
     carry, estimate = begun(method, loop_of(problem), data, outer)
     carries: list[Any] = [carry, estimate(data, carry).carry]
     outer["x"].add_(1.0)
@@ -530,6 +701,10 @@ def test_the_methods_that_remember_nothing_but_the_inner_state_are_no_others() -
         (lambda: Amigo(1, 0.0), "Amigo needs a finite adjoint_lr > 0, got adjoint_lr=0.0."),
         (lambda: Saba(float("inf")), "Saba needs a finite adjoint_lr > 0, got adjoint_lr=inf."),
         (lambda: Fsla(CONSTANT, PowerLaw(1.5, 0.0)), "Fsla needs a momentum weight <= 1, got"),
+        (lambda: Srba(0.0, 3), "Srba needs a finite adjoint_lr > 0, got adjoint_lr=0.0."),
+        (lambda: Srba(0.1, 0), "Srba needs period >= 1, got period=0."),
+        (lambda: Vrbo(SERIES[0], -1), "Vrbo needs period >= 1, got period=-1."),
+        (lambda: Vrbo(SERIES[1], 3), "Vrbo needs a whole series, got RandomTerm,"),
         (
             lambda: RecursiveMomentum(SERIES[0], PowerLaw(1.5, 0.0)),
             "RecursiveMomentum needs a momentum weight <= 1, got",
