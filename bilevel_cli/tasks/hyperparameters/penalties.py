@@ -33,6 +33,13 @@ class PerParameter(Granularity):
         return parameter.shape
 
 
+class PerClass(Granularity):
+    """A weight for every class: for each row of a matrix, and each entry of a vector."""
+
+    def shape(self, parameter: Tensor) -> torch.Size:
+        return torch.Size([*parameter.shape[:1], *(1 for _ in parameter.shape[1:])])
+
+
 class PerLayer(Granularity):
     """A weight for every tensor: two for a layer with a bias."""
 
