@@ -3,14 +3,12 @@
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
 python docs/generate.py solvers CSV SOLVER=CSV methods by solvers, from `bilevel-check --csv`
 python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
-python docs/generate.py ijcnn1 METHOD=RUN ...  the bilevel benchmark, from its runs
 """
 
 import csv
 import json
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -18,21 +16,6 @@ import pandas as pd
 DOCS = Path(__file__).parent
 MEASURED = DOCS / "measured"  # what the pages of methods on the site repeat
 Rows = list[list[str]]
-MOMENTS = (30, 60, 120, 240, 400)  # seconds of training
-LAST = 10  # evaluations
-SCORES: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
-    "ijcnn1": lambda table: table["hypergradient_norm2"],
-    "mnist": lambda table: 1 - table["test_accuracy"],
-    "simulated": lambda table: table["hypergradient_norm2"],
-}
-# Dagreou et al. (2022), medians over ten seeds at the end of each run.
-PUBLISHED = {
-    "ijcnn1": {
-        **{"saba": 3.3e-8, "amigo": 4.8e-8, "fsla": 1.6e-7, "stocbio": 5.3e-7},
-        **{"sustain": 8.2e-7, "mrbo": 8.4e-7, "bsa": 3.0e-6, "ttsa": 1.1e-5},
-    },
-    "mnist": {"saba": 0.1708, "soba": 0.1718, "amigo": 0.1721, "stocbio": 0.2074},
-}
 
 
 def check_table(files: dict[str, Path]) -> Rows:
@@ -99,34 +82,6 @@ def budget_table(sweep: Path) -> Rows:
         rows.append((-scores["test_accuracy"], [method, *cells, ""]))
     head = ["method", "test accuracy %", "F1 %", "outer steps", "inner gradients", "products"]
     return [[*head, "remark"], *(row for _, row in sorted(rows))]
-
-
-def curve_table(kind: str, runs: dict[str, Path]) -> Rows:
-    """A score along each run, best median first: after some seconds, at the end, its median."""
-    rows = []
-    for method, directory in runs.items():
-        table = pd.read_csv(directory / "eval.csv")
-        digits = ".4f" if kind == "mnist" else ".1e"
-        values, seconds = SCORES[kind](table), table["seconds"]
-        along = [
-            f"{values[seconds <= moment].iloc[-1]:{digits}}" if seconds.iloc[-1] >= moment else "-"
-            for moment in MOMENTS
-        ]
-        median = float(values.iloc[-LAST:].median())
-        cells = [
-            *along,
-            f"{values.iloc[-1]:{digits}}",
-            f"{median:{digits}}",
-            f"{table['step'].iloc[-1]:,}".replace(",", " "),
-            f"{seconds.iloc[-1]:.0f}",
-        ]
-        published = PUBLISHED.get(kind, {}).get(method)
-        cells.append("-" if published is None else f"{published:{digits}}")
-        rows.append((median, [method, *cells]))
-    moments = [f"{moment} s" for moment in MOMENTS]
-    head = ["method", *moments, "last", f"median of the last {LAST}", "outer steps", "seconds"]
-    head.append("published median")
-    return [head, *(row for _, row in sorted(rows))]
 
 
 def with_notes(rows: Rows, refusals: Rows) -> str:
@@ -196,4 +151,4 @@ if __name__ == "__main__":
         keep("budget", table)
         replace_between(DOCS / "methods.md", "budget", _markdown(table))
     else:
-        replace_between(DOCS / "benchmark.md", kind, _markdown(curve_table(kind, files)))
+        sys.exit(__doc__)

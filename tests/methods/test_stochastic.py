@@ -196,6 +196,19 @@ def test_the_step_sizes_of_the_papers_reach_solver_and_optimizer(
         state = moved
 
 
+@pytest.mark.parametrize("experiment", ["ijcnn1_bsa", "ijcnn1_f2sa", "covtype_bsa"])
+def test_with_ten_inner_steps_the_benchmark_counts_the_outer_ones(experiment: str) -> None:
+    config = composed(f"experiment=benchmark_{experiment}")
+    assert config.inner_steps == 10
+    schedule = instantiate(config.solver).lr
+    # 0.5 / sqrt(k + 1) in all ten, up to how far they are apart.
+    for k in (100, 10_000):
+        for t in (0, 9):
+            assert schedule(10 * k + t) == pytest.approx(0.5 / (k + 1) ** 0.5, rel=1e-2)
+    if "bsa" in experiment:
+        assert instantiate(config.method).series.step_size == 0.5
+
+
 @pytest.mark.parametrize("option", ["soba", "saba", "srba", "fsla", "ttsa", "mrbo", "sustain"])
 def test_a_single_loop_has_one_inner_step_unless_the_user_says_otherwise(option: str) -> None:
     method = f"method={option}"

@@ -1,0 +1,1 @@
+"""The bilevel benchmark of the field, at its published settings and to its published ends."""

@@ -1,0 +1,103 @@
+"""The curves that runs of the benchmark left, ours and those of the peers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reproductions.bilevel.published import Problem
+
+LAST = 10  # evaluations, of which the end of a run is the median
+POINTS = 60  # of a picture's curve
+
+
+@dataclass(frozen=True)
+class End:
+    """Where the runs of a method stand.
+
+    Args:
+        scores: Of each seed: the median of its last evaluations.
+        share: Of the oracle calls, of the seed that is furthest behind.
+        steps: Outer steps of that seed.
+        seconds: Of training, likewise.
+    """
+
+    scores: tuple[float, ...]
+    share: float
+    steps: int
+    seconds: float
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.scores))
+
+
+def tables(folder: Path) -> list[pd.DataFrame]:
+    """eval.csv of each seed that has evaluated at all."""
+    paths = sorted(folder.glob("seed=*/eval.csv")) or sorted(folder.glob("eval.csv"))
+    return [table for path in paths if len(table := pd.read_csv(path))]
+
+
+def end(problem: Problem, experiment: dict[str, int], folder: Path) -> End | None:
+    """Where the runs in a folder stand; None where there are none.
+
+    Args:
+        problem: The problem.
+        experiment: What its file holds; `outer_steps` are those of all its oracle calls.
+        folder: It has a folder for each seed.
+    """
+    seeds = tables(folder)
+    if not seeds:
+        return None
+    behind = min(seeds, key=lambda table: table["step"].iloc[-1]).iloc[-1]
+    scores = tuple(float(problem.score(table).iloc[-LAST:].median()) for table in seeds)
+    share = float(behind["step"]) / experiment["outer_steps"]
+    return End(scores, share, int(behind["step"]), float(behind["seconds"]))
+
+
+def median_curve(
+    problem: Problem, experiment: dict[str, int], folder: Path
+) -> "pd.DataFrame | None":
+    """The median over seeds: columns `seconds`, `calls` and `score`; None where nothing was run.
+
+    Args: as `end`.
+    """
+    seeds = tables(folder)
+    if not seeds:
+        return None
+    rows = min(map(len, seeds))  # of the seed that is furthest behind
+    scores = np.median([problem.score(table).to_numpy()[:rows] for table in seeds], axis=0)
+    first = seeds[0].iloc[:rows]
+    calls = problem.calls * first["step"] / experiment["outer_steps"]
+    seconds = np.median([table["seconds"].to_numpy()[:rows] for table in seeds], axis=0)
+    whole = pd.DataFrame({"seconds": seconds, "calls": calls.to_numpy(), "score": scores})
+    return thinned(whole)
+
+
+def peer_curves(path: Path, name: str, problem: Problem) -> dict[str, pd.DataFrame]:
+    """The curves of the JAX peers on a problem, by method; none where there is no such file.
+
+    Args:
+        path: curves.csv of the stochastic benchmark, with `case` ("ijcnn1 soba"), `step`,
+            `seconds` and `score`.
+        name: Of the problem, as `case` begins.
+        problem: The problem, for the oracle calls of a step.
+    """
+    if not path.exists():
+        return {}
+    table, experiments = pd.read_csv(path), problem.experiments()
+    found = {}
+    for case, rows in table.groupby("case"):
+        of, _, method = str(case).partition(" ")
+        if of == name and method in experiments:
+            calls = problem.calls * rows["step"] / experiments[method]["outer_steps"]
+            found[method] = thinned(rows[["seconds", "score"]].assign(calls=calls))
+    return found
+
+
+def thinned(curve: pd.DataFrame) -> pd.DataFrame:
+    """Some of its points, the last one among them."""
+    if len(curve) <= POINTS:
+        return curve
+    return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, POINTS).round().astype(int))]
