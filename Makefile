@@ -140,6 +140,13 @@ reproduce-quick: $(REPRODUCED)  ## the papers' experiments that fit into 25 minu
 reproduce: $(REPRODUCED)  ## the longer ones too, in about five hours of a core; downloads MNIST
 	$(BIN)/python -m reproductions full
 
+DATA := null
+SECONDS := 7200
+.PHONY: reproduce-benchmark
+reproduce-benchmark: $(REPRODUCED)  ## go on with the bilevel benchmark: DATA=/my/data SECONDS=7200, into docs/benchmark.md
+	$(BIN)/python -m reproductions.bilevel run --data $(DATA) --seconds $(SECONDS)
+	$(BIN)/python -m reproductions.bilevel page
+
 CHECKED := quadratic ridge logistic
 # A problem small enough to hold every method with every solver, in a box that bounds some of z.
 SMALL := task.inner_dim=6 task.outer_dim=3 +suggest.inner_low=-0.2 +suggest.inner_high=0.2
