@@ -79,7 +79,7 @@ PROBLEMS = {
             **{"sustain": 8.2e-7, "mrbo": 8.4e-7, "bsa": 3.0e-6, "ttsa": 1.1e-5},
         },
         {
-            "fsla": "the benchmark's own update, written anew, ends where ours does: see below",
+            "fsla": "the published value is a low point of a curve that does not settle: see below",
             "stocbio": "at half the paper's step sizes, at which it diverges",
         },
     ),

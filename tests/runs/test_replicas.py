@@ -106,6 +106,7 @@ def before_sampling(runner: Runner, step: int, do: Callable[[], None]) -> None:
         ["method=es"],
         ["method=bsa", *MINIBATCHES],
         ["method=saba", *MINIBATCHES],
+        ["method=srba", "method.period=2", *MINIBATCHES],
         ["task=meta", "model=linear", "task.episodes=2", "task.eval_episodes=4"],
     ],
     ids=" ".join,

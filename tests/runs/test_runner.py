@@ -62,6 +62,7 @@ def kill_at(runner: Runner, step: int) -> None:
         ["task=reweight", "data=breast_cancer", "task.batch_size=30", "method=saba"],
         ["task=logistic", "task.batch_size=16", "task.outer_batch_size=16", "method=stocbio"],
         ["task=ridge", "task.batch_size=16", "method=mrbo", "inner_steps=2"],
+        ["task=ridge", "task.batch_size=16", "method=srba", "method.period=3"],
         ["method=pes", "method.horizon=5"],
         ["method=f2sa"],
         ["method=random_search"],
