@@ -84,6 +84,15 @@ def whole(task: Task, method: Hypergradient[Any], step: int) -> dict[str, Batch]
     return {} if every is None or step % every else task.whole()
 
 
+def until_whole(task: Task, method: Hypergradient[Any], step: int) -> int | None:
+    """Outer steps before the next one that is given all examples; None where none will be.
+
+    Args: as `whole`.
+    """
+    every = method.whole_every
+    return None if every is None or not task.whole() else -step % every
+
+
 def fresh(loop: InnerLoop, outer: Params, data: StepData) -> SolverState:
     """The fresh inner state, one for each episode where there are some."""
     if not _has_episodes(loop):

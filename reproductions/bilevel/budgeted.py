@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+LEAST = 600.0  # seconds of a run: to begin five seeds, and to compile, takes a part of them
 GRACE = 300.0  # seconds for the checkpoint of a run that was told to stop, compiling perhaps
 
 
@@ -38,6 +39,13 @@ class Task:
             for path in paths
         )
 
+    @property
+    def spent(self) -> float:
+        """Seconds of training that it has had, by its first seed."""
+        path = self.folder / "seed=0" / "eval.csv"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return float(lines[-1].split(",")[1]) if len(lines) > 1 else 0.0
+
     def command(self) -> list[str]:
         return [
             *(sys.executable, "-m", "bilevel_cli", *self.overrides),
@@ -48,22 +56,24 @@ class Task:
 def carry_on(tasks: Sequence[Task], seconds: float) -> None:
     """Continues what is not done, until all is or the seconds are over.
 
-    A run is given an equal share of the seconds that are left, and told to stop after it. It keeps
-    a checkpoint, from which the next call goes on: the same command, as often as one likes.
+    A run is given an equal share of the seconds that are left, or `LEAST` where that is more, and
+    told to stop after it. It keeps a checkpoint, from which the next call goes on: the same
+    command, as often as one likes. Those that have had the fewest seconds come first.
 
     Args:
         tasks: Those that came to their end are passed over.
         seconds: For all of them.
     """
     begin = time.monotonic()
-    left = [task for task in tasks if not task.done]
+    left = sorted((task for task in tasks if not task.done), key=lambda task: task.spent)
     print(f"{len(tasks) - len(left)} of {len(tasks)} runs are done.", flush=True)
     while left:
-        task, *left = left
-        share = (seconds - (time.monotonic() - begin)) / (len(left) + 1)
-        if share <= 0:
-            print(f"The seconds are over; {len(left) + 1} runs wait.", flush=True)
+        remaining = seconds - (time.monotonic() - begin)
+        if remaining <= 0:
+            print(f"The seconds are over; {len(left)} runs wait.", flush=True)
             return
+        share = min(max(remaining / len(left), LEAST), remaining)
+        task, *left = left
         since = time.monotonic()
         ended = _run(task, share)
         print(f"{task.name}: {ended} after {time.monotonic() - since:.0f} s", flush=True)

@@ -549,6 +549,9 @@ def test_a_run_gives_all_examples_at_the_first_of_every_period(option: str) -> N
     )
     given = [bool(episodes.whole(task, method, step)) for step in range(9)]
     assert given == [True, *[False] * 3, True, *[False] * 3, True]
+    ahead = [episodes.until_whole(task, method, step) for step in range(5)]
+    assert ahead == [0, 3, 2, 1, 0]
+    assert episodes.until_whole(task, Soba(CONSTANT), 0) is None
     # The means of the losses on them are those over blocks, whose last one is filled up.
     whole = task.whole()
     outer = task.init_outer(offered["generator"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reproductions.bilevel import curves, sheet
+from reproductions.bilevel import budgeted, curves, sheet
 from reproductions.bilevel.budgeted import Task, carry_on
 from reproductions.bilevel.published import PROBLEMS
 
@@ -89,6 +89,7 @@ def test_runs_share_the_seconds_and_those_at_their_end_are_passed_over(
     leave(done.folder, 1, 1.0, 100)
     programs = {"slow": "import time; time.sleep(60)", "wrong": "print('a reason'); exit(2)"}
     monkeypatch.setattr(Task, "command", lambda task: [sys.executable, "-c", programs[task.name]])
+    monkeypatch.setattr(budgeted, "LEAST", 1.0)
     carry_on([done, slow, wrong], 4.0)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "1 of 3 runs are done."
