@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import trees
+from bilevel_cli.core import counting, trees
 from bilevel_cli.core.trees import Tree
 
 # Of torch's own code, at its first forward mode; since 2.14 it would tell every user.
@@ -140,12 +140,16 @@ def vmap(fn: Callable[..., Tree], *args: Any, **kwargs: Any) -> Callable[..., Tr
     return _under_torch_func(torch.func.vmap(fn, *args, **kwargs))
 
 
-def jacfwd(fn: Callable[..., Tree], has_aux: bool = False) -> Callable[[Tensor], Tree]:
+def jacfwd(
+    fn: Callable[..., Tree], has_aux: bool = False, at_once: int | None = None
+) -> Callable[[Tensor], Tree]:
     """The function that returns the Jacobian of `fn`, by forward mode, or (Jacobian, aux).
 
     Args:
         fn: Takes one tensor x and returns a tree; with `has_aux`, (tree, aux).
         has_aux: Whether it does.
+        at_once: Entries of x along which derivatives are carried at once, x being a vector then.
+            `fn` is evaluated anew for each such piece. None for all.
 
     Returns:
         A function of x. Each leaf of the tree gets the dimensions of x behind its own, in the type
@@ -153,12 +157,30 @@ def jacfwd(fn: Callable[..., Tree], has_aux: bool = False) -> Callable[[Tensor],
     """
     transformed = _under_torch_func(torch.func.jacfwd(fn, has_aux=has_aux))
 
+    def along(x: Tensor, directions: Tensor) -> Tree:
+        def pushed(direction: Tensor) -> Tree:
+            return torch.func.jvp(fn, (x,), (direction,), has_aux=has_aux)[1:]
+
+        return torch.func.vmap(pushed)(directions)
+
+    def pieces(x: Tensor) -> Tree:
+        firsts = range(0, len(x), at_once or 1)
+        found, aux = [], None
+        for first in counting.counted(firsts, len(firsts)):
+            directions = x.new_zeros(min(firsts.step, len(x) - first), len(x))
+            directions[:, first:].fill_diagonal_(1.0)
+            slopes, *rest = _under_torch_func(along)(x, directions)
+            found.append(slopes)
+            aux = rest and trees.map_leaves(lambda y: y[0].clone(), rest[0])
+        whole = trees.map_leaves(lambda *parts: torch.cat(parts).movedim(0, -1), *found)
+        return (whole, aux) if has_aux else whole
+
     def differentiated(x: Tensor) -> Tree:
         # torch 2.13 promotes the tangent of a 0-dim tensor times a Python number to float64.
         def restored(jacobian: Tensor) -> Tensor:
             return jacobian.to(x.dtype)
 
-        result = transformed(x)
+        result = pieces(x) if at_once is not None and at_once < x.numel() else transformed(x)
         return (
             (trees.map_leaves(restored, result[0]), result[1])
             if has_aux

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bilevel_cli.core import references
 from bilevel_cli.core.claim import Claim
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.requirements import Requirement
@@ -127,17 +128,16 @@ class Hypergradient(abc.ABC, Generic[AnyCarry]):
         """
         return None
 
-    def graphs(self, num_steps: int) -> int:
-        """Inner steps whose graphs a mapped estimate holds at once.
+    def holds(self, sizes: Sizes) -> Parts:
+        """What one estimate of one inner problem holds at once, memory of earlier steps included.
 
-        Under mapping nobody can measure the memory of a graph while it is made. So as many episodes
-        are mapped at once as this number and the size of one graph let the memory budget hold.
+        Besides what every method holds: parameters, data, and graphs of an inner step or two.
 
         Args:
-            num_steps: All inner steps.
+            sizes: Of the inner problem.
         """
-        del num_steps
-        return 1
+        del sizes
+        return ()
 
     @abc.abstractmethod
     def init(self, outer: Params, state: SolverState) -> AnyCarry:

@@ -6,6 +6,7 @@ last one stopped, and a learned start begins at outer parameters of its own (`st
 
 import abc
 
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
@@ -46,6 +47,11 @@ class Start(abc.ABC):
         """
         del previous
         return finished
+
+    def holds(self, sizes: Sizes) -> Parts:
+        """What it remembers besides one state, as `Hypergradient.holds`."""
+        del sizes
+        return ()
 
     def outer_init(self, data: StepData) -> Params:
         """The outer parameters that this policy adds, before the first outer step.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bilevel_cli.core import dense
 from bilevel_cli.core.claim import NoSolution
+from bilevel_cli.core.growth import Parts
 from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
 from bilevel_cli.core.trees import Params
 
@@ -64,6 +65,11 @@ class LinearSolver(abc.ABC):
     @abc.abstractmethod
     def products(self, size: int) -> int:
         """The number of products with H that `solve` takes for n = `size`."""
+
+    def holds(self, size: int) -> Parts:
+        """What a solve for n = `size` holds at once, besides a few vectors of n numbers."""
+        del size
+        return ()
 
     def draw(self, generator: torch.Generator) -> Params:
         """The random numbers that one solve consumes, drawn before the size of H is known."""

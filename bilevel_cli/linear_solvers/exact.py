@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import dense
+from bilevel_cli.core import autodiff, counting, dense
+from bilevel_cli.core.growth import Part, Parts
 from bilevel_cli.core.method import CannotServe
 from bilevel_cli.core.residuals import WORSE_THAN_NONE
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, inverted
@@ -48,6 +49,12 @@ class Exact(LinearSolver):
     def products(self, size: int) -> int:
         return size
 
+    def holds(self, size: int) -> Parts:
+        # In float64: the Hessian and its factors; the eigenvectors have room to be made, too.
+        copies, less = (4, "cg") if self.rtol is None else (8, "minres")
+        what = f"the inner Hessian of {size} x {size} numbers and its factors"
+        return (Part(what, copies * size**2, (f"method/linear_solver={less}",)),)
+
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
         damped = hessian + self.damping * torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
         if self.rtol is None:
@@ -56,10 +63,11 @@ class Exact(LinearSolver):
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         del guess
-        identity = torch.eye(rhs.shape[0], dtype=rhs.dtype, device=rhs.device)
         # float64 from here on: in float32 a small damping is lost beside a large Hessian.
-        columns = torch.stack([matvec(column) for column in identity]).double()
-        hessian = (columns + columns.T) / 2 + self.damping * identity.double()
+        columns = torch.stack(_columns(matvec, rhs)).double()
+        hessian = (columns + columns.T).div_(2)
+        del columns
+        hessian.diagonal().add_(self.damping)
         if self.rtol is None:
             try:
                 return Solved(dense.solve(hessian, rhs), {})
@@ -73,3 +81,19 @@ class Exact(LinearSolver):
         inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
         solution = vectors @ (inverse * (vectors.T @ rhs.double()))
         return Solved(solution.to(rhs.dtype), {})
+
+
+def _columns(matvec: Matvec, rhs: Tensor) -> list[Tensor]:
+    """The columns of H, one product each: of a large H whoever listens is told how many are done.
+
+    Args:
+        matvec: Computes H v, from [n] to [n].
+        rhs: For its shape [n], device and precision.
+    """
+    size, found = len(rhs), []
+    numbers = range(size)
+    for number in numbers if autodiff.mapped() else counting.counted(numbers, size):
+        one = torch.zeros(size, dtype=rhs.dtype, device=rhs.device)
+        one[number] = 1.0
+        found.append(matvec(one))
+    return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import dense, draws
+from bilevel_cli.core.growth import Part, Parts
 from bilevel_cli.core.residuals import WORSE_THAN_NONE
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved
@@ -53,6 +54,11 @@ class Nystrom(LinearSolver):
     def products(self, size: int) -> int:
         return min(self.rank, size)
 
+    def holds(self, size: int) -> Parts:
+        count = self.products(size)
+        what = f"{count} columns of the inner Hessian, of {size} numbers each"
+        return (Part(what, 4 * count * size, ("method.linear_solver.rank",)),)
+
     def draw(self, generator: torch.Generator) -> Params:
         return {"columns": draws.uniform(self.rank, generator=generator, drawn_in=torch.float64)}
 
@@ -63,7 +69,8 @@ class Nystrom(LinearSolver):
         """Takes the first columns, unless `given` has filled in random numbers."""
         del guess
         chosen = self._chosen(rhs)
-        rows = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device).index_select(0, chosen)
+        order = torch.arange(len(rhs), device=rhs.device)
+        rows = (order == chosen[:, None]).to(rhs.dtype)  # of the identity, which has n x n numbers
         # float64 from here on: the Gram matrix squares the condition of the columns.
         columns = torch.stack([matvec(row) for row in rows], dim=1).double()
         inside, wide = columns.index_select(0, chosen), rhs.double()

@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, references
+from bilevel_cli.core import references
 from bilevel_cli.core.claim import Claim
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts import perturbations
+from bilevel_cli.methods.parts import copies, perturbations
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,17 @@ class Es(Hypergradient[Carry]):
     def __post_init__(self) -> None:
         perturbations.check_settings("Es", self.std, pairs=self.pairs)
 
+    def holds(self, sizes: Sizes) -> Parts:
+        return copies.particles(sizes, 2 * self.pairs + 1, "method.pairs")
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.pairs, self.std, generator)
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        copies.measure(loop, outer, data)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def final_loss(outer: Params) -> tuple[Tensor, SolverState]:
@@ -58,7 +65,8 @@ class Es(Hypergradient[Carry]):
             return loop.problem.outer_loss(state["inner"], outer, data.outer), state
 
         particles = perturbations.around(outer, perturbations.mirrored(data.noise))
-        losses, states = autodiff.vmap(final_loss)(particles)
+        some = copies.at_once(copies.particles, 2 * self.pairs + 1, loop, outer, data)
+        losses, states = copies.mapped(final_loss, some, particles)
         plus, minus = losses[1:].chunk(2)
         weights = (plus - minus) / (2 * self.std**2 * self.pairs)
         return Estimate(

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
 from bilevel_cli.core.claim import Claim
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts import perturbations
+from bilevel_cli.methods.parts import copies, perturbations
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Fg2u(Hypergradient[Carry]):
     def __post_init__(self) -> None:
         perturbations.check_settings("Fg2u", directions=self.directions)
 
+    def holds(self, sizes: Sizes) -> Parts:
+        return copies.tangents(sizes, self.directions, "method.directions")
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
@@ -58,6 +62,9 @@ class Fg2u(Hypergradient[Carry]):
             for name, value in outer.items()
         }
 
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        copies.measure(loop, outer, data)
+
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def final_loss(steps: Tensor) -> tuple[Tensor, tuple[Tensor, SolverState]]:
             # One input for each direction: forward mode then carries these tangents and no more.
@@ -67,7 +74,9 @@ class Fg2u(Hypergradient[Carry]):
             return loss, (loss, state)
 
         origin = next(iter(outer.values())).new_zeros(self.directions)
-        slopes, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True)(origin)
+        some = copies.at_once(copies.tangents, self.directions, loop, outer, data)
+        jacobian = autodiff.jacfwd(final_loss, has_aux=True, at_once=some)
+        slopes, (loss, state) = jacobian(origin)
         grad = perturbations.combine(slopes / self.directions, data.noise)
         return Estimate(grad, loss, {"inner": state}, {})
 

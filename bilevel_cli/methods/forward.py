@@ -6,11 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
+from bilevel_cli.methods.parts import copies
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,14 @@ class Forward(Hypergradient[Carry]):
     Cost: K inner gradients, and a product for each of them and each outer parameter.
     """
 
+    def holds(self, sizes: Sizes) -> Parts:
+        return copies.tangents(sizes, sizes.outer, "method=reverse")
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        copies.measure(loop, outer, data)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         flat, unravel = trees.ravel(outer)
@@ -38,7 +46,8 @@ class Forward(Hypergradient[Carry]):
             loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
             return loss, (loss, state)
 
-        grad, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True)(flat)
+        some = copies.at_once(copies.tangents, len(flat), loop, outer, data)
+        grad, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True, at_once=some)(flat)
         return Estimate(unravel(grad), loss, {"inner": state}, {})
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:

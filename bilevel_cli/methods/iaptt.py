@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
 from bilevel_cli.core.claim import Claim, Trial
+from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
@@ -40,8 +41,9 @@ class Iaptt(Hypergradient[Carry]):
     or over K where all graphs are held.
     """
 
-    def graphs(self, num_steps: int) -> int:
-        return num_steps
+    def holds(self, sizes: Sizes) -> Parts:
+        what = f"the graphs of {sizes.steps} inner steps"
+        return (Part(what, sizes.steps * sizes.graph, ("inner_steps",), within=True),)
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff, references, trees
 from bilevel_cli.core.claim import Claim, Trial
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
@@ -57,6 +58,9 @@ class Implicit(Hypergradient[ImplicitCarry]):
     @property
     def remembers(self) -> bool:  # type: ignore[override]  # read-only: a setting decides
         return self.warm_adjoint
+
+    def holds(self, sizes: Sizes) -> Parts:
+        return self.linear_solver.holds(sizes.inner)
 
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}

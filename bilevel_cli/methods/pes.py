@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core import references, trees
 from bilevel_cli.core.claim import Claim, Trial
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts import perturbations
+from bilevel_cli.methods.parts import copies, perturbations
 
 
 class PesCarry(Carry):
@@ -61,6 +62,9 @@ class Pes(Hypergradient[PesCarry]):
 
     remembers = True
 
+    def holds(self, sizes: Sizes) -> Parts:
+        return copies.particles(sizes, 2 * self.pairs + 1, "method.pairs", carried=True)
+
     def init(self, outer: Params, state: SolverState) -> PesCarry:
         several = 2 * self.pairs + 1
         return {
@@ -74,6 +78,9 @@ class Pes(Hypergradient[PesCarry]):
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.pairs, self.std, generator)
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        copies.measure(loop, outer, data)
 
     def followed(
         self, loop: InnerLoop, outer: Params, data: StepData, before: PesCarry, after: PesCarry
@@ -97,7 +104,8 @@ class Pes(Hypergradient[PesCarry]):
             return torch.stack(losses).mean(), losses[-1], state
 
         several = perturbations.around(outer, perturbations.mirrored(noise))
-        means, last, particles = autodiff.vmap(window)(several, carry["particles"])
+        some = copies.at_once(copies.particles, 2 * self.pairs + 1, loop, outer, data)
+        means, last, particles = copies.mapped(window, some, several, carry["particles"])
         plus, minus = means[1:].chunk(2)
         weights = (plus - minus) / (2 * self.std**2 * self.pairs)
         return Estimate(

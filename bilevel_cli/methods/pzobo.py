@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 
-from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core import references, trees
 from bilevel_cli.core.claim import Claim
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts import perturbations
+from bilevel_cli.methods.parts import copies, perturbations
 from bilevel_cli.methods.parts.derivatives import outer_slope
 
 
@@ -44,17 +45,24 @@ class Pzobo(Hypergradient[Carry]):
     def __post_init__(self) -> None:
         perturbations.check_settings("Pzobo", self.std, directions=self.directions)
 
+    def holds(self, sizes: Sizes) -> Parts:
+        return copies.particles(sizes, self.directions + 1, "method.directions")
+
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.directions, self.std, generator)
 
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        copies.measure(loop, outer, data)
+
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         def last(outer: Params) -> SolverState:
             return loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
 
-        states = autodiff.vmap(last)(perturbations.around(outer, data.noise))
+        some = copies.at_once(copies.particles, self.directions + 1, loop, outer, data)
+        states = copies.mapped(last, some, perturbations.around(outer, data.noise))
         state = perturbations.unperturbed(states)
         direct_inner, direct, loss = outer_slope(loop.problem, state["inner"], outer, data.outer)
         slopes = [

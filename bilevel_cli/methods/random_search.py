@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core import trees
 from bilevel_cli.core.claim import Claim, Trial
+from bilevel_cli.core.growth import Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData, projected
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
-from bilevel_cli.methods.parts import perturbations
+from bilevel_cli.methods.parts import copies, perturbations
 
 
 class RandomSearchCarry(Carry):
@@ -58,6 +59,9 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
 
     remembers = True
 
+    def holds(self, sizes: Sizes) -> Parts:
+        return copies.particles(sizes, self.candidates, "method.candidates")
+
     def init(self, outer: Params, state: SolverState) -> RandomSearchCarry:
         return {
             "inner": state,
@@ -70,6 +74,9 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
 
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return perturbations.normal(outer, self.candidates, self.std, generator)
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        copies.measure(loop, outer, data)
 
     def zero_tells(self, row: dict[str, float], step: int) -> bool:
         return False  # nothing better was found
@@ -89,7 +96,8 @@ class RandomSearch(Hypergradient[RandomSearchCarry]):
         drawn = {name: value[1:] for name, value in everything.items()}
         with_first = {name: value[:-1] for name, value in everything.items()}
         candidates = perturbations.choose(carry["steps"] == 0, with_first, drawn)
-        losses, candidates, states = autodiff.vmap(final_loss)(candidates)
+        some = copies.at_once(copies.particles, self.candidates, loop, outer, data)
+        losses, candidates, states = copies.mapped(final_loss, some, candidates)
         losses = torch.where(losses.isnan(), math.inf, losses)  # argmin would take nan for least
         loss, index = losses.min(0)
         better = loss < carry["best_loss"]

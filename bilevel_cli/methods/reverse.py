@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bilevel_cli.core import references
 from bilevel_cli.core.claim import Claim, Trial
+from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
@@ -46,8 +47,22 @@ class Reverse(Hypergradient[Carry]):
                     f"Use {name}=null for the whole inner loop."
                 )
 
-    def graphs(self, num_steps: int) -> int:
-        return min(self._steps(num_steps), self.segment or num_steps)
+    def holds(self, sizes: Sizes) -> Parts:
+        steps = self._steps(sizes.steps)
+        if self.segment is not None and self.segment < steps:
+            stored = -(-steps // self.segment) - 1
+            graphs = f"the graphs of {self.segment} inner steps"
+            return (
+                Part(graphs, self.segment * sizes.graph, ("method.segment",)),
+                Part(
+                    f"the states before {stored} segments", stored * sizes.state, ("inner_steps",)
+                ),
+            )
+        if steps == 1:  # as every method
+            return ()
+        size = "inner_steps" if steps == sizes.steps else "method.window"
+        less, within = ("method.segment=1", size), self.segment is None
+        return (Part(f"the graphs of {steps} inner steps", steps * sizes.graph, less, within),)
 
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bilevel_cli.core import references, trees
 from bilevel_cli.core.claim import Claim
+from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
@@ -70,6 +71,12 @@ class Saba(Hypergradient[SabaCarry]):
             )
 
     remembers = True
+
+    def holds(self, sizes: Sizes) -> Parts:
+        inner, outer = sizes.blocks
+        table = inner * (2 * sizes.inner + sizes.outer) + outer * (sizes.inner + sizes.outer)
+        what = f"the gradients of {inner} + {outer} blocks, before and after a step"
+        return (Part(what, 2 * table, ("method=soba",)),)
 
     def init(self, outer: Params, state: SolverState) -> SabaCarry:
         return _begun(outer, state, 1, 1)

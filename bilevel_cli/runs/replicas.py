@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, episodes, trees
+from bilevel_cli.core import autodiff, episodes, growth, trees
 from bilevel_cli.core.host import is_host
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
@@ -14,7 +14,7 @@ from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine import memory
 from bilevel_cli.machine.ranks import ALONE
-from bilevel_cli.methods.parts import unroll
+from bilevel_cli.methods.parts import graphs
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.one_function import unmappable
@@ -121,7 +121,7 @@ def _estimate(runner: Runner, given: Inputs) -> Estimate | Exception:
 
 
 def at_once(runner: Runner, given: Inputs) -> int:
-    """How many runs like this one the memory budget holds the graphs of, when they are mapped.
+    """How many runs like this one the memory budget holds what estimates hold of, when mapped.
 
     Costs two inner steps.
     """
@@ -129,8 +129,11 @@ def at_once(runner: Runner, given: Inputs) -> int:
     part = runner.experiment
     problems = part.task.episodes
     one = data if problems is None else episodes.first(data)
-    steps = part.method.graphs(one.num_steps) * (problems or 1)
-    return memory.budget() // (steps * unroll.graph_bytes(part.loop, outer, one))
+    graphs.graph_of_step(part.loop, outer, one)
+    sizes = graphs.sized(part.loop, outer, one)
+    held = max(growth.numbers(part.method.holds(sizes)), sizes.graph)
+    size = next(iter(outer.values())).element_size()
+    return memory.budget() // (held * size * (problems or 1))
 
 
 def _stack(x: Tensor, *others: Tensor) -> Tensor:

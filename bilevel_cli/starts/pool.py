@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import trees
+from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.start import Start
 from bilevel_cli.core.trees import Params
@@ -69,6 +70,10 @@ class Pool(Start):
 
         kept: Any = {**finished, "pool": trees.map_leaves(put, pool, finished), "turn": turn + 1}
         return kept
+
+    def holds(self, sizes: Sizes) -> Parts:
+        what = f"the states of {self.size} members, before and after a step"
+        return (Part(what, 2 * self.size * sizes.state, ("start.size",)),)
 
     def _turn(self, turn: Tensor) -> tuple[Tensor, Tensor]:
         """Which member's turn it is, of shape [1], and how often it was visited before."""

@@ -12,7 +12,7 @@ METHODS = sorted([*PACKAGE.glob("methods/[!_]*.py"), PACKAGE / "skeletons/method
 STATES = ("Carry", "TypedDict")  # how the names of bases of states end
 # Within the class. Settings come before, helpers after.
 PARTS = (
-    *("__post_init__", "remembers", "extra_batches", "extras", "whole_every", "graphs"),
+    *("__post_init__", "remembers", "extra_batches", "extras", "whole_every", "holds"),
     *("init", "begin", "draw"),
     *("requires", "check", "doubts", "zero_tells", "follows_inner_loss", "followed"),
     *("estimate", "cost", "claim"),

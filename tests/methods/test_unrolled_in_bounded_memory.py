@@ -33,7 +33,7 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.machine import memory
 from bilevel_cli.methods.forward import Forward
 from bilevel_cli.methods.iaptt import Iaptt
-from bilevel_cli.methods.parts import unroll
+from bilevel_cli.methods.parts import graphs, segments
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.nn import building
 from bilevel_cli.solvers.gd import GradientDescent
@@ -427,7 +427,7 @@ def test_no_plan_that_fits_runs_fewer_steps_and_none_needs_less_where_none_fits(
         for plan, (runs, states) in every_plan(count).items()
     }
     for budget in range(0, count * (graph + state) + 100, 17):
-        runs, held = found[unroll._sizes(count, graph, state, budget)]
+        runs, held = found[segments.plan(count, graph, state, budget)]
         fitting = [plan for plan in found.values() if plan[1] <= budget]
         if fitting:
             assert held <= budget
@@ -452,12 +452,12 @@ def test_a_graph_of_which_not_one_step_fits_is_held_all_the_same_and_said_once(
 def test_a_loop_that_is_gone_leaves_no_measurement_behind() -> None:
     some = case(Quadratic(), 6, GD, Cold())
     gc.collect()
-    before, loop = dict(unroll._measured), some.loop()
+    before, loop = dict(graphs.measured), some.loop()
     FULL.estimate(loop, some.outer, some.data, some.carry)
-    assert len(unroll._measured) == len(before) + 1
+    assert len(graphs.measured) == len(before) + 1
     del loop
     gc.collect()
-    assert unroll._measured == before
+    assert graphs.measured == before
 
 
 class GraphPeak:
@@ -604,7 +604,7 @@ def test_the_bytes_of_a_step_are_those_of_the_vectors_that_its_derivative_needs(
     memory.set_budget(EVERYTHING, CPU)
     loop = some.loop()
     FULL.estimate(loop, some.outer, some.data, some.carry)
-    (size,) = (size for key, size in unroll._measured.items() if key[0] == id(loop))
+    (size,) = (size for key, size in graphs.measured.items() if key[0] == id(loop))
     # z - exp(log_lr) * 2z: the square keeps z, the product 2z; and there are a few numbers.
     assert 0 <= size - 2 * 8 * Bowl.size <= 100
     assert size == bytes_of_a_step(some)

@@ -19,7 +19,7 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine.signals import Interrupted
-from bilevel_cli.methods.parts import unroll
+from bilevel_cli.methods.parts import graphs
 from bilevel_cli.runs import build, clock, entry, one_function
 from bilevel_cli.runs.progress import Progress
 from bilevel_cli.runs.replicas import Replicas, apart
@@ -306,7 +306,7 @@ def test_mapped_replicas_keep_to_the_memory_budget(
 
     first = replica(tmp_path / "first", 0, *overrides)
     outer, data, _ = next(first._advance())
-    budget = int(share * 4 * unroll.graph_bytes(first.experiment.loop, outer, data))
+    budget = int(share * 4 * graphs.graph_bytes(first.experiment.loop, outer, data))
     monkeypatch.setattr(autodiff, "vmap", watched)
     go(tmp_path, *overrides, "replicas=3", f"device.memory_budget={budget}")
     assert steps_mapped == ([] if chunk is None else [3] * 6)

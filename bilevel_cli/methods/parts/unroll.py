@@ -1,10 +1,8 @@
 """Backpropagation through inner steps, within the memory budget of the device."""
 
 import logging
-import math
-import weakref
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ from bilevel_cli.core.problem import StepData, episodes_of
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.machine import memory
+from bilevel_cli.methods.parts import graphs, segments
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +30,6 @@ Pullback = Callable[[Slopes], Slopes]
 # For annotations of inner functions: torch.compile evaluates them, and cannot subscript a type.
 Variables = tuple[SolverState, Params]
 Loss = tuple[Tensor, SolverState]
-
-# Bytes of the graph of one step, by the identity of a loop and the shapes of its arguments.
-_measured: dict[tuple[Any, ...], int] = {}
 
 
 class Unrolled(NamedTuple):
@@ -64,28 +60,6 @@ def counted(number: int, outer: Params) -> Tensor:
     return torch.full((), number, device=next(iter(outer.values())).device)
 
 
-def graph_bytes(loop: InnerLoop, outer: Params, data: StepData) -> int:
-    """Bytes of the graph of one inner step, from two steps that are taken on the first minibatch.
-
-    Args:
-        loop: The inner loop.
-        outer: The outer parameters.
-        data: The data of one inner problem.
-    """
-    meter, readings = autodiff.HeldBytes(), []
-
-    def steps(state: SolverState, outer: Params) -> SolverState:
-        for _ in range(2):
-            with meter:
-                state = loop.step(state, outer, data, 0)
-            readings.append(meter.total())
-        return state
-
-    held = autodiff.vjp(steps, loop.fresh(outer, data), outer)
-    del held  # the graphs were there until here
-    return max(readings[1] - readings[0], 1)  # free of data and of constants
-
-
 class Steps:
     """The inner steps of one estimate: run, run with a graph, and backpropagated through.
 
@@ -107,7 +81,7 @@ class Steps:
     @property
     def capacity(self) -> int | None:
         """Steps whose graphs the memory budget holds; None while nothing was measured."""
-        size = _measured.get(self._key)
+        size = graphs.measured.get(self._key)
         return None if size is None else self._budget // size
 
     def advance(
@@ -237,8 +211,7 @@ class Steps:
     # What measures is made only when it is asked for, since none of it can be compiled.
     @cached_property
     def _key(self) -> tuple[Any, ...]:
-        parts = trees.leaves((self.outer, self.data.init, self.data.inner, self.data.outer))
-        return id(self.loop), *(part.shape for part in parts), parts[0].dtype
+        return graphs.key(self.loop, self.outer, self.data)
 
     @cached_property
     def _meter(self) -> autodiff.HeldBytes:
@@ -253,9 +226,7 @@ class Steps:
         return memory.budget(episodes_of(self.loop.problem) or 1)
 
     def _learn(self, size: int) -> None:
-        if self._key not in _measured:
-            weakref.finalize(self.loop, _measured.pop, self._key, None)
-        _measured[self._key] = max(size, 1)
+        graphs.remember(self.loop, self._key, size)
         if not self.capacity:
             log.warning(
                 "The memory budget is %.3g MB, and the graph of one inner step takes %.3g MB.",
@@ -265,35 +236,4 @@ class Steps:
 
     def _sizes(self, state: SolverState, count: int) -> tuple[int, ...]:
         state_bytes = sum(part.nbytes for part in trees.leaves(state))
-        return _sizes(count, _measured[self._key], state_bytes, self._budget)
-
-
-@lru_cache
-def _sizes(count: int, graph: int, state: int, budget: int) -> tuple[int, ...]:
-    """Into segments of how many steps to cut `count` steps, and each of those segments again.
-
-    A segment of the last level is held as a graph. Among the plans that fit, this is the one that
-    runs the fewest steps again; where none fits, the one that needs least memory. With one level of
-    stored states, all but the last S steps are run twice; with two levels, three times at most. At
-    the first of two levels, segments are multiples of S, which serve as well as any number.
-
-    Args:
-        count: Number of steps.
-        graph: Bytes of the graph of one step.
-        state: Bytes of a state.
-        budget: Bytes that may be held.
-    """
-
-    def held(sizes: tuple[int, ...]) -> int:
-        states = sum(math.ceil(n / size) - 1 for n, size in pairwise((count, *sizes)))
-        return states * state + sizes[-1] * graph
-
-    def again(sizes: tuple[int, ...]) -> int:
-        first, last = (count - 1) % sizes[0] + 1, sizes[-1]
-        segments = (count - first) // sizes[0]
-        return count - sizes[0] + segments * (sizes[0] - last) + max(first - last, 0)
-
-    plans: list[tuple[int, ...]] = [(s,) for s in range(count, 0, -1)]
-    plans += [(n, s) for s in range(count, 0, -1) for n in range(2 * s, count, s)]
-    fitting = [plan for plan in plans if held(plan) <= budget]
-    return min(fitting, key=again) if fitting else min(plans, key=held)
+        return segments.plan(count, graphs.measured[self._key], state_bytes, self._budget)

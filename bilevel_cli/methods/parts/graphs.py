@@ -1,0 +1,76 @@
+"""The graph of one inner step: the bytes that it holds, measured once for a loop."""
+
+import weakref
+from typing import Any
+
+from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.growth import Sizes
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.problem import StepData, blocks_of
+from bilevel_cli.core.solver import SolverState
+from bilevel_cli.core.trees import Params
+
+measured: dict[tuple[Any, ...], int] = {}
+"""Bytes of the graph of one step, by the identity of a loop and the shapes of its arguments."""
+
+
+def graph_bytes(loop: InnerLoop, outer: Params, data: StepData) -> int:
+    """Bytes of the graph of one inner step, from two steps that are taken on the first minibatch.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer parameters.
+        data: The data of one inner problem.
+    """
+    meter, readings = autodiff.HeldBytes(), []
+
+    def steps(state: SolverState, outer: Params) -> SolverState:
+        for _ in range(2):
+            with meter:
+                state = loop.step(state, outer, data, 0)
+            readings.append(meter.total())
+        return state
+
+    held = autodiff.vjp(steps, loop.fresh(outer, data), outer)
+    del held  # the graphs were there until here
+    return max(readings[1] - readings[0], 1)  # free of data and of constants
+
+
+def graph_of_step(loop: InnerLoop, outer: Params, data: StepData) -> int:
+    """As `graph_bytes`, measured once for a loop."""
+    name = key(loop, outer, data)
+    if name not in measured:
+        remember(loop, name, graph_bytes(loop, outer, data))
+    return measured[name]
+
+
+def key(loop: InnerLoop, outer: Params, data: StepData) -> tuple[Any, ...]:
+    """The name under which a loop and the shapes of its arguments are remembered."""
+    parts = trees.leaves((outer, data.init, data.inner, data.outer))
+    return id(loop), *(part.shape for part in parts), parts[0].dtype
+
+
+def remember(loop: InnerLoop, name: tuple[Any, ...], size: int) -> None:
+    """Remembers bytes under the name of `key`, for as long as the loop is there."""
+    if name not in measured:
+        weakref.finalize(loop, measured.pop, name, None)
+    measured[name] = max(size, 1)
+
+
+def sized(loop: InnerLoop, outer: Params, data: StepData) -> Sizes:
+    """The sizes of an inner problem; those of a graph are 0 as long as nobody has measured them.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer parameters.
+        data: The data of one inner problem.
+    """
+    size = next(iter(outer.values())).element_size()
+    return Sizes(
+        steps=data.num_steps,
+        outer=trees.size(outer),
+        inner=trees.size(data.init),
+        state=sum(part.numel() for part in trees.leaves(loop.fresh(outer, data))),
+        graph=-(-measured.get(key(loop, outer, data), 0) // size),
+        blocks=blocks_of(loop.problem),
+    )

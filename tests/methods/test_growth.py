@@ -1,0 +1,161 @@
+"""What methods say that their memory grows with, held to the bytes that their tensors take."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from configs import class_of, composed, crossed, one_in, options
+from hydra.utils import instantiate
+from metering import Metered
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bilevel_cli.core import growth
+from bilevel_cli.core.loop import InnerLoop
+from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.trees import Params
+from bilevel_cli.machine import memory
+from bilevel_cli.methods.parts import graphs
+
+BASE = {"rows": 60, "inner": 24, "outer": 16, "steps": 4}
+FACTOR = 8
+
+
+class Regression:
+    """f = weighted squared errors of `rows` + decay, F = minus the errors, in all sizes apart.
+
+    Along the inner loop F rises, so that IAPTT looks at the last step and holds all graphs.
+    """
+
+    episodes = None
+
+    def __init__(self, rows: int, inner: int, outer: int, steps: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(rows, inner, generator=generator) / math.sqrt(inner)
+        self.y = torch.randn(rows, generator=generator)
+        self.group = torch.arange(rows) % outer
+        self.outer = {"lam": torch.linspace(-1.0, 1.0, outer)}
+        self.start, self.steps, self.blocks = {"z": torch.zeros(inner)}, steps, (outer, 1)
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return data.init
+
+    def errors(self, inner: Params) -> Tensor:
+        return (self.x @ inner["z"] - self.y).square()
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        weights = outer["lam"].sigmoid()[self.group]
+        decay = 0.1 + outer["lam"].square().mean()
+        return (weights * self.errors(inner)).mean() + decay * inner["z"].square().sum()
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.01 * outer["lam"].square().mean() - self.errors(inner).mean()
+
+    def data(self, extra: int) -> StepData:
+        count = self.steps + extra
+        batches = {"block": torch.zeros((), dtype=torch.int64).expand(count)}
+        return StepData(self.start, batches, {}).split(self.steps)
+
+
+def case(
+    name: str, sizes: dict[str, int] = BASE, settings: tuple[str, ...] = ()
+) -> tuple[Hypergradient[Any], InnerLoop, Params, StepData]:
+    """A method, in the settings of its yaml and others, on the regression of these sizes."""
+    config = composed(f"method={name}", "task=quadratic", "device=cpu", *settings)
+    method, solver, start = (instantiate(config[part]) for part in ("method", "solver", "start"))
+    problem = Regression(**sizes)
+    loop, data = InnerLoop(problem, solver, start), problem.data(method.extra_batches)
+    return method, loop, {**loop.outer_init(data, problem.outer), **problem.outer}, data
+
+
+def taken(name: str, sizes: dict[str, int] = BASE, settings: tuple[str, ...] = ()) -> float:
+    """Numbers that the tensors of one estimate take at once, with what came into it."""
+    method, loop, outer, data = case(name, sizes, settings)
+    with torch.no_grad(), Metered() as meter:
+        noise = method.draw(outer, torch.Generator().manual_seed(0))
+        carry = method.begin(loop, outer, data, loop.fresh(outer, data))
+        method.estimate(loop, outer, data._replace(noise=noise), carry)
+    return meter.peak / 8
+
+
+def declared(name: str, sizes: dict[str, int] = BASE) -> float:
+    """The same as the method says, with a little for what every method holds."""
+    method, loop, outer, data = case(name, sizes)
+    graphs.graph_of_step(loop, outer, data)
+    known = graphs.sized(loop, outer, data)
+    every = 1.5 * known.graph + 8 * known.state + 5 * known.outer
+    return every + growth.numbers(method.holds(known))
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("name", "size"), crossed(options("method"), BASE, 8))
+def test_memory_grows_with_what_the_method_says(name: str, size: str) -> None:
+    larger = BASE | {size: FACTOR * BASE[size]}
+    found = taken(name, larger) / taken(name)
+    expected = declared(name, larger) / declared(name)
+    # Of eight times as much, a method that says nothing of it would be off by up to eight.
+    assert 0.45 < found / expected < 2.2
+
+
+def parts_of(name: str) -> growth.Parts:
+    method, loop, outer, data = case(name)
+    return method.holds(graphs.sized(loop, outer, data))
+
+
+SAYING = [
+    one_in(4, number, name)
+    for number, name in enumerate(options("method"))
+    if class_of("method", name).holds is not Hypergradient.holds
+]
+
+
+@pytest.mark.parametrize("name", SAYING)
+def test_what_is_said_to_make_a_part_smaller_does(name: str) -> None:
+    before = taken(name)
+    for way in {way for part in parts_of(name) for way in part.less}:
+        group, _, option = way.partition("=")
+        if way == "inner_steps":
+            assert taken(name, BASE | {"steps": BASE["steps"] // 2}) < 0.9 * before
+        elif group == "method":
+            assert taken(option) < 0.5 * before
+        elif option:
+            assert taken(name, settings=(way,)) < 0.9 * before
+        else:
+            setting = way.removeprefix("method.")
+            value = OmegaConf.select(composed(f"method={name}").method, setting)
+            assert taken(name, settings=(f"{way}={max(1, value // 4)}",)) < 0.9 * before
+
+
+@pytest.mark.usefixtures("budget_of_this_process")
+@pytest.mark.parametrize("name", SAYING)
+def test_an_estimate_in_a_small_budget_takes_less_memory_and_is_the_same(name: str) -> None:
+    if not any(part.within for part in parts_of(name)):
+        return  # a run refuses what does not fit
+
+    def estimate(budget: str) -> tuple[Params, float]:
+        memory.set_budget(budget, torch.device("cpu"))
+        method, loop, outer, data = case(name, BASE | {"steps": 8})
+        noise = method.draw(outer, torch.Generator().manual_seed(0))
+        carry = method.begin(loop, outer, data, loop.fresh(outer, data))
+        data = data._replace(noise=noise)
+        with torch.no_grad():
+            method.check(loop, outer, data)
+            method.estimate(loop, outer, data, carry)  # which measures
+            with Metered() as meter:
+                found = method.estimate(loop, outer, data, carry)
+        return found.grad, meter.peak
+
+    everything, most = estimate("1 TB")
+    pieces, least = estimate("4 kB")  # the graph of one step takes two
+    for key, value in everything.items():
+        torch.testing.assert_close(pieces[key], value, rtol=1e-10, atol=1e-13)
+    assert least < 0.85 * most
