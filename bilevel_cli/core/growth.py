@@ -13,6 +13,7 @@ compute at once. None of them knows a method by its name.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -59,6 +60,12 @@ Parts = tuple[Part, ...]
 def numbers(parts: Parts, within: bool = True) -> int:
     """The numbers of all parts, or of those that no memory budget bounds."""
     return sum(part.numbers for part in parts if within or not part.within)
+
+
+def advice(ways: Sequence[str]) -> str:
+    """What to do with the ways of `Part.less`: "lower method.pairs or use method=reverse"."""
+    options = [f"use {way}" for way in ways if "=" in way]
+    return " or ".join([*(f"lower {way}" for way in ways if "=" not in way), *options])
 
 
 def exponent(before: float, after: float, factor: float) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 _budget: int | None = None  # once `set_budget` was called
+_automatic = True  # whether the budget is half of what was free when it was set
 _threads = torch.get_num_threads()
 _runs = 1  # how many runs take outer steps at once, each on a thread of its own
 
@@ -31,21 +32,22 @@ def set_budget(setting: int | str, device: torch.device, processes: int = 1) -> 
     Raises:
         ValueError: The setting is no size.
     """
-    global _budget, _threads
+    global _budget, _automatic, _threads
     _threads = torch.get_num_threads()
     size = budget_bytes(setting)
+    _automatic = size is None
     _budget = (free(device) // 2 if size is None else size) // processes
 
 
 @contextlib.contextmanager
 def budget_restored() -> Iterator[None]:
     """Makes the budget what it was before, when the context ends."""
-    global _budget, _threads
-    before = _budget, _threads
+    global _budget, _automatic, _threads
+    before = _budget, _automatic, _threads
     try:
         yield
     finally:
-        _budget, _threads = before
+        _budget, _automatic, _threads = before
 
 
 def budget(problems: int = 1) -> int:
@@ -59,6 +61,25 @@ def budget(problems: int = 1) -> int:
         set_budget("auto", torch.device("cpu"))
     assert _budget is not None
     return _budget // (_runs if _runs > 1 else min(problems, _threads))
+
+
+def limit(device: torch.device, problems: int = 1) -> int:
+    """Bytes that one inner problem may take which cannot be computed in pieces.
+
+    The budget if somebody set it; else all that is free, since half of it bounds graphs alone.
+
+    Args:
+        device: Where the problem is.
+        problems: How many inner problems are solved at once.
+    """
+    whole = _budget if budgeted() else free(device)
+    assert whole is not None
+    return whole // (problems * _runs)
+
+
+def budgeted() -> bool:
+    """Whether somebody has set a budget, which then bounds more than graphs."""
+    return not _automatic and _budget is not None
 
 
 @contextlib.contextmanager
@@ -130,7 +151,19 @@ def free(device: torch.device) -> int:
         except (OSError, ValueError, KeyError):  # another version, or the limit is "max"
             continue
         available = min(available, left)
-    return max(available, 0)
+    return max(min(available, _addressable()), 0)
+
+
+def _addressable() -> int:
+    """Bytes that `ulimit -v` leaves to this process."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return allowed - _pages() * resource.getpagesize()
+
+
+def _pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0])
 
 
 def _entries(path: Path) -> dict[str, int]:

@@ -110,7 +110,9 @@ def drive(
                 turn = [run for run in inputs if run.step == step]
                 clock.runs, before = len(turn), clock.seconds
                 clock.start()
-                found = estimates(turn, [inputs.pop(run) for run in turn])
+                # Several processes stop after the same step, or wait for each other.
+                with shown.estimating(requests if ranks.count == 1 else []):
+                    found = estimates(turn, [inputs.pop(run) for run in turn])
                 waiting = list(inputs)
                 for run, estimate in zip(turn, found, strict=True):
                     proceed(run, estimate)

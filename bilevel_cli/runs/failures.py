@@ -8,13 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core import trees
+from bilevel_cli.core.growth import Parts
 from bilevel_cli.core.host import is_host
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import FAILED
 
-# Settings that make a run need more memory: an error about too little memory says to lower them.
+# Settings that make a gradient and an evaluation need more memory, whatever the method.
 SIZES = (
     "task.batch_size",
     "task.outer_batch_size",
@@ -23,8 +24,8 @@ SIZES = (
     "data.train",
     "data.validation",
     "data.test",
-    "inner_steps",
 )
+SMALL = 0.1  # a part that is smaller beside another one is not worth a word
 
 
 def unwritable(error: OSError, directory: Path) -> UsageError | Unwritten:
@@ -56,19 +57,11 @@ def too_large(
         config: The composed configuration.
         replicas: How many runs the command has.
     """
-    settings = resolved(config)
-    device, method = (settings.get(name) or {} for name in ("device", "method"))
+    device = resolved(config).get("device") or {}
     found = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
     needed = f"Out of memory, asked for {found[1]}" if found else "Out of memory"
     ways = [f"replicas < {replicas}"] if replicas > 1 else []
-    if method.get("segment", 1) != 1:
-        ways.append("method.segment=1")
-    if device.get("memory_budget"):
-        ways.append(f"another device.memory_budget than {device['memory_budget']}")
-    if device.get("capture") == "cuda_graph":  # which keeps the memory of a whole step
-        ways.append("device.capture=null")
-    if device.get("dtype") == "float64":
-        ways.append("device.dtype=float32")
+    parts: Parts = ()
     if runner is not None:
         state, where = runner.state, runner.machine.device
         needed += (
@@ -76,10 +69,26 @@ def too_large(
             f"{runner.plan.schedule.inner_steps} inner steps on {_size(state.carry)} numbers "
             f"and {_size(state.outer)} outer parameters"
         )
+        parts = state.held()
         if runner.experiment.task.episodes and not is_host(where):
             ways.append("device.episodes_chunk=1")
+    ways += smaller(parts)
+    if any(part.within for part in parts):
+        ways.append(f"another device.memory_budget than {device['memory_budget']}")
+    if device.get("capture") == "cuda_graph":  # which keeps the memory of a whole step
+        ways.append("device.capture=null")
+    if device.get("dtype") == "float64":
+        ways.append("device.dtype=float32")
     sizes = [name for name in SIZES if OmegaConf.select(config, name) is not None]
     return f"{needed}. Less is needed with {', '.join([*ways, *sizes])}."
+
+
+def smaller(parts: Parts) -> list[str]:
+    """What makes the largest parts of what an estimate holds smaller, the largest first."""
+    largest = max((part.numbers for part in parts), default=0)
+    worth = [part for part in parts if part.numbers >= SMALL * largest]
+    worth.sort(key=lambda part: -part.numbers)
+    return list(dict.fromkeys(way for part in worth for way in part.less))
 
 
 def _size(tree: Any) -> int:

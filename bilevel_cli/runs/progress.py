@@ -11,6 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bilevel_cli.core import counting
+from bilevel_cli.machine.signals import Stopped
 from bilevel_cli.records.table import Row
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ Bar = Callable[..., Any]  # makes a bar with the interface of tqdm's
 
 EVERY = 60.0  # seconds between two lines where there is no bar
 REFRESH = 0.1  # seconds between two sights of an evaluation
+LONG = 2.0  # seconds of an outer step after which its parts are shown
+WAIT = 5.0  # seconds that a signal waits for the end of an outer step which is told in parts
 BLOCKS = 2  # columns of the bar itself, at least
 LEFT = len(" || , 1:00:00 left")  # columns of what the bar says besides
 NAMES = (12, 8, 5)  # columns of the name of a score, where there are few
@@ -107,8 +110,36 @@ class Progress:
             self._evaluated = ""
             self._draw()
 
-    def _count(self, number: int, count: int) -> None:
-        self._evaluated = f"evaluating {number}/{count}"
+    @contextlib.contextmanager
+    def estimating(self, requests: list[int]) -> Iterator[None]:
+        """Shows how many parts of a long outer step are done, and does not let a signal wait.
+
+        Args:
+            requests: The signals so far that ask to stop after the step.
+
+        Raises:
+            Stopped: In the midst of the step, `WAIT` seconds after the first of them.
+        """
+        since = self._clock()
+        asked: list[float] = []
+
+        def part(number: int, count: int) -> None:
+            now = self._clock()
+            if requests and not asked:
+                asked.append(now)
+            if asked and now - asked[0] >= WAIT:
+                raise Stopped(requests[0])
+            if now - since >= LONG:
+                self._count(number, count, "part")
+
+        try:
+            with counting.told(part):
+                yield
+        finally:
+            self._evaluated = ""
+
+    def _count(self, number: int, count: int, what: str = "evaluating") -> None:
+        self._evaluated = f"{what} {number}/{count}"
         if self._clock() - self._seen >= REFRESH:
             self._draw()
             self._log()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import episodes, trees
+from bilevel_cli.core.growth import Parts
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
@@ -24,8 +25,9 @@ from bilevel_cli.core.random import (
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.machine.ranks import Ranks
+from bilevel_cli.methods.parts import graphs
 from bilevel_cli.metrics.base import StepView
-from bilevel_cli.runs import checkpoint
+from bilevel_cli.runs import checkpoint, foresight
 from bilevel_cli.runs.experiment import Experiment, Machine
 from bilevel_cli.runs.plan import Plan
 
@@ -152,6 +154,13 @@ class RunState:
         found: Params = self.machine.ranks.whole(self.carry["inner"]["inner"])
         return found
 
+    def held(self) -> Parts:
+        """What an estimate of one inner problem holds at once, as far as it is known."""
+        part = self.experiment
+        size = next(iter(self.outer.values())).element_size()
+        graph = graphs.known(part.loop) // size
+        return self._foreseen.parts(part.method, part.loop, graph)
+
     def halve_step_size(self) -> None:
         """Halves the step size of the outer optimizer, now and wherever its scheduler goes."""
         for group in self.optimizer.param_groups:
@@ -194,7 +203,14 @@ class RunState:
         # A sample of its own: what a method and a start need first must not shift later samples.
         first = generator(seed, FIRST_SAMPLE, device)
         extras = generator(seed, FIRST_EXTRAS, device)
-        data = episodes.sample(task, method, self.plan.schedule.inner_steps, first, extras)
+        steps = self.plan.schedule.inner_steps
+
+        def drawn(count: int) -> StepData:  # by random numbers that nobody else sees
+            again = generator(seed, FIRST_SAMPLE, device)
+            return episodes.sample(task, method, count, again, again)
+
+        foresight.check_minibatches(drawn, steps, device)
+        data = episodes.sample(task, method, steps, first, extras)
         one = data if task.episodes is None else episodes.first(data)
         # The task's own entries win: one that learns its start keeps it under start=learned.
         outer = {**loop.outer_init(one, outer), **outer}
@@ -207,6 +223,7 @@ class RunState:
         self.optimizer = self.experiment.optimizer(self._parameter_groups())
         self.machine.ranks.fits(method, loop, self.outer, one)
         method.check(loop, self.outer, one)
+        self._foreseen = foresight.check_memory(method, loop, self.outer, one)
         fresh = episodes.fresh(loop, self.outer, data)
         begun = episodes.begin(method, loop, self.outer, data, fresh)
         self.carry = self.machine.ranks.part(begun)

@@ -19,6 +19,8 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.machine import memory
 from bilevel_cli.methods.parts import graphs
+from bilevel_cli.runs import foresight
+from bilevel_cli.runs.failures import smaller
 
 BASE = {"rows": 60, "inner": 24, "outer": 16, "steps": 4}
 FACTOR = 8
@@ -159,3 +161,31 @@ def test_an_estimate_in_a_small_budget_takes_less_memory_and_is_the_same(name: s
     for key, value in everything.items():
         torch.testing.assert_close(pieces[key], value, rtol=1e-10, atol=1e-13)
     assert least < 0.85 * most
+
+
+@pytest.mark.usefixtures("budget_of_this_process")
+@pytest.mark.parametrize("name", SAYING)
+def test_what_cannot_be_computed_in_pieces_is_refused_where_it_does_not_fit(name: str) -> None:
+    method, loop, outer, data = case(name)
+    memory.set_budget("1 TB", torch.device("cpu"))
+    parts = foresight.check_memory(method, loop, outer, data).parts(method, loop, 1000)
+    memory.set_budget(1, torch.device("cpu"))
+    if all(part.within for part in parts):
+        foresight.check_memory(method, loop, outer, data)
+        return
+    with pytest.raises(ValueError, match=r"got 1 B by device\.memory_budget") as refused:
+        foresight.check_memory(method, loop, outer, data)
+    words = str(refused.value)
+    assert len(words) <= 400
+    named = {way for part in parts for way in part.less if way in words}
+    assert named
+
+
+@pytest.mark.parametrize("name", options("method"))
+def test_the_advice_after_an_error_names_inner_steps_where_they_take_memory(name: str) -> None:
+    method, loop, outer, data = case(name, BASE | {"steps": 40})
+    known = foresight.check_memory(method, loop, outer, data)
+    named = smaller(known.parts(method, loop, graph=1000))
+    few, many = (method.holds(known.sizes._replace(graph=1000, steps=k)) for k in (40, 400))
+    # That the declared parts are those that are taken is the first test of this file.
+    assert ("inner_steps" in named) is (growth.numbers(many) > 2 * growth.numbers(few))

@@ -57,6 +57,8 @@ def at_once(
         outer: The outer parameters, of one copy.
         data: The data of one inner problem.
     """
+    if torch.compiler.is_compiling():  # it cannot look up what was measured
+        return count
     sizes = graphs.sized(loop, outer, data)
     if not sizes.graph:
         return count

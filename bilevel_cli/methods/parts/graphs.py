@@ -44,6 +44,11 @@ def graph_of_step(loop: InnerLoop, outer: Params, data: StepData) -> int:
     return measured[name]
 
 
+def known(loop: InnerLoop) -> int:
+    """The largest bytes of a graph of one step that were measured for a loop; 0 if none were."""
+    return max((size for name, size in measured.items() if name[0] == id(loop)), default=0)
+
+
 def key(loop: InnerLoop, outer: Params, data: StepData) -> tuple[Any, ...]:
     """The name under which a loop and the shapes of its arguments are remembered."""
     parts = trees.leaves((outer, data.init, data.inner, data.outer))
