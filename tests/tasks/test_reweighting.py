@@ -239,6 +239,25 @@ def test_each_classifier_of_cross_fitting_sees_its_rows_and_judges_the_others(
     torch.testing.assert_close(F.mean(), total / 90)
 
 
+@pytest.mark.parametrize(("batch_size", "copies"), [(None, 1), (7, 50)])
+def test_the_weights_of_folds_are_stored_for_each_minibatch_and_once_for_a_full_batch(
+    batch_size: int | None, copies: int
+) -> None:
+    task = made(HyperCleaning, folds=4, batch_size=batch_size, outer_batch_size=None)
+    inner = task.sample(50, seeded()).inner
+    weight, index = inner["weight"], inner["index"]
+    assert weight.shape == index.shape
+    stored = weight.untyped_storage().nbytes() // weight.element_size()
+    assert stored == 4 * copies * (batch_size or 90)
+    for fold, step in ((0, 0), (3, 49)):
+        ones = torch.ones(index.shape[-1])
+        if batch_size is not None:  # the last block is filled up with rows of weight zero
+            at_step = {n: v[0, step] for n, v in inner.items()}
+            ones = task.train_blocks.tensors["weight"][at_step["block"]] * index.shape[-1]
+        expected = task.judge.in_f[fold][index[fold, step]] * ones / index.shape[-1]
+        torch.testing.assert_close(weight[fold, step], expected)
+
+
 def test_folds_can_be_mapped_and_each_keeps_its_own_data() -> None:
     task = made(HyperCleaning, folds=3)
     inner, outer = {n: v[0] for n, v in somewhere(task).items()}, {"weight_logits": torch.randn(90)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from bilevel_cli.core import trees
 from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
@@ -88,7 +89,11 @@ class Folds(Judge):
 
         def each(batch: Batch, shares: Tensor) -> Batch:
             index = batch["index"]
-            weight = shares[:, index] * batch.get("weight", 1 / index.shape[-1])
+            # A full batch repeats over inner steps: its weights are stored once for all of them.
+            rows = trees.narrow(index, index)
+            share = batch.get("weight")
+            stored = 1 / index.shape[-1] if share is None else trees.narrow(share, index)
+            weight = (shares[:, rows] * stored).expand(self.count, *index.shape)
             return self._repeated(batch) | {"weight": weight}
 
         inner, outer = each(data.inner, self.in_f), each(data.outer, self.in_F)
