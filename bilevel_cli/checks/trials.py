@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, draws, episodes, trees
+from bilevel_cli.core import autodiff, counting, draws, episodes, trees
 from bilevel_cli.core.claim import Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
@@ -126,7 +126,7 @@ class Trials:
         """`count` estimates, the first from the memory `carry`."""
         found, trial = self.one(method, carry)
         half = found
-        for number in range(1, count):
+        for number in counting.counted(range(1, count), count - 1):
             if number == count // 2:
                 half = found
             found, trial = self.one(method, found.carry)
@@ -140,17 +140,19 @@ class Trials:
             found = method.estimate(loop, outer, data._replace(noise=drawn), carry)
             return trees.ravel(found.grad)[0]
 
+        firsts = range(0, count, max(1, AT_ONCE // trees.size(last)))
         draws = [method.draw(outer, self.noise) for _ in range(count)]
         # Mapped: one by one takes a hundred times longer.
-        at_once = max(1, AT_ONCE // trees.size(last))
         return torch.cat(
             [
                 autodiff.vmap(vector)(
                     {
-                        name: torch.stack([draw[name] for draw in draws[first : first + at_once]])
+                        name: torch.stack(
+                            [draw[name] for draw in draws[first : first + firsts.step]]
+                        )
                         for name in draws[0]
                     }
                 )
-                for first in range(0, count, at_once)
+                for first in counting.counted(firsts, len(firsts))
             ]
         )

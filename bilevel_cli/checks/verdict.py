@@ -1,5 +1,6 @@
 """Holds a hypergradient method to what it claims, on one inner problem in float64."""
 
+import contextlib
 import math
 import os
 import time
@@ -19,6 +20,7 @@ from bilevel_cli.core.problem import follows_loss
 from bilevel_cli.core.references import Chaotic
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
+from bilevel_cli.runs import foresight
 
 DEBUG = "HYDRA_FULL_ERROR"  # the variable that asks for a traceback, here as in bilevel-run
 PATIENCE = 16  # times as many estimates as a claim asks for, to settle behind a slow inner solver
@@ -84,6 +86,7 @@ def check(
         refuse_memory(task, loop, method)
         outer, data = setting(task, loop, method, num_steps, seed, away)
         method.check(loop, outer, data)
+        foresight.check_memory(method, loop, outer, data)
         device = next(iter(outer.values())).device
         noise = torch.Generator(device).manual_seed(seed + 1)
         return _found(method, claim, Trials(loop, outer, data, noise))
@@ -116,8 +119,11 @@ def _made(claim: Claim, task: Task) -> Claim:
 
 def _found(method: Hypergradient[Any], claim: Claim, trials: Trials) -> Finding:
     since = time.perf_counter()
-    single, _ = trials.one(method, trials.first(method))
+    single, trial = trials.one(method, trials.first(method))
     seconds = time.perf_counter() - since
+    if claim.repeats > 1 and trees.size(trial.last) > references.LARGEST:
+        with contextlib.suppress(Chaotic):  # another point may be smooth
+            claim.reference(trial)  # it says whether there is one, before many estimates
     base = method if claim.base is None else claim.base
     held = KINDS[claim.kind](claim, base, trials)
     verdict, reason = "ok", ""
@@ -190,11 +196,11 @@ def value(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
 def mean(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
     """Holds the mean of `claim.repeats` estimates to the reference, by a z-test of every entry."""
     _, trial = trials.one(base, trials.first(base))
+    reference = claim.reference(trial)  # first: where there is none, nothing needs to be drawn
     with warnings.catch_warnings():
         # torch 2.13 says so of its own output, in log_sigmoid's derivative by both modes.
         warnings.filterwarnings("ignore", "An output with one or more elements was resized")
         drawn = trials.drawn(base, claim.repeats, trial)
-    reference = claim.reference(trial)
     vector, unravel = trees.ravel(reference)
     average, error = drawn.mean(0), drawn.std(0) / math.sqrt(len(drawn))
     # An entry without noise, such as one that the loss does not depend on, must be right itself.

@@ -5,9 +5,10 @@ import csv
 import itertools
 import math
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +24,7 @@ from bilevel_cli.config.own_code import look_beside
 from bilevel_cli.config.refused import check_command_line, check_composed
 from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.unread import check_read
+from bilevel_cli.core import counting
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
 from bilevel_cli.machine import streams
 from bilevel_cli.records.folder import check_output
@@ -35,6 +37,8 @@ DEFAULTS = {"task": "quadratic", "method": "glob(*)", "device": "cpu", "device.d
 
 # The parts of a configuration that a check reads.
 READ = ("device", "data", "model", "task", "solver", "start", "method", "inner_steps", "seed")
+
+EVERY, REFRESH = 10.0, 0.2  # seconds between two lines, and between two sights in a bar
 
 NOT_HELD = ("WRONG", "unsettled", "failed")
 
@@ -113,8 +117,36 @@ def rows(overrides: list[str], config_dir: str | None) -> "list[tuple[str, Findi
             (choice, hydra.compose("config", [*search, *choice], return_hydra_config=True))
             for choice in choices
         ]
-        bar = tqdm(composed, unit="check", leave=False, disable=None)
-        return [(_name(choice, choices), _checked(config)) for choice, config in bar]
+        found = []
+        with tqdm(composed, unit="check", leave=False, disable=None) as bar:
+            for choice, config in bar:
+                name = _name(choice, choices)
+                with counting.told(_Told(bar, name)):
+                    found.append((name, _checked(config)))
+        return found
+
+
+class _Told:
+    """Shows how far a long check is: in the bar, or a line a while where there is no terminal.
+
+    Args:
+        bar: The bar of all checks.
+        name: Of this check.
+    """
+
+    def __init__(self, bar: Any, name: str) -> None:
+        self.bar, self.name = bar, name
+        self.last = time.monotonic()
+
+    def __call__(self, number: int, count: int) -> None:
+        now = time.monotonic()
+        if now - self.last < (EVERY if self.bar.disable else REFRESH):
+            return
+        self.last, text = now, f"{self.name}, part {number} of {count}"
+        if self.bar.disable:
+            print(f"bilevel-check: {text}", file=sys.stderr, flush=True)
+        else:
+            self.bar.set_postfix_str(text)
 
 
 def _expanded(overrides: list[str], folders: list[Path]) -> list[list[str]]:

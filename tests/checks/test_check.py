@@ -3,9 +3,11 @@
 import csv
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -340,3 +342,39 @@ def test_a_strangers_wrong_method_is_found_out(tmp_path: Path) -> None:
         # The sign is not the derivative that it does not say it is not.
         assert "outside of its tolerance: sign\n" in found.stderr
         assert found.stdout.count("ok") == right
+
+
+class Counted(Noisy):
+    """Counts the estimates for which it draws."""
+
+    drawn: ClassVar[list[int]] = []
+
+    def draw(self, outer: Params, generator: torch.Generator) -> Params:
+        self.drawn.append(1)
+        return super().draw(outer, generator)
+
+    def claim(self) -> Claim:
+        def none(trial: Trial) -> Params:
+            raise NoSolution("too many")
+
+        return Claim("a mean", none, 4.5, "mean", repeats=1000)
+
+
+def test_where_there_is_no_reference_nothing_is_drawn_to_compare_with_it() -> None:
+    Counted.drawn.clear()
+    assert held(Counted(None, None)).verdict == "no reference"
+    assert len(Counted.drawn) == 2  # of 1000
+
+
+def test_a_long_check_says_how_far_it_is_where_there_is_no_terminal(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    told = check._Told(SimpleNamespace(disable=True), "es")
+    for number in range(1, 31):
+        now += 1.0
+        told(number, 30)
+    assert capsys.readouterr().err.splitlines() == [
+        f"bilevel-check: es, part {number} of 30" for number in (10, 20, 30)
+    ]
