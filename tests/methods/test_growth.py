@@ -1,7 +1,13 @@
 """What methods say that their memory grows with, held to the bytes that their tensors take."""
 
 import math
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +18,11 @@ from metering import Metered
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bilevel_cli.core import growth
+from bilevel_cli.core import autodiff, growth
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.machine import memory
 from bilevel_cli.methods.parts import graphs
@@ -90,6 +97,12 @@ def declared(name: str, sizes: dict[str, int] = BASE) -> float:
     known = graphs.sized(loop, outer, data)
     every = 1.5 * known.graph + 8 * known.state + 5 * known.outer
     return every + growth.numbers(method.holds(known))
+
+
+@pytest.fixture(autouse=True)
+def tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets here count what tensors take, as the meters of this file do, and no nodes."""
+    monkeypatch.setattr(graphs, "NODE", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +202,60 @@ def test_the_advice_after_an_error_names_inner_steps_where_they_take_memory(name
     few, many = (method.holds(known.sizes._replace(graph=1000, steps=k)) for k in (40, 400))
     # That the declared parts are those that are taken is the first test of this file.
     assert ("inner_steps" in named) is (growth.numbers(many) > 2 * growth.numbers(few))
+
+
+class Chain:
+    """Four nodes a step: a product with an outer parameter, its sine, a sum and a view."""
+
+    def step(self, z: Tensor, weight: Tensor) -> Tensor:
+        return (z + (weight * z).sin()).view(-1)
+
+
+def test_the_nodes_of_a_step_are_those_between_its_state_and_the_one_before() -> None:
+    weight, chain = torch.ones(3, requires_grad=True), Chain()
+    with torch.enable_grad():
+        before = torch.ones(3, requires_grad=True) * 2
+        after = chain.step(chain.step(before, weight), weight)
+    # The outer parameter has a node of its own, which all steps share.
+    assert graphs.nodes({"z": after}, {"z": before}) == 2 * 4 + 1
+    assert graphs.nodes({"z": before}, {"z": before}) == 0
+
+
+def test_the_graph_of_small_operations_counts_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, loop, outer, data = case("reverse")
+    tensors = graphs.graph_bytes(loop, outer, data)
+    monkeypatch.setattr(graphs, "NODE", 1000)
+    around = graphs.graph_bytes(loop, outer, data) - tensors
+    assert around % 1000 == 0
+    assert 15_000 < around < 30_000  # some twenty operations
+
+
+@pytest.mark.slow
+def test_resident_memory_of_many_small_steps_is_what_is_counted() -> None:
+    code = "import test_growth; print(test_growth.resident(3000))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    counted, taken = map(float, found.stdout.split())
+    assert 0.75 < counted / taken < 1.33  # of tensors alone, less than a tenth were counted
+
+
+def resident(steps: int) -> str:
+    """Bytes of the graph of a step that are counted, and that many steps take, each."""
+    _, loop, outer, data = case("reverse")
+
+    def run(state: SolverState, outer: Params, count: int = 500) -> SolverState:
+        for _ in range(count):
+            state = loop.step(state, outer, data, 0)
+        return state
+
+    def memory_now() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    with torch.no_grad():
+        held = [autodiff.vjp(run, loop.fresh(outer, data), outer)]  # which fills torch's pools
+        before = memory_now()
+        held.append(autodiff.vjp(partial(run, count=steps), loop.fresh(outer, data), outer))
+        taken = (memory_now() - before) / steps
+    return f"{graphs.graph_bytes(loop, outer, data)} {taken}"

@@ -132,6 +132,12 @@ def bytes_of(tree: trees.Tree) -> int:
     return sum(part.nbytes for part in trees.leaves(tree))
 
 
+@pytest.fixture(autouse=True)
+def tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets here count what tensors take, as the meters of this file do, and no nodes."""
+    monkeypatch.setattr(graphs, "NODE", 0)
+
+
 def bytes_of_a_step(case: Case) -> int:
     """What the graph of a second step, differentiated in its state too, adds to a first one's."""
     loop, meter = case.loop(), autodiff.HeldBytes()

@@ -99,11 +99,13 @@ class Steps:
         self.taken += stop - start
         if not measure or self.capacity is not None:
             return self.loop.run(state, outer, self.data, start, stop)
+        before = state
         with self._meter:
             state = self.loop.run(state, outer, self.data, start, stop)
         self._readings.append(self._meter.total())
         if len(self._readings) == 2:  # their difference is free of data and of constants
-            self._learn(self._readings[1] - self._readings[0])
+            around = graphs.NODE * graphs.nodes(state, before)
+            self._learn(self._readings[1] - self._readings[0] + around)
         return state
 
     def run(self, state: SolverState, start: int, stop: int) -> SolverState:
