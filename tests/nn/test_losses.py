@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilevel_cli.core import autodiff
+from bilevel_cli.nn import losses
 from bilevel_cli.nn.losses import cross_entropy
 
 SHAPES = [(256, 2), (300, 10), (700, 15), (255, 10), (256, 16), (20, 3)]
@@ -68,14 +69,34 @@ def test_it_maps_over_problems() -> None:
         torch.testing.assert_close(part, autodiff.grad(functional.cross_entropy)(*pair))
 
 
-def test_few_rows_and_many_classes_are_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, original = list[tuple[int, ...]](), functional.cross_entropy
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes for which torch's own function was called."""
+    shapes, original = list[tuple[int, ...]](), functional.cross_entropy
 
     def own(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        asked.append(tuple(logits.shape))
+        shapes.append(tuple(logits.shape))
         return original(logits, *args, **kwargs)
 
     monkeypatch.setattr(functional, "cross_entropy", own)
+    return shapes
+
+
+def test_few_rows_and_many_classes_are_torch_s_own(asked: list[tuple[int, ...]]) -> None:
     for shape in SHAPES:
         cross_entropy(*problem(shape))
     assert asked == SHAPES[3:]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "own"), [(16, [(256, 16)]), (8, [(256, 16), (4095, 8), (256, 15)])]
+)
+def test_rows_that_fill_a_vector_of_this_processor_are_torch_s_own_unless_they_are_many(
+    lanes: int, own: list[tuple[int, int]], asked: list[tuple[int, ...]], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(losses, "LANES", lanes)
+    for shape in ((256, 16), (256, 7), (4095, 8), (4096, 8), (256, 15)):
+        cross_entropy(*problem(shape, torch.float32))
+    assert asked == own
+    cross_entropy(*problem((256, 15)))  # float64, of which a vector has half as many
+    assert asked == own
