@@ -13,6 +13,7 @@ import torch
 from bilevel_cli.data import digits
 from bilevel_cli.data.reading import files
 from bilevel_cli.machine import memory
+from bilevel_cli.nn import choosing
 from bilevel_cli.runs import build
 from bilevel_cli.runs.runner import Runner
 
@@ -49,6 +50,17 @@ def double_precision_without_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(autouse=True)
+def choices_of_their_own(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the user's cache out of the tests, and what tests measure out of the cache."""
+    monkeypatch.setattr(choosing, "cache_folder", lambda: kernels_cache)
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ class Device:
         memory_budget: Bytes of the graphs that one outer step holds at once, such as "2 GB"; "auto"
             for half of what is free.
         episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
-        linear: "auto" for the faster kernels of affine layers, or "torch" for torch's choice.
+        linear: "auto" for the kernels of affine layers that are measured to be the fastest on this
+            machine; "fixed" for those that were on another one, by shapes alone, which several
+            processes and deterministic=True get instead of "auto"; "torch" for torch's choice.
         capture: "compile" to compile the outer step as a whole, "cuda_graph" to record its kernels
             and launch them together, or null.
     """
@@ -67,7 +69,7 @@ class Device:
             ("dtype", ("float32", "float64")),
             ("matmul_precision", ("highest", "high", "medium")),
             ("precision", (None, autocasting.MIXED)),
-            ("linear", ("auto", "torch")),
+            ("linear", ("auto", "fixed", "torch")),
             ("capture", (None, "compile", "cuda_graph")),
         ):
             got = getattr(self, setting)
@@ -120,7 +122,8 @@ class Device:
         memory.begin(device)
         sharing = here.local_count if is_host(device) else 1
         memory.set_budget(self.memory_budget, device, sharing)
-        affine.use(self.linear)
+        shared = here.count > 1 or self.deterministic
+        affine.use("fixed" if self.linear == "auto" and shared else self.linear)
         keep_freed_memory()
         return device
 

@@ -14,5 +14,6 @@ differentiate an inner loop, replay its steps, and solve several inner problems 
 
 Some of torch's layers are slow on a CPU, and one has a wrong derivative. These have twins of the
 same values and derivatives, each in a file that says what it gains: `affine`, `normalization`,
-`pooling` and `losses`. `serving` says on which tensors the twins take over.
+`pooling` and `losses`. `serving` says on which tensors the twins take over. Of two kernels for one
+product, `choosing` measures which is faster on this machine.
 """

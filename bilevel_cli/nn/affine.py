@@ -1,14 +1,17 @@
 """Affine layers through oneDNN, where its kernels are faster than torch's choice.
 
+Which is faster depends on the processor: one with AVX2 alone takes 0.58 to 1.65 times as long
+through oneDNN as through torch, by shapes. So each kind of product is measured (`choosing`).
+
 Only this file knows of oneDNN, and `device.linear=torch` switches it off. It is on probation: it
 needs two private functions of torch (`mkldnn._linear_pointwise`, `_will_engine_execute_node`), and
 replaces the `forward` of layers. The first torch in which either fails ends it.
 
-What it gains, in seconds of one hypergradient with `device.linear=torch` and with `auto`: medians
+What it gains, in seconds of one hypergradient with `device.linear=torch` and with `fixed`: medians
 of five on benchmarks of full size, by two threads on two cores of an AMD EPYC with AVX512, torch
 2.13.0.
 
-                                     torch     auto    ratio
+                                     torch    fixed    ratio
     cleaning linear, unrolled        0.651    0.399     1.63
     cleaning linear, CG              0.433    0.250     1.71
     cleaning linear, Neumann         0.439    0.245     1.81
@@ -21,12 +24,13 @@ of five on benchmarks of full size, by two threads on two cores of an AMD EPYC w
 import contextlib
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bilevel_cli.nn import choosing
 from bilevel_cli.nn.serving import serves
 
 _kernel: Any = None  # the one of oneDNN, once `use` has chosen it
@@ -36,11 +40,13 @@ def use(kernels: str) -> None:
     """Sets which kernels the affine layers of models take in this process.
 
     Args:
-        kernels: "auto" for oneDNN's where they are faster, or "torch" for torch's choice.
+        kernels: "auto" for oneDNN's where they are measured to be faster, "fixed" where they were
+            on the processor below, or "torch" for torch's choice.
     """
     global _kernel
     _kernel = None
-    if kernels == "auto" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    choosing.begin(measuring=kernels == "auto")
+    if kernels != "torch" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _kernel = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -50,7 +56,8 @@ def kernels_restored() -> Iterator[None]:
     global _kernel
     before = _kernel
     try:
-        yield
+        with choosing.restored():
+            yield
     finally:
         _kernel = before
 
@@ -136,8 +143,49 @@ def _in_layout_of(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
-    if not _faster(a, b):
+    if not _large(a, b):
         return functional.linear(a, b, c)
+    kernels = {
+        "onednn": lambda: _through_onednn(a, b, c),
+        "torch": lambda: functional.linear(a, b, c),
+    }
+    (rows, inner), threads = a.shape, torch.get_num_threads()
+    case = Product(rows, inner, len(b), _layout(a), _layout(b), threads)
+    usual = "onednn" if _usually_faster(a, b) else "torch"
+    # A subclass of Tensor may hold no values: torch traces functions with such ones.
+    whole = all(type(x) in (Tensor, nn.Parameter) for x in (a, b))
+    return choosing.current().fastest(case, usual, kernels, whole)()
+
+
+class Product(NamedTuple):
+    """What decides which kernel of a product a b^T is faster.
+
+    Attributes:
+        rows: Of a.
+        inner: The numbers in a row of a, and of b.
+        columns: The rows of b.
+        first: The layout of a: "rows" or "columns" where these lie one behind the other.
+        second: That of b.
+        threads: On which it is computed.
+    """
+
+    rows: int
+    inner: int
+    columns: int
+    first: str
+    second: str
+    threads: int
+
+    def __str__(self) -> str:
+        sizes = f"[{self.rows}, {self.inner}] by [{self.columns}, {self.inner}]"
+        return f"product {sizes} in {self.first} and {self.second}, threads={self.threads}"
+
+
+def _layout(x: Tensor) -> str:
+    return "rows" if x.is_contiguous() else "columns" if x.t().is_contiguous() else "apart"
+
+
+def _through_onednn(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
     # oneDNN copies a first factor that is not contiguous, and takes a second one of either layout.
     if not a.is_contiguous() and b.numel() < a.numel():
         swapped = _kernel(_dense(b), _dense(a), None, "none", [], "").t()
@@ -151,8 +199,9 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
 
 
-# The rule goes by shapes alone, so that a run repeats bit for bit. The time of oneDNN over that of
-# F.linear, x[m, k] and n outputs, on one core of an AMD EPYC with AVX512, torch 2.13, MKL 2024.2:
+# The kernel of a product that is not measured, or is nearly as fast in both. The time of oneDNN
+# over that of F.linear, x[m, k] and n outputs, on one core of an AMD EPYC with AVX512, torch 2.13,
+# MKL 2024.2:
 #
 #         m     k    n    x W^T   G^T x   G W
 #      5000   784   10    0.42    0.65   0.46
@@ -165,9 +214,9 @@ def _dense(x: Tensor) -> Tensor:
 #      5000    64   10    0.42    1.25   0.99    products of fewer than 256 rows and columns
 #      1000    64   32    1.11    1.61   1.21    no matrix of 2^18 entries
 #       300   256   32    1.06    1.25   1.16    likewise
-def _faster(a: Tensor, b: Tensor) -> bool:
+def _usually_faster(a: Tensor, b: Tensor) -> bool:
     rows, columns = a.shape[0], b.shape[0]
-    return columns >= 5 and max(rows, columns) >= 256 and _large(a, b)
+    return columns >= 5 and max(rows, columns) >= 256
 
 
 def _large(a: Tensor, b: Tensor) -> bool:

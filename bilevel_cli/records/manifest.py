@@ -93,7 +93,7 @@ class Manifest:
         self._entries["doubts"] = doubts
         self._write()
 
-    def end(self, status: str, error: str | None = None, **more: int | None) -> None:
+    def end(self, status: str, error: str | None = None, **more: object) -> None:
         """Notes the end.
 
         Args:

@@ -31,7 +31,7 @@ from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build, checkpoint
 from bilevel_cli.runs.divergence import Diverged
 from bilevel_cli.runs.failures import too_large, unwritable, unwritten
-from bilevel_cli.runs.origin import hardware, process
+from bilevel_cli.runs.origin import hardware, kernels, process
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import (
     CHECKPOINT,
@@ -238,13 +238,14 @@ class Run:
             log.warning("manifest.json does not have the doubts: %s", refused.strerror)
 
     def _note(self, status: str, error: str | None = None) -> None:
-        counts = {}
+        more: dict[str, object] = {}
         if self.runner is not None:
             divergence = self.runner.divergence
-            counts = {"diverged_at": divergence.since, "restores": divergence.restores}
+            more = {"diverged_at": divergence.since, "restores": divergence.restores}
+            more["kernels"] = kernels()
             self.runner.rows.loggers.end(status)
         try:
-            self.manifest.end(status, error, **counts)
+            self.manifest.end(status, error, **more)
         except OSError as refused:
             log.warning("manifest.json still has the last status: %s", refused.strerror)
 

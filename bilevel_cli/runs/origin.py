@@ -15,6 +15,7 @@ import torch
 import bilevel_cli
 from bilevel_cli.machine import place
 from bilevel_cli.machine.device import gpu_name
+from bilevel_cli.nn import choosing
 
 
 def process() -> dict[str, Any]:
@@ -46,6 +47,13 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "processes": place.here().count,
         "cores": os.cpu_count(),
     }
+
+
+def kernels() -> dict[str, Any]:
+    """What the manifest says of kernels that were measured, and on what; at the end of a run."""
+    choices = choosing.current()
+    facts = {name: value for name, value in choosing.machine().items() if name != "torch"}
+    return {**facts, "seconds": round(choices.seconds, 4), "taken": choices.taken}
 
 
 def origin(device: torch.device, checksum: str | None) -> dict[str, str | int | None]:

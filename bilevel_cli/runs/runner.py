@@ -11,6 +11,7 @@ from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.trees import Scalar
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.signals import Interrupted
+from bilevel_cli.nn import choosing
 from bilevel_cli.records.folder import check_result
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import checkpoint, evaluation, resuming
@@ -80,6 +81,7 @@ class Runner:
         if saved is not None:
             resuming.check(saved, {**self._state(), "tables": NEW}, identity, plan, folder)
             self._restore(saved)
+            choosing.current().follow(saved.get("kernels", {}))
             self.saved = self.step
         positions = saved["tables"] if saved else NEW
         if self.rows.resume(positions, plan.resume == "force", machine.ranks):
@@ -147,7 +149,8 @@ class Runner:
         """Writes a checkpoint of this step."""
         state = self._state()
         if self.machine.ranks.first:
-            checkpoint.save(self._file, {**state, "tables": self.rows.synced()})
+            more = {"tables": self.rows.synced(), "kernels": choosing.current().taken}
+            checkpoint.save(self._file, {**state, **more})
         self.saved = self.step
 
     def result(self) -> list[Path]:

@@ -70,7 +70,7 @@ MANIFEST = [
 CHECKPOINT = [
     *("step", "seconds", "inner_grads", "hvps", "outer", "optimizer", "scheduler", "carry"),
     *("sampling", "extras", "noise", "settings", "origin", "diverged_at", "restores"),
-    *("doubts", "descent", "judged", "tables"),
+    *("doubts", "descent", "judged", "tables", "kernels"),
 ]
 ORIGIN = ["bilevel-cli", "git_commit", "torch", "threads", "processes", "device", "data"]
 
@@ -109,7 +109,8 @@ def test_the_keys_of_a_manifest_and_of_a_checkpoint_are_in_their_order(
 ) -> None:
     folder = ran(*TINY)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert list(manifest) == [*MANIFEST, "diverged_at", "restores"]
+    assert list(manifest) == [*MANIFEST, "diverged_at", "restores", "kernels"]
+    assert list(manifest["kernels"]) == ["processor", "instructions", "seconds", "taken"]
     assert list(manifest["versions"]) == VERSIONS
     assert manifest["choices"] == {
         "task": "quadratic",
