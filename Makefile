@@ -120,7 +120,13 @@ $(BENCHED): $(READY)
 
 .PHONY: bench
 bench: $(BENCHED)  ## time and memory against published implementations, into docs/benchmarks.md
-	$(BIN)/python -m benchmarks all
+	$(BIN)/python -m benchmarks all --others $(wildcard outputs/benchmarks_avx2)
+
+LIMITED := ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
+
+.PHONY: bench-avx2
+bench-avx2: $(BENCHED)  ## its times with AVX2 alone, for make bench to show beside its own
+	$(LIMITED) $(BIN)/python -m benchmarks time --folder outputs/benchmarks_avx2
 
 .PHONY: bench-quick
 bench-quick: $(BENCHED)  ## the same on smaller problems, in under 5 minutes; prints the tables

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, linear, machine, memory, precision, report, timing
+from benchmarks import commands, kernels, linear, machine, memory, precision, report, timing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "what",
-        choices=["all", "time", "memory", "commands", "report", "linear", "precision", "labels"],
+        choices=[
+            *("all", "time", "memory", "commands", "report"),
+            *("linear", "kernels", "precision", "labels"),
+        ],
     )
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
     parser.add_argument("--size", choices=["full", "quick", "tiny"], default="full")
@@ -21,10 +24,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=50, help="for a case, after three rounds")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--gpu", type=Path, help="CSV files of a GPU, for its rows in the page")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="CSV files elsewhere")
     parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
     given = parser.parse_args()
     if given.what == "linear":  # a table by itself, which the page quotes
         linear.run(given.size, given.device, given.rounds, given.only)
+        return
+    if given.what == "kernels":  # likewise
+        kernels.run()
         return
     if given.what == "precision":  # likewise, in docs/precision.md
         precision.run(given.device, given.only)
@@ -51,7 +58,7 @@ def main() -> None:
         memory.run(given.folder, given.size, given.device)
     if given.what in ("all", "commands"):
         commands.run(given.folder, given.size, given.device, max(1, given.rounds // 3))
-    report.write(given.folder, given.page, given.gpu)
+    report.write(given.folder, given.page, given.gpu, given.others)
 
 
 if __name__ == "__main__":

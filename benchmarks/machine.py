@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
+from bilevel_cli.nn import choosing
 
 PEERS = ("higher", "torchopt", "boat-torch", "betty-ml")
 
@@ -29,6 +29,7 @@ def describe(folder: Path, device: torch.device, size: str) -> None:
         path,
         date=datetime.date.today().isoformat(),
         processor=processor(device),
+        instructions=choosing.machine()["instructions"],
         device=device.type,
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
@@ -59,10 +60,7 @@ def _best(fn: Callable[[], object], device: torch.device) -> float:
 def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return choosing.processor()
 
 
 def version(name: str) -> str:

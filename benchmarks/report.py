@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import kernels
 from benchmarks.peers import OUR_LAYERS
 
 WRONG = 1e-2  # relative error of a float32 hypergradient, unless plain autograd's is as large
@@ -26,11 +27,12 @@ ON_GPU = (
     ("on a GPU: MAML", r"maml 5-way, (16|8|3) tasks", 0.20, 0.10),
     ("on a GPU: hyper-cleaning", "cleaning linear, unrolled", 0.20, 0.10),
 )
-REMARKS = ("targets", "time", "exactness", "memory", "commands")
+REMARKS = ("targets", "time", "kernels", "exactness", "memory", "commands")
+Target = tuple[str, str, float, float]
 Table = list[list[str]]
 
 
-def write(folder: Path, page: Path, gpu: Path | None = None) -> None:
+def write(folder: Path, page: Path, gpu: Path | None = None, others: Sequence[Path] = ()) -> None:
     """Writes the page.
 
     Args:
@@ -38,6 +40,7 @@ def write(folder: Path, page: Path, gpu: Path | None = None) -> None:
         page: Where to; its remarks, between comments, are kept.
         gpu: Of the CSV files of a GPU, from which the targets on a GPU are taken; None for
             `folder`.
+        others: Of the CSV files of other processors, of which the times are shown.
     """
     old = page.read_text() if page.exists() else ""
 
@@ -59,6 +62,9 @@ def write(folder: Path, page: Path, gpu: Path | None = None) -> None:
         remarks("targets"),
         f"## Time\n\n{TIME}\n\n{_time_tables(times)}",
         remarks("time"),
+        f"## Kernels\n\n{kernels.TEXT}\n\n{markdown(kernels.rows(_read(folder, 'kernels')))}",
+        *map(_other, others),
+        remarks("kernels"),
         f"## Exactness\n\n{EXACTNESS}\n\n{markdown(_exactness(exact))}",
         remarks("exactness"),
         f"## Memory and cost against the number of inner steps\n\n{MEMORY}\n\n"
@@ -107,6 +113,15 @@ COMMANDS = """Seconds, medians over rounds. Replicas and single runs are whole c
 to end."""
 
 
+def _other(folder: Path) -> str:
+    """The section of another processor."""
+    facts = _read(folder, "machine").iloc[-1]
+    named = "\n".join(f"* {name}: {facts[name]}" for name in kernels.WHERE)
+    tables = _time_rows(_read(folder, "time")), kernels.rows(_read(folder, "kernels"))
+    head = f"### The same with other instructions\n\n{kernels.ELSEWHERE}\n\n{named}"
+    return "\n\n".join((head, *map(markdown, tables)))
+
+
 def _times(folder: Path, on_gpu: bool) -> pd.DataFrame:
     """The times in a folder, if they were measured on a GPU, or if they were not."""
     machine = _read(folder, "machine")
@@ -117,11 +132,7 @@ def _times(folder: Path, on_gpu: bool) -> pd.DataFrame:
 def _targets(
     times: pd.DataFrame, gpu_times: pd.DataFrame, memory: pd.DataFrame, commands: pd.DataFrame
 ) -> Table:
-    rows = [["workload", "must", "bold", "measured", "in CPU seconds", "against"]]
-    cases = [*((one, times) for one in TIMES), *((one, gpu_times) for one in ON_GPU)]
-    for (title, pattern, must, bold), table in cases:
-        found = best(table, pattern)
-        rows.append(_target(title, must, bold, *(found or (math.nan, "-", math.nan))))
+    rows = [*_time_rows(times), *_time_rows(gpu_times, ON_GPU)[1:]]
     linear = memory[memory.workload == "linear"] if len(memory) else memory
     ratio = _memory_ratio(linear)
     if ratio:
@@ -140,6 +151,15 @@ def _targets(
         for what in ("single runs", "replicas")
     )
     rows.append(_target("replicas of a digits run", 0.35, 0.20, together / alone, "single runs"))
+    return rows
+
+
+def _time_rows(times: pd.DataFrame, targets: Sequence[Target] = TIMES) -> Table:
+    """The table of targets of time, with its header."""
+    rows = [["workload", "must", "bold", "measured", "in CPU seconds", "against"]]
+    for title, pattern, must, bold in targets:
+        found = best(times, pattern)
+        rows.append(_target(title, must, bold, *(found or (math.nan, "-", math.nan))))
     return rows
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import results
+from benchmarks import kernels, results
 from benchmarks.case import Case, Implementation
 from benchmarks.machine import synchronize
 from benchmarks.peers import implementations, plain
@@ -17,7 +17,7 @@ from bilevel_cli.core.trees import Params
 
 
 def run(folder: Path, size: str, device: str, rounds: int, seconds: float, only: str) -> None:
-    """Writes exactness.csv and time.csv.
+    """Writes exactness.csv, time.csv and kernels.csv.
 
     Args:
         folder: Where they go.
@@ -27,7 +27,7 @@ def run(folder: Path, size: str, device: str, rounds: int, seconds: float, only:
         seconds: After which a case gets no more rounds, once it has had three.
         only: Cases whose name contains this.
     """
-    for name in ("exactness.csv", "time.csv"):
+    for name in ("exactness.csv", "time.csv", "kernels.csv"):
         (folder / name).unlink(missing_ok=True)
     for name, make in cases("tiny", [f"device={device}", "device.dtype=float64"]).items():
         if only in name:
@@ -39,6 +39,7 @@ def run(folder: Path, size: str, device: str, rounds: int, seconds: float, only:
     for name, make in cases(size, [f"device={device}"]).items():
         if only in name:
             time_case(folder / "time.csv", name, make(), rounds, seconds)
+            kernels.note(folder / "kernels.csv", name)
 
 
 def plain_hypergradient(case: Case) -> Params:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -11,12 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
+from bilevel_cli.nn import choosing
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
-workloads, peers, timing, memory, linear, precision, report, results = (
+workloads, peers, timing, memory, linear, kernels, precision, report, results = (
     importlib.import_module(f"benchmarks.{name}")
     for name in (
-        *("workloads", "peers", "timing", "memory", "linear", "precision", "report", "results"),
+        *("workloads", "peers", "timing", "memory", "linear", "kernels", "precision"),
+        *("report", "results"),
     )
 )
 CASES = workloads.cases("tiny", ["device=cpu", "device.dtype=float64"])
@@ -94,7 +98,7 @@ def test_the_published_page_is_written_by_a_whole_full_run_alone(
 ) -> None:
     written: list[Path] = []
     monkeypatch.setattr(sys, "argv", ["benchmarks", *given])
-    monkeypatch.setattr(report, "write", lambda folder, page, gpu: written.append(page))
+    monkeypatch.setattr(report, "write", lambda folder, page, *_: written.append(page))
     for name, measure in (
         ("machine", "describe"),
         ("timing", "run"),
@@ -119,7 +123,7 @@ def test_the_kernels_of_affine_layers_are_compared_case_by_case(
 ) -> None:
     linear.run("tiny", "cpu", 1, "cleaning MLP")
     header, _, *rows = capsys.readouterr().out.splitlines()
-    assert header == "| workload | torch | auto | torch / auto |"
+    assert header == "| workload | torch | fixed | auto | torch / fixed | torch / auto |"
     assert [row.split(" | ")[0] for row in rows] == [
         "| cleaning MLP, unrolled",
         "| cleaning MLP, Neumann",
@@ -155,13 +159,59 @@ def test_the_page_takes_the_fastest_right_peer_round_by_round_and_keeps_remarks(
     assert "on a GPU: MAML | 0.20 | 0.10 | not measured" in text
 
 
+def test_the_kernels_of_layers_are_shown_with_the_cost_of_choosing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "LAYERS", ((600, 784, 10),))
+    kernels.run()
+    *_, row = capsys.readouterr().out.splitlines()
+    size, outputs, *products, cost = row.strip("| ").split(" | ")
+    assert (size, outputs) == ("[600, 784]", "10")
+    assert all(re.fullmatch(r"\d+\.\d\d, (onednn|torch)", product) for product in products)
+    assert int(cost) >= 0
+
+
+def test_the_page_shows_the_kernels_that_were_chosen_and_what_that_cost_on_each_processor(
+    tmp_path: Path,
+) -> None:
+    for name, kernel in (("here", "onednn"), ("there", "torch")):
+        facts = dict.fromkeys(kernels.WHERE, name)
+        results.append(tmp_path / name / "machine.csv", device="cpu", **facts)
+        times = {"onednn": 0.002, "torch": 0.003, "measuring": 0.05}
+        for case in ("cleaning linear, CG", "cleaning linear, Neumann"):  # choosing is done once
+            for product in ("a", "b"):
+                row = {"case": case, "product": product, "kernel": kernel, **times}
+                results.append(tmp_path / name / "kernels.csv", **row)
+    report.write(tmp_path / "here", tmp_path / "page.md", None, [tmp_path / "there"])
+    here, there = (tmp_path / "page.md").read_text().split("### The same with other instructions")
+    for text, kernel in ((here, "onednn"), (there, "torch")):
+        assert text.count(f"| b | 2 | 3 | {kernel} | 50 |") == 1
+        assert "| all |  |  |  | 100 |" in text
+    assert "* instructions: there" in there
+
+
+def test_the_choices_of_a_case_are_noted_with_their_times(tmp_path: Path) -> None:
+    with choosing.restored():
+        choosing.begin(measuring=True)
+        choices = choosing.current()
+        choices.folder = tmp_path
+        ones = {"onednn": lambda: torch.ones(1), "torch": lambda: torch.ones(1)}
+        choices.fastest("a product", "torch", ones, to_measure=True)
+        kernels.note(tmp_path / "kernels.csv", "a case")
+    (row,) = pd.read_csv(tmp_path / "kernels.csv").to_dict("records")
+    assert (row["case"], row["product"]) == ("a case", "a product, matmul_precision=highest")
+    assert row["kernel"] == choices.taken["a product, matmul_precision=highest"]
+    assert row["onednn"] >= 0
+    assert row["measuring"] >= 0
+
+
 def test_a_page_of_one_part_says_that_the_others_were_not_measured(tmp_path: Path) -> None:
     results.append(tmp_path / "machine.csv", date="today", device="cpu")
     for what, seconds in (("2 replicas in one run", float("nan")), ("2 single runs", 4.0)):
         results.append(tmp_path / "commands.csv", what=what, round=0, seconds=seconds)
     report.write(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
-    assert text.count("Not measured.") == 3  # time, exactness, memory
+    assert text.count("Not measured.") == 4  # time, kernels, exactness, memory
     assert "| 2 replicas in one run | refused |" in text
     assert "| 2 single runs | 4 |" in text
 
