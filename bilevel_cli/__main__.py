@@ -1,6 +1,6 @@
 """python -m bilevel_cli."""
 
-from bilevel_cli.commands.run import main
+from bilevel_cli.commands.run import command
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from bilevel_cli import __version__
+from bilevel_cli.commands import leaving
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.options import CONF
@@ -232,5 +233,7 @@ def _write(path: Path, rows: "list[tuple[str, Finding]]") -> None:
         writer.writerows([name, *finding] for name, finding in rows)
 
 
+command = leaving.at_once(main)  # of the process of its own
+
 if __name__ == "__main__":
-    main()
+    command()

@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli import __version__, errors
+from bilevel_cli.commands import leaving
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.config import options
 from bilevel_cli.config.options import CONF
@@ -190,5 +191,7 @@ def _built(key: str, node: DictConfig) -> Any:
     return make(OmegaConf.create({key: node}), key)
 
 
+command = leaving.at_once(main)  # of the process of its own
+
 if __name__ == "__main__":
-    main()
+    command()

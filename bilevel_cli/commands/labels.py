@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bilevel_cli import __version__
+from bilevel_cli.commands import leaving
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
 from bilevel_cli.machine import signals, streams
@@ -176,5 +177,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{option} needs a file that can be written, got {path}.")
 
 
+command = leaving.at_once(main)  # of the process of its own
+
 if __name__ == "__main__":
-    main()
+    command()

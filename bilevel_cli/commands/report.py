@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel_cli import __version__
+from bilevel_cli.commands import leaving
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import streams
 from bilevel_cli.records.folder import check_output
@@ -165,5 +166,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--every needs seconds from 0.1 on, got {arguments.every:g}.")
 
 
+command = leaving.at_once(main)  # of the process of its own
+
 if __name__ == "__main__":
-    main()
+    command()

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bilevel_cli import __version__
-from bilevel_cli.commands import completion, ending, torchrun, usage
+from bilevel_cli.commands import completion, ending, leaving, torchrun, usage
 from bilevel_cli.commands.ending import Where
 from bilevel_cli.commands.explain import check_words, explain
 from bilevel_cli.config import early, options
@@ -181,3 +181,6 @@ def _answer(given: Arguments) -> str:
         elif asked := re.fullmatch(r"([\w/]+)=([\w-]+)\?", override):
             answers.append(usage.described(asked[1], asked[2], folders))
     return "\n".join(answers)
+
+
+command = leaving.at_once(main)  # of the process of its own
