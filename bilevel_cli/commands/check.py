@@ -27,7 +27,7 @@ from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.unread import check_read
 from bilevel_cli.core import counting
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
-from bilevel_cli.machine import streams
+from bilevel_cli.machine import collecting, streams
 from bilevel_cli.records.folder import check_output
 
 if TYPE_CHECKING:
@@ -176,8 +176,9 @@ def _name(choice: list[str], choices: list[list[str]]) -> str:
 
 
 def _checked(config: DictConfig) -> "Finding":
-    from bilevel_cli.checks import verdict  # here, as the next: --help does not wait for torch
-    from bilevel_cli.config.objects import parts
+    with collecting.paused():  # here: --help does not wait for torch
+        from bilevel_cli.checks import verdict
+        from bilevel_cli.config.objects import parts
 
     chosen = dict(config.hydra.runtime.choices)
     check_resolves(config, chosen, READ)

@@ -18,7 +18,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.config.targets import TARGET, home, is_ours, on_a_shelf, target, targeted
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
-from bilevel_cli.machine import streams
+from bilevel_cli.machine import collecting, streams
 from bilevel_cli.records.atomic import replaced
 from bilevel_cli.records.folder import check_result
 from bilevel_cli.report.read.bounded import Unread, json_tree
@@ -97,11 +97,12 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     }
 
     # Here, as in `_built`: --help does not wait for torch.
-    from bilevel_cli.core.random import DATA, generator
-    from bilevel_cli.data.base import Examples
-    from bilevel_cli.nn.building import build
-    from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
-    from bilevel_cli.tasks.distillation.storage import load_npz
+    with collecting.paused():
+        from bilevel_cli.core.random import DATA, generator
+        from bilevel_cli.data.base import Examples
+        from bilevel_cli.nn.building import build
+        from bilevel_cli.tasks.distillation.contest import compare, prepared, rank
+        from bilevel_cli.tasks.distillation.storage import load_npz
 
     if not (folder / "distilled.npz").is_file():  # a FIFO would be waited for
         raise UsageError(f"A comparison needs the file {folder / 'distilled.npz'}, got none.")

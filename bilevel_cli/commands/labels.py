@@ -13,7 +13,7 @@ from bilevel_cli import __version__
 from bilevel_cli.commands import leaving
 from bilevel_cli.commands.explain import explain
 from bilevel_cli.errors import NO_SPACE, Unwritten, UsageError, refusal
-from bilevel_cli.machine import signals, streams
+from bilevel_cli.machine import collecting, signals, streams
 from bilevel_cli.records.atomic import replaced
 from bilevel_cli.records.folder import check_output
 
@@ -111,9 +111,10 @@ def _add_dialect(group: argparse._ArgumentGroup) -> None:
 
 def _labels(arguments: argparse.Namespace) -> None:
     # Here and not above: --help waits neither for torch nor for pandas.
-    from bilevel_cli.data.table.dialect import PLAIN
-    from bilevel_cli.labels import own_file, rows_page, show_rows
-    from bilevel_cli.labels.examine import examine
+    with collecting.paused():
+        from bilevel_cli.data.table.dialect import PLAIN
+        from bilevel_cli.labels import own_file, rows_page, show_rows
+        from bilevel_cli.labels.examine import examine
 
     dialect = PLAIN.with_(**vars(arguments))
     wanted = own_file.Wanted(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bilevel_cli import __version__
 from bilevel_cli.commands import leaving
 from bilevel_cli.errors import UsageError
-from bilevel_cli.machine import streams
+from bilevel_cli.machine import collecting, streams
 from bilevel_cli.records.folder import check_output
 from bilevel_cli.records.plain import plain
 from bilevel_cli.report.costs import budgets
@@ -92,13 +92,14 @@ def _report(arguments: argparse.Namespace) -> None:
     _check(arguments)
 
     # Here and not above: these import pandas, for which --help does not wait.
-    import numpy as np
+    with collecting.paused():
+        import numpy as np
 
-    from bilevel_cli.report.compare.compare import compare
-    from bilevel_cli.report.compare.question import Question
-    from bilevel_cli.report.outputs import WRITERS
-    from bilevel_cli.report.read.runs import read
-    from bilevel_cli.report.show import papers, terminal, watch
+        from bilevel_cli.report.compare.compare import compare
+        from bilevel_cli.report.compare.question import Question
+        from bilevel_cli.report.outputs import WRITERS
+        from bilevel_cli.report.read.runs import read
+        from bilevel_cli.report.show import papers, terminal, watch
 
     question = Question(
         metric=arguments.metric,

@@ -26,7 +26,7 @@ from bilevel_cli.config.resolved import check_resolves
 from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
-from bilevel_cli.machine import compiler, signals, streams
+from bilevel_cli.machine import collecting, compiler, signals, streams
 from bilevel_cli.runs import plan
 from bilevel_cli.sweeps import launcher, plugins, summary, worker
 
@@ -44,8 +44,9 @@ def _job(config: DictConfig) -> float | None:
 
     def run() -> float | None:
         # Here: --help and completion do not wait for torch.
-        from bilevel_cli.machine.device import settings_restored
-        from bilevel_cli.runs import entry
+        with collecting.paused():
+            from bilevel_cli.machine.device import settings_restored
+            from bilevel_cli.runs import entry
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
         with settings_restored():  # for the next job of a sweep

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.machine import collecting
 from bilevel_cli.machine.place import here
 
 
@@ -48,7 +49,8 @@ def _follow() -> int:
     """Takes part in the run of the first process. Returns the exit code."""
     # Until it has joined, a follower waits where Python hears no signal: the system ends it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bilevel_cli.runs import entry
+    with collecting.paused():
+        from bilevel_cli.runs import entry
 
     try:
         entry.follow()
