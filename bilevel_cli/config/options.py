@@ -4,6 +4,7 @@ Imports neither torch nor the classes behind the options, but to say which data 
 `bilevel-run method=?` answers at once.
 """
 
+import functools
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -47,6 +48,7 @@ def names(group: str, folders: Iterable[Path] = ()) -> list[str]:
     return sorted(_files(group, folders))
 
 
+@functools.cache  # each command asks several times, and conf/ stays as it is
 def groups() -> list[str]:
     """The config groups of conf/ that an experiment chooses from."""
     found = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
