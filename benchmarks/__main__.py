@@ -5,7 +5,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, kernels, linear, machine, memory, precision, report, timing
+from benchmarks import (
+    commands,
+    kernels,
+    linear,
+    machine,
+    memory,
+    precision,
+    report,
+    startup,
+    timing,
+)
 
 
 def main() -> None:
@@ -15,6 +25,7 @@ def main() -> None:
         choices=[
             *("all", "time", "memory", "commands", "report"),
             *("linear", "kernels", "precision", "labels"),
+            *("startup", "bookkeeping"),
         ],
     )
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
@@ -26,6 +37,9 @@ def main() -> None:
     parser.add_argument("--gpu", type=Path, help="CSV files of a GPU, for its rows in the page")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="CSV files elsewhere")
     parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
+    parser.add_argument("--before", type=Path, default=Path(), help="a checkout, of startup")
+    parser.add_argument("--after", type=Path, default=Path(), help="another, compared with it")
+    parser.add_argument("--steps", type=int, default=2000, help="outer steps, of bookkeeping")
     given = parser.parse_args()
     if given.what == "linear":  # a table by itself, which the page quotes
         linear.run(given.size, given.device, given.rounds, given.only)
@@ -40,6 +54,13 @@ def main() -> None:
         from benchmarks import labels  # here: it needs cleanlab
 
         labels.run(given.folder or Path("outputs/benchmarks_labels"), given.only)
+        return
+    if given.what in ("startup", "bookkeeping"):  # likewise
+        trees = given.before, given.after
+        if given.what == "startup":
+            startup.startup(trees, given.rounds)
+        else:
+            startup.bookkeeping(trees, given.rounds, given.steps)
         return
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
