@@ -74,6 +74,7 @@ class Blocks:
                 for name, value in {**examples, "weight": weight}.items()
             }
         self.tensors["block"] = torch.arange(self.count, device=some.device)
+        self._repeated: dict[int, Batch] = {}  # by how often: views of a single block
 
     def draw(self, name: str, count: int, generator: torch.Generator) -> Batch:
         """Draws `count` blocks, with the names of `tensors`, as tensors of shape [count, ...].
@@ -89,7 +90,11 @@ class Blocks:
             generator: On the device of the examples; a `Stream` to continue its epochs.
         """
         if self.count == 1:  # without a copy
-            return {n: value.expand(count, *value.shape[1:]) for n, value in self.tensors.items()}
+            if count not in self._repeated:
+                self._repeated[count] = {
+                    n: value.expand(count, *value.shape[1:]) for n, value in self.tensors.items()
+                }
+            return dict(self._repeated[count])
         numbers = epochs(name, self.count, count, generator)
         return {n: value.index_select(0, numbers) for n, value in self.tensors.items()}
 

@@ -9,6 +9,7 @@ from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.records.table import Row
 
 WHAT = ("hypergradient", "outer parameter")
+TOGETHER = 64  # steps that are noted at once: their numbers are all that is kept until then
 
 
 class Flags:
@@ -16,8 +17,8 @@ class Flags:
 
     A run reads a number only where it writes a row or a checkpoint. A step in between whose
     hypergradient is not a number may be forgotten by then: by an optimizer that leaves such entries
-    out, by a projection, by outer parameters that act no more. Costs a norm of each outer parameter
-    and of its hypergradient, and a handful of kernels on as many numbers.
+    out, by a projection, by outer parameters that act no more. A step costs a norm of each outer
+    parameter and of its hypergradient; up to 64 steps, a handful of kernels on as many numbers.
 
     Args:
         outer: The outer parameters.
@@ -36,6 +37,8 @@ class Flags:
             len(self._names), dtype=torch.bool, device=some.device
         )
         self.found: dict[str, int] = {}
+        self._largest: list[Tensor] = []  # of steps that are not noted yet, the last one of which
+        self._last = 0  # has this number
 
     def look(self, step: int, grad: Params, outer: Params) -> None:
         """Notes the numbers of a step.
@@ -48,16 +51,15 @@ class Flags:
         if not self._names:
             return
         looked = [tree[name] for tree in (grad, outer) for name in self._names]
+        if len(self._largest) == TOGETHER or step != self._last + 1:
+            self._note()
         # The largest entries: squares of large ones would overflow.
-        largest = torch.stack(torch._foreach_norm(looked, math.inf)).reshape(2, -1)
-        bad = ~largest.isfinite().all(1)
-        # By arithmetic: a number as an operand of `where` may be copied, and so waited for.
-        self._first = self._first + (bad & (self._first == 0)) * step
-        if self._moved is not None:
-            self._moved = self._moved | (largest[0] != 0)
+        self._largest.append(torch.stack(torch._foreach_norm(looked, math.inf)))
+        self._last = step
 
     def unread(self) -> dict[str, Scalar]:
         """What was noted since the last row, as 0-dim tensors on the device."""
+        self._note()
         return dict(zip(WHAT, self._first.unbind(), strict=True))
 
     def take(self, row: Row) -> None:
@@ -68,6 +70,7 @@ class Flags:
     def forget(self) -> None:
         """Begins anew, of a run that went back to before what was noted."""
         self.found, self._first = {}, torch.zeros_like(self._first)
+        self._largest = []
 
     def never_moved(self) -> list[str]:
         """The outer parameters whose hypergradient was exactly zero in all entries of all steps.
@@ -75,9 +78,27 @@ class Flags:
         Waits for the device.
         """
         assert self._moved is not None, "asked after it was settled"
+        self._note()
         moved = self._moved.tolist()
         return [name for name, some in zip(self._names, moved, strict=True) if not some]
 
     def settle(self) -> None:
         """Has later steps no longer note which hypergradients are zero."""
         self._moved = None
+
+    def _note(self) -> None:
+        """Notes the steps that were looked at, all of them at once."""
+        if not self._largest:
+            return
+        count = len(self._largest)
+        largest = torch.stack(self._largest).reshape(count, 2, -1)  # by step, tree and parameter
+        bad = ~largest.isfinite().all(2)
+        # The first step that is bad has the most steps to go. By arithmetic: a number as an operand
+        # of `where` may be copied, and so waited for.
+        end = self._last + 1
+        left = torch.arange(count, 0, -1, device=bad.device)
+        most = (bad * left[:, None]).amax(0)
+        self._first = self._first + ((most > 0) & (self._first == 0)) * (end - most)
+        if self._moved is not None:
+            self._moved = self._moved | (largest[:, 0] != 0).any(0)
+        self._largest = []

@@ -29,6 +29,7 @@ from bilevel_cli.methods.parts import graphs
 from bilevel_cli.metrics.base import StepView
 from bilevel_cli.runs import checkpoint, foresight
 from bilevel_cli.runs.experiment import Experiment, Machine
+from bilevel_cli.runs.plain_step import plain_step
 from bilevel_cli.runs.plan import Plan
 
 Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
@@ -98,6 +99,7 @@ class RunState:
         with torch.no_grad():
             self._begin()
         self.scheduler = experiment.scheduler(self.optimizer)
+        self._optimize: Callable[[], Any] | None = None  # a step, once the first one is taken
 
     @property
     def over(self) -> bool:
@@ -268,7 +270,11 @@ class RunState:
         """Moves the outer parameters against their hypergradient."""
         for name, value in self.outer.items():
             value.grad = grad[name]
-        self.optimizer.step()
+        if self._optimize is None:
+            self.optimizer.step()
+            self._optimize = plain_step(self.optimizer)
+        else:
+            self._optimize()
         self.scheduler.step()
         for name, value in self.experiment.task.project_outer(self.outer).items():
             if value is not self.outer[name]:

@@ -34,7 +34,7 @@ from bilevel_cli.runs import checkpoint, entry, rows
 from bilevel_cli.runs.descent import END, START
 from bilevel_cli.runs.divergence import Diverged, Divergence
 from bilevel_cli.runs.doubts import OF_ALL, Doubts, Voice, zero_hypergradient
-from bilevel_cli.runs.flags import Flags
+from bilevel_cli.runs.flags import WHAT, Flags
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.vocabulary import CHECKPOINT
 
@@ -569,6 +569,44 @@ def test_a_step_is_looked_at_without_asking_a_tensor_for_its_value(
     assert row == {}
     assert all(step == 0 for step in flags.unread().values())
     assert flags.never_moved() == ["number"]
+
+
+@pytest.mark.parametrize("rows", [[], [70], [3, 4, 130]])
+def test_steps_are_noted_together_as_they_would_be_one_by_one(rows: list[int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    names = ("one", "two", "three")
+    flags = Flags({name: torch.zeros(2) for name in names})
+    expected, moved = {"hypergradient": 0, "outer parameter": 0}, set[str]()
+    for step in range(1, 200):
+        trees = []
+        for what in WHAT:
+            draws = torch.rand(2, len(names), generator=generator)
+            values = torch.where(draws[0] < 0.01, math.nan, torch.where(draws[1] < 0.01, 1.0, 0.0))
+            tree = {
+                n: torch.stack([x, torch.zeros(())]) for n, x in zip(names, values, strict=True)
+            }
+            if not expected[what] and not bool(values.isfinite().all()):
+                expected[what] = step
+            trees.append(tree)
+        moved |= {name for name, value in trees[0].items() if bool((value != 0).any())}
+        flags.look(step, *trees)
+        if step in rows:
+            row: dict[str, float | int] = {n: int(at) for n, at in flags.unread().items()}
+            flags.take(row)
+            assert flags.found == {what: at for what, at in expected.items() if at}
+            expected = dict.fromkeys(expected, 0)
+    assert {name: int(step) for name, step in flags.unread().items()} == expected
+    assert any(expected.values())
+    assert flags.never_moved() == [name for name in names if name not in moved]
+
+
+def test_a_run_that_goes_back_forgets_what_was_not_noted_yet() -> None:
+    flags, good = Flags({"one": torch.zeros(2)}), {"one": torch.zeros(2)}
+    flags.look(1, good, good)
+    flags.look(2, {"one": torch.tensor([math.inf, 0.0])}, good)
+    flags.forget()
+    flags.look(2, good, good)
+    assert all(step == 0 for step in flags.unread().values())
 
 
 @pytest.mark.parametrize("what", ["once", "grad"])
