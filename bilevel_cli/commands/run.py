@@ -58,7 +58,8 @@ def _job(config: DictConfig) -> float | None:
     _begun.append(where)
     try:
         # Of a sweep, each job is judged and noted by itself.
-        check_values(config, dict(composed.runtime.choices))
+        with collecting.paused():
+            check_values(config, dict(composed.runtime.choices))
         found = run()
         log.info("Next: %s", where.report)
         return found

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
-    """Searches for no garbage during the imports of a command, nor among what they made.
+    """Searches for no garbage during imports and checks of a command, nor among what they made.
 
-    Modules, classes and functions stay. Python searches them again at each so many new objects: a
-    tenth to a fifth of the CPU time of importing torch. `gc.freeze` also spares them the searches
-    of the run, each of which would walk half a million objects. Where torch is imported already,
-    and where a program has switched the search off, nothing changes.
+    Modules, classes, functions and parsed sources stay. Python searches them again at each so many
+    new objects: a tenth to a fifth of the CPU time of importing torch. `gc.freeze` also spares them
+    the searches of the run, each of which would walk half a million objects. Where torch is there
+    already, and where a program has switched the search off, nothing changes.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield

@@ -1,16 +1,19 @@
 """Wrong values are refused before torch is imported."""
 
+import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from configs import composed
 from omegaconf import OmegaConf
 
 from bilevel_cli.commands.run import check_values
-from bilevel_cli.config import early
+from bilevel_cli.config import constructors, early
 from bilevel_cli.config.options import groups, names
 
 Q = "task=quadratic"
@@ -97,3 +100,23 @@ def test_no_option_is_refused_as_it_stands(group: str) -> None:
     for option in names(group):
         chosen = f"[{option}]" if group in ("metrics", "loggers") else option
         check_values(composed(f"{group}={chosen}"), {})
+
+
+def test_checks_parse_no_file_twice_and_no_long_one_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed = list[bytes]()
+
+    def noted(source: bytes | str) -> Any:
+        parsed.append(source if isinstance(source, bytes) else source.encode())
+        return ast.parse(source)
+
+    constructors._parsed.cache_clear()
+    # A module of its own, since pytest parses too.
+    monkeypatch.setattr(constructors, "ast", SimpleNamespace(**{**vars(ast), "parse": noted}))
+    check_values(composed(Q, "method=implicit", "optimizer=sgd"), {})
+    files = [source for source in parsed if source.count(b"\n") > 20]
+    assert files
+    assert len(files) == len(set(files))
+    # torch's optimizer.py has 50 kB and lr_scheduler.py 100 kB, which took half of the time.
+    assert max(map(len, files)) < 40_000
