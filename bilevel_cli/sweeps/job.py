@@ -35,12 +35,14 @@ class Job:
         config: The configuration that Hydra composes of them.
         folder: Where the job runs.
         name: The name of that folder within the folder of the sweep.
+        settings: What `outcome.digest` says of `config`.
     """
 
     overrides: list[str]
     config: DictConfig
     folder: Path
     name: str
+    settings: str
 
     def reserve(self) -> bool:
         """Notes that the job waits to be launched, unless it is completed or running.
@@ -51,10 +53,10 @@ class Job:
         with outcome.noting(self.folder) as note:
             if note is None:
                 return False
-            settings, before = outcome.digest(self.config), note.read()
-            if before and (before.status, before.settings) == (COMPLETED, settings):
+            before = note.read()
+            if before and (before.status, before.settings) == (COMPLETED, self.settings):
                 return False
-            note.write(Outcome(WAITING, settings))
+            note.write(Outcome(WAITING, self.settings))
             return True
 
     def outcome(self) -> Outcome:

@@ -18,6 +18,7 @@ from bilevel_cli.config.run_folder import check_names, check_sweep
 from bilevel_cli.machine import signals
 from bilevel_cli.records import folder, lock
 from bilevel_cli.sweeps import outcome, worker
+from bilevel_cli.sweeps.composing import Composer, composer
 from bilevel_cli.sweeps.job import Job, slug
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
 from bilevel_cli.vocabulary import JOB, MISSING
@@ -32,15 +33,15 @@ class Remaining(Launcher):
 
     Args:
         launcher: The launcher that the user chose, of Hydra or a plugin of it.
-        context: Composes configurations.
+        loader: Composes configurations.
         config: The configuration of the sweep.
         known: The list to which this launcher adds the jobs.
     """
 
     def __init__(
-        self, launcher: Launcher, context: HydraContext, config: DictConfig, known: list[Job]
+        self, launcher: Launcher, loader: Composer, config: DictConfig, known: list[Job]
     ) -> None:
-        self.launcher, self.context, self.config, self.known = launcher, context, config, known
+        self.launcher, self.loader, self.config, self.known = launcher, loader, config, known
 
     def setup(self, **given: Any) -> None:
         self.launcher.setup(**given)
@@ -61,6 +62,7 @@ class Remaining(Launcher):
             self._launch(remaining, initial_job_idx, requests)
             for job in batch:
                 lock.wait(job.folder / JOB)
+        self.loader.forget()
         if requests:
             raise signals.Interrupted(requests[0])
         return [job.returned() for job in batch]
@@ -83,7 +85,7 @@ class Remaining(Launcher):
                 remaining = left
 
     def _job(self, overrides: list[str], number: int) -> Job:
-        config = self.context.config_loader.load_sweep_config(self.config, overrides)
+        config = self.loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
         before = HydraConfig.instance().cfg
@@ -91,7 +93,7 @@ class Remaining(Launcher):
         try:
             check_names(config, "hydra.run.dir")
             root, name = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
-            outcome.digest(config)
+            settings = outcome.digest(config)
         finally:
             HydraConfig.instance().cfg = before
         folder.check_job(Path(root, name), Path(root))
@@ -101,7 +103,7 @@ class Remaining(Launcher):
         if re.search(r"hydra[.:]job\.(num|id)", str(raw["subdir"])):
             # Launchers number what they launch: among fewer jobs, a job has another number.
             overrides = [*overrides, f"hydra.sweep.subdir='{name}'"]
-        return Job(overrides, config, Path(root) / name, name)
+        return Job(overrides, config, Path(root) / name, name, settings)
 
 
 @contextlib.contextmanager
@@ -117,8 +119,10 @@ def remaining() -> Iterator[list[Job]]:
         config: DictConfig,
     ) -> Launcher:
         check_sweep(config)
+        # The sweeper has the same context, and so composes by this one too.
+        hydra_context.config_loader = loader = composer(hydra_context.config_loader)
         launcher = theirs(self, hydra_context, task_function, config)
-        return Remaining(launcher, hydra_context, config, known)
+        return Remaining(launcher, loader, config, known)
 
     # Hydra lets no one between sweeper and launcher, whichever the user chooses of both.
     Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
