@@ -14,6 +14,7 @@ from benchmarks import (
     precision,
     report,
     startup,
+    sweep,
     timing,
 )
 
@@ -25,7 +26,7 @@ def main() -> None:
         choices=[
             *("all", "time", "memory", "commands", "report"),
             *("linear", "kernels", "precision", "labels"),
-            *("startup", "bookkeeping"),
+            *("startup", "bookkeeping", "sweep"),
         ],
     )
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
@@ -37,9 +38,10 @@ def main() -> None:
     parser.add_argument("--gpu", type=Path, help="CSV files of a GPU, for its rows in the page")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="CSV files elsewhere")
     parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
-    parser.add_argument("--before", type=Path, default=Path(), help="a checkout, of startup")
-    parser.add_argument("--after", type=Path, default=Path(), help="another, compared with it")
+    parser.add_argument("--before", type=Path, help="a checkout to compare with")
+    parser.add_argument("--after", type=Path, help="the other one, of startup")
     parser.add_argument("--steps", type=int, default=2000, help="outer steps, of bookkeeping")
+    parser.add_argument("--jobs", type=int, default=200, help="of a sweep")
     given = parser.parse_args()
     if given.what == "linear":  # a table by itself, which the page quotes
         linear.run(given.size, given.device, given.rounds, given.only)
@@ -56,11 +58,14 @@ def main() -> None:
         labels.run(given.folder or Path("outputs/benchmarks_labels"), given.only)
         return
     if given.what in ("startup", "bookkeeping"):  # likewise
-        trees = given.before, given.after
+        trees = given.before or Path(), given.after or Path()
         if given.what == "startup":
             startup.startup(trees, given.rounds)
         else:
             startup.bookkeeping(trees, given.rounds, given.steps)
+        return
+    if given.what == "sweep":  # likewise, in docs/scaling.md
+        sweep.run(given.folder or Path("outputs/benchmarks_sweep"), given.jobs, given.before)
         return
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
