@@ -153,6 +153,14 @@ reproduce-benchmark: $(REPRODUCED)  ## go on with the bilevel benchmark: DATA=/m
 	$(BIN)/python -m reproductions.bilevel run --data $(DATA) --seconds $(SECONDS)
 	$(BIN)/python -m reproductions.bilevel page
 
+.PHONY: scaling
+scaling: $(REPRODUCED)  ## how time and memory grow with every size, into docs/scaling.md, in 20 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks scaling
+
+.PHONY: scaling-quick
+scaling-quick: $(REPRODUCED)  ## the same on small sizes, into outputs/, in two minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks scaling --size quick
+
 CHECKED := quadratic ridge logistic
 # A problem small enough to hold every method with every solver, in a box that bounds some of z.
 SMALL := task.inner_dim=6 task.outer_dim=3 +suggest.inner_low=-0.2 +suggest.inner_high=0.2

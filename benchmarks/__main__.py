@@ -26,7 +26,7 @@ def main() -> None:
         choices=[
             *("all", "time", "memory", "commands", "report"),
             *("linear", "kernels", "precision", "labels"),
-            *("startup", "bookkeeping", "sweep"),
+            *("startup", "bookkeeping", "sweep", "scaling"),
         ],
     )
     parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
@@ -67,6 +67,9 @@ def main() -> None:
     if given.what == "sweep":  # likewise, in docs/scaling.md
         sweep.run(given.folder or Path("outputs/benchmarks_sweep"), given.jobs, given.before)
         return
+    if given.what == "scaling":  # its own page, docs/scaling.md
+        scaling(given)
+        return
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
     # Quick figures, those of some cases or of one part never replace the published ones.
@@ -85,6 +88,28 @@ def main() -> None:
     if given.what in ("all", "commands"):
         commands.run(given.folder, given.size, given.device, max(1, given.rounds // 3))
     report.write(given.folder, given.page, given.gpu, given.others)
+
+
+def scaling(given: argparse.Namespace) -> None:
+    """Measures and writes docs/scaling.md, or of another size or one part a page elsewhere.
+
+    Raises:
+        SystemExit: An exponent is above 1.1, and nothing that is declared explains it.
+    """
+    from benchmarks.scaling import fits, ladders, page  # here: they need the report extra
+
+    torch.set_num_threads(1)
+    part = f"_{given.only}" if given.only else ""
+    folder = given.folder or Path(f"outputs/benchmarks_scaling_{given.size}{part}")
+    published = given.size == "full" and not given.only
+    ladders.run(folder / "points.csv", given.size, given.only)
+    if published or given.before:
+        sweep.run(folder, given.jobs, given.before)
+    # Last: what torch has computed here, the forks of a point would begin with.
+    machine.describe(folder, torch.device("cpu"), given.size)
+    page.write(folder, given.page or (Path("docs") if published else folder) / "scaling.md")
+    if missing := [fit for fit in fits.read(folder) if fits.missed(fit)]:
+        raise SystemExit("\n".join(f"{fit.of} along {fit.along}: not explained" for fit in missing))
 
 
 if __name__ == "__main__":

@@ -19,25 +19,36 @@ from benchmarks import results
 # One small step each: what is measured is around it.
 JOB = ("task=quadratic", "method=reverse", "device=cpu", "device.threads=1", "outer_steps=1")
 SMALL = ("inner_steps=2", "task.inner_dim=3")
+PEAK = """
+import resource
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+"""
 # In the command's process: the CPU seconds at the first job, and none of the jobs.
-FIRST = """
+FIRST = (
+    PEAK
+    + """
 import sys, time
 from bilevel_cli.commands import run
 from bilevel_cli.sweeps import worker
 
 def first(*_):
-    print("cpu", time.process_time(), flush=True)
+    print("cpu", time.process_time(), peak(), flush=True)
     raise KeyboardInterrupt
 
 worker.carry_out = first
 run.main()
 """
-WHOLE = """
+)
+WHOLE = (
+    PEAK
+    + """
 import atexit, time
-atexit.register(lambda: print("cpu", time.process_time(), flush=True))
+atexit.register(lambda: print("cpu", time.process_time(), peak(), flush=True))
 from bilevel_cli.commands import run
 run.main()
 """
+)
 
 
 def run(folder: Path, jobs: int, before: Path | None, rounds: int = 1) -> None:
@@ -55,7 +66,7 @@ def run(folder: Path, jobs: int, before: Path | None, rounds: int = 1) -> None:
     trees = {"before": before.absolute(), "now": here} if before else {"now": here}
     with tempfile.TemporaryDirectory() as made:
         done = Path(made) / "done"
-        _command(here, WHOLE, done, jobs)  # the jobs themselves, once
+        command(here, WHOLE, done, jobs)  # the jobs themselves, once
         for number in range(rounds):
             for name, tree in trees.items():
                 fresh = Path(made) / f"{name}{number}"
@@ -63,15 +74,24 @@ def run(folder: Path, jobs: int, before: Path | None, rounds: int = 1) -> None:
                     ("until the first job", FIRST, fresh),
                     ("all jobs completed, again", WHOLE, done),
                 ):
-                    cpu, wall = _command(tree, program, where, jobs)
+                    since = time.perf_counter()
+                    cpu, megabytes = command(tree, program, where, jobs)
+                    wall = time.perf_counter() - since
                     facts = {"checkout": name, "what": what, "jobs": jobs, "round": number}
-                    results.append(path, **facts, cpu=cpu, wall=wall, cpu_of_a_job=cpu / jobs)
+                    results.append(path, **facts, cpu=cpu, wall=wall, megabytes=megabytes)
 
 
-def _command(tree: Path, program: str, folder: Path, jobs: int) -> tuple[float, float]:
+def command(tree: Path, program: str, folder: Path, jobs: int) -> tuple[float, float]:
+    """CPU seconds and the most megabytes of a sweep's own process.
+
+    Args:
+        tree: The checkout.
+        program: `FIRST` or `WHOLE`.
+        folder: Of the sweep.
+        jobs: How many it has.
+    """
     seeds = f"seed={','.join(map(str, range(jobs)))}"
     words = ["-m", *JOB, *SMALL, seeds, f"hydra.sweep.dir={folder}"]
-    since = time.perf_counter()
     ended = subprocess.run(
         [sys.executable, "-c", program, *words],
         capture_output=True,
@@ -80,7 +100,7 @@ def _command(tree: Path, program: str, folder: Path, jobs: int) -> tuple[float, 
         cwd=tree,  # whose package Python then finds first
         env={**os.environ, "PYTHONPATH": str(tree)},
     )
-    found = re.search(r"^cpu (\S+)$", ended.stdout, re.MULTILINE)
+    found = re.search(r"^cpu (\S+) (\S+)$", ended.stdout, re.MULTILINE)
     if not found:
         raise RuntimeError(ended.stderr[-1000:] or ended.stdout[-1000:])
-    return float(found[1]), time.perf_counter() - since
+    return float(found[1]), float(found[2])

@@ -76,17 +76,18 @@ def label(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     )
 
 
-def save(drawing: Figure, name: str, suffix: str = "svg", colours: int = COLOURS) -> None:
+def save(drawing: Figure, name: str | Path, suffix: str = "svg", colours: int = COLOURS) -> None:
     """Writes the picture, and a .png of it in outputs/pictures to look at.
 
     Args:
         drawing: The picture.
-        name: Of the file.
+        name: Of the file, which lies in this folder unless a path says otherwise.
         suffix: svg, or png where there are more points than paths are good for.
         colours: Of a png.
     """
     RUNS.mkdir(parents=True, exist_ok=True)
-    path, seen = HERE / f"{name}.{suffix}", RUNS / f"{name}.png"
+    path = HERE / f"{name}.{suffix}" if isinstance(name, str) else name
+    seen = RUNS / f"{path.stem}.png"
     drawing.savefig(seen, dpi=144, metadata={"Software": None})
     if suffix == "png":
         Image.open(seen).convert("RGB").quantize(colours).save(path, optimize=True)
