@@ -99,7 +99,7 @@ def scaling(given: argparse.Namespace) -> None:
     from benchmarks.scaling import fits, ladders, page  # here: they need the report extra
 
     torch.set_num_threads(1)
-    part = f"_{given.only}" if given.only else ""
+    part = f"_{given.only.replace(',', '_')}" if given.only else ""
     folder = given.folder or Path(f"outputs/benchmarks_scaling_{given.size}{part}")
     published = given.size == "full" and not given.only
     ladders.run(folder / "points.csv", given.size, given.only)

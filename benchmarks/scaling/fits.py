@@ -69,7 +69,7 @@ def _fit(ladder: pd.DataFrame) -> Fit:
         return math.log(max(last[column], 1e-9) / max(before[column], 1e-9)) / math.log(factor)
 
     time, memory = slope("cpu"), slope("megabytes")
-    if last["megabytes"] < SMALL or before["megabytes"] < 1:
+    if last["megabytes"] < SMALL or before["megabytes"] < SMALL / 4:
         memory = math.nan
     what = "" if pd.isna(last["what"]) else str(last["what"])
     calls = slope("calls") + (1.0 if along in WORK else 0.0)

@@ -61,12 +61,12 @@ def run(path: Path, size: str, only: str) -> None:
     Args:
         path: The CSV file.
         size: One of `SIZES`.
-        only: A method, or what else grows: "episodes", "replicas", "jobs" or "report"; empty for
-            all.
+        only: Methods and what else grows, "episodes", "replicas", "jobs" or "report", with commas
+            between them; empty for all.
     """
     path.unlink(missing_ok=True)
-    given = SIZES[size]
-    methods = [name for name in options.names("method") if only in ("", name)]
+    given, chosen = SIZES[size], only.split(",")
+    methods = [name for name in options.names("method") if not only or name in chosen]
     ladders = [(name, along) for name in methods for along in FIXED]
     configs = dict(zip(methods, map(_config, methods), strict=True))
     with torch.no_grad():
@@ -82,7 +82,7 @@ def run(path: Path, size: str, only: str) -> None:
         for (name, along), points in zip(ladders, pool.map(climbed, ladders), strict=True):
             _note(path, name, along, points)
     for along, (begin, climb) in AROUND.items():
-        if only in ("", along):
+        if not only or along in chosen:
             _note(path, "bilevel-run", along, list(climb(begin, given)))
 
 
@@ -154,11 +154,10 @@ def _jobs(first: int, given: Size) -> Iterator[tuple[int, Point]]:
         yield count, Point("measured", cpu, megabytes)
 
 
-PEAK = """
-import atexit, resource, sys, time
+REPORT = """
+import atexit, time
 from bilevel_cli.commands import report
-atexit.register(lambda: print("cpu", time.process_time(),
-                              resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3))
+atexit.register(lambda: print("cpu", time.process_time(), peak()))
 report.main()
 """
 
@@ -170,7 +169,7 @@ def _report(first: int, given: Size) -> Iterator[tuple[int, Point]]:
             work = [sys.executable, "-m", "bilevel_cli", *REPLICAS, f"replicas={count}"]
             made = [*work, "device=cpu", f"hydra.run.dir={folder}/runs"]
             subprocess.run(made, check=True, capture_output=True)
-            shown = [sys.executable, "-c", PEAK, f"{folder}/runs"]
+            shown = [sys.executable, "-c", sweep.PEAK + REPORT, f"{folder}/runs"]
             ended = subprocess.run(shown, check=True, capture_output=True, text=True)
         found = re.search(r"^cpu (\S+) (\S+)$", ended.stdout, re.MULTILINE)
         assert found

@@ -119,7 +119,8 @@ SWEEP = "The same sweep by its parts; `python -m benchmarks sweep` writes this."
 def _facts(machine: "pd.Series[str]") -> dict[str, object]:
     names = {"load": "load_at_start"}
     facts = {
-        name: machine[names.get(name, name)] for name in ("date", "processor", "torch", "load")
+        name: machine[names.get(name, name)]
+        for name in ("date", "processor", "torch", "size", "load")
     }
     return {**facts, "memory": MEMORY >> 30}
 

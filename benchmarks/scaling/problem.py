@@ -15,6 +15,8 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts import graphs
 
+BLOCK = 64  # rows
+
 
 class Weighting:
     """A linear regression with weights of rows and a decay, both of the outer parameters.
@@ -37,7 +39,8 @@ class Weighting:
         self.y = torch.randn(rows, generator=seeded)
         self.group = torch.arange(rows) % outer
         self.outer = {"logits": torch.linspace(-1.0, 1.0, outer)}
-        self.start, self.steps, self.blocks = {"z": torch.zeros(inner)}, sizes["steps"], (outer, 1)
+        self.start, self.steps = {"z": torch.zeros(inner)}, sizes["steps"]
+        self.blocks = (-(-rows // BLOCK), 1)  # for methods that remember what they saw of each
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         return data.init
@@ -47,8 +50,10 @@ class Weighting:
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         weights = outer["logits"].sigmoid()[self.group]
-        decay = 0.1 + outer["logits"].square().mean()
-        return (weights * self.errors(inner)).mean() + decay * inner["z"].square().sum()
+        # Vectors until the sum: under forward mode, torch takes a derivative of 0.1 + mean(...),
+        # which has no dimension, to float64.
+        decay = (0.1 + outer["logits"].square()).mean(0, keepdim=True)
+        return (weights * self.errors(inner)).mean() + (decay * inner["z"].square()).sum()
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return -self.errors(inner).mean()

@@ -11,6 +11,7 @@ from pathlib import Path
 import look
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 SIZES = {
     "rows": "rows",
@@ -18,6 +19,7 @@ SIZES = {
     "outer": "outer parameters",
     "steps": "inner steps",
 }
+LEAST = 2.0  # megabytes, below which what a process asks its system for is no measurement
 LOUD = 1.1  # an exponent above which a line has a colour and a name
 COLOURS = (look.ORANGE, look.BLUE, look.GREEN, look.PURPLE)
 
@@ -31,10 +33,13 @@ def draw(points: Path, picture: Path) -> None:
         for axes, (along, size) in zip(panels[row], SIZES.items(), strict=True):
             axes.set(xscale="log", yscale="log", xlabel=size if row else "")
             for method, ladder in table[table["along"] == along].groupby("of"):
-                line(axes, str(method), ladder["size"].to_numpy(), ladder[column].to_numpy())
+                seen = (
+                    ladder[ladder["cpu"] > 0] if row == 0 else ladder[ladder["megabytes"] > LEAST]
+                )
+                line(axes, str(method), seen["size"].to_numpy(), seen[column].to_numpy())
             guide(axes)
+            axes.xaxis.set_minor_formatter(NullFormatter())
         panels[row][0].set_ylabel(name)
-    panels[1][0].set_ylim(bottom=0.5)
     drawing.suptitle("One estimate; dashed: in proportion. Named: exponents above 1.1", fontsize=11)
     look.save(drawing, picture)
 
@@ -52,7 +57,7 @@ def guide(axes: look.Axes) -> None:
     """A line of slope 1 through the lower left of what is drawn."""
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     axes.plot([left, right], [bottom, bottom * right / left], "--", color=look.INK, linewidth=0.8)
-    axes.set(xlim=(left, right))
+    axes.set(xlim=(left, right * 3))  # room for names
 
 
 if __name__ == "__main__":
