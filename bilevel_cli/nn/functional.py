@@ -16,6 +16,7 @@ from bilevel_cli.nn import (
     attention,
     autocasting,
     corrections,
+    filters,
     randomness,
     third_derivatives,
 )
@@ -129,7 +130,7 @@ class Functional:
         try:
             module = spare.pop()
         except IndexError:
-            module = third_derivatives.routed(affine.routed(copied()))
+            module = third_derivatives.routed(filters.routed(affine.routed(copied())))
             autocasting.routed(module)
         try:
             with (
