@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Splits
+from bilevel_cli.data.base import Classes, ClassSplits, Examples, Labelled, Rows, Splits
 
 
 class Blobs(Examples):
@@ -27,6 +27,10 @@ class Blobs(Examples):
         templates = torch.randn(self.num_classes, *self.shape, generator=random)
         x = 0.3 * (0.2 * templates[y] + torch.randn(count, *self.shape, generator=random))
         return Labelled(x.to(torch.get_default_dtype()), y, torch.arange(count)), None
+
+
+class Points(Blobs, Rows):
+    """Blobs that are rows of a table. Args: as `Blobs`."""
 
 
 class Misleading(Examples):
