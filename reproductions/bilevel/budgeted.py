@@ -31,9 +31,15 @@ class Task:
     seeds: int
 
     @property
+    def folders(self) -> list[Path]:
+        """Of the seeds, as `bilevel-run` names them: a single one has the folder for itself."""
+        names = [f"seed={seed}" for seed in range(self.seeds)] if self.seeds > 1 else ["."]
+        return [self.folder / name for name in names]
+
+    @property
     def done(self) -> bool:
         """Whether every seed came to its end, by itself or by diverging."""
-        paths = [self.folder / f"seed={seed}" / "manifest.json" for seed in range(self.seeds)]
+        paths = [folder / "manifest.json" for folder in self.folders]
         return all(
             path.exists() and json.loads(path.read_text())["status"] in ("completed", "diverged")
             for path in paths
@@ -42,7 +48,7 @@ class Task:
     @property
     def spent(self) -> float:
         """Seconds of training that it has had, by its first seed."""
-        path = self.folder / "seed=0" / "eval.csv"
+        path = self.folders[0] / "eval.csv"
         lines = path.read_text().splitlines() if path.exists() else []
         return float(lines[-1].split(",")[1]) if len(lines) > 1 else 0.0
 

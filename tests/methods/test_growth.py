@@ -76,7 +76,7 @@ def case(
     config = composed(f"method={name}", "task=quadratic", "device=cpu", *settings)
     method, solver, start = (instantiate(config[part]) for part in ("method", "solver", "start"))
     problem = Regression(**sizes)
-    loop, data = InnerLoop(problem, solver, start), problem.data(method.extra_batches)
+    loop, data = InnerLoop(problem, solver, start), problem.data(method.extras(problem.steps))
     return method, loop, {**loop.outer_init(data, problem.outer), **problem.outer}, data
 
 

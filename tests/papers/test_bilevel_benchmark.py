@@ -82,11 +82,21 @@ def test_the_page_keeps_what_it_says_of_a_problem_that_was_not_run(tmp_path: Pat
     ]
 
 
+def test_a_single_seed_has_the_folder_for_itself(tmp_path: Path) -> None:
+    task = Task("one", (), tmp_path, 1)
+    leave(tmp_path, 1, 1.0, 100)
+    for file in (tmp_path / "seed=0").iterdir():
+        file.rename(tmp_path / file.name)
+    assert task.done
+    assert task.spent == SOME - 1
+    assert len(curves.tables(tmp_path)) == 1
+
+
 def test_runs_share_the_seconds_and_those_at_their_end_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done, slow, wrong = (Task(name, (), tmp_path / name, 1) for name in ("done", "slow", "wrong"))
-    leave(done.folder, 1, 1.0, 100)
+    done, slow, wrong = (Task(name, (), tmp_path / name, 2) for name in ("done", "slow", "wrong"))
+    leave(done.folder, 2, 1.0, 100)
     programs = {"slow": "import time; time.sleep(60)", "wrong": "print('a reason'); exit(2)"}
     monkeypatch.setattr(Task, "command", lambda task: [sys.executable, "-c", programs[task.name]])
     monkeypatch.setattr(budgeted, "LEAST", 1.0)
