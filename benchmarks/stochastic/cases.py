@@ -35,8 +35,9 @@ SMALL = {"ijcnn1": ("suggest.inner_lr=0.01", "suggest.outer_lr=0.1"), "mnist": (
 def names() -> list[str]:
     """All cases, "PROBLEM METHOD": MNIST where there is an experiment, ijcnn1 for every rule."""
     methods = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    methods = [name for name in methods if (RULES / f"{_module(name)}.py").exists()]
     found = [f"{problem} {name}" for problem in SYNTHETIC["full"] for name in methods]
-    return [name for name in found if _experiment(name).exists() or _has_rule(name)]
+    return [name for name in found if name.startswith("ijcnn1") or _experiment(name).exists()]
 
 
 def configured(name: str, *overrides: str, data: str = "", size: str = "full") -> DictConfig:
@@ -70,8 +71,11 @@ def _experiment(name: str) -> Path:
     return CONF / "experiment" / f"benchmark_{name.replace(' ', '_')}.yaml"
 
 
-def _has_rule(name: str) -> bool:
-    problem, method = name.split()
+def _module(method: str) -> str:
+    """The file of `bilevel_cli/methods` that an option of `method` names, or its base does."""
     text = (CONF / "method" / f"{method}.yaml").read_text()
-    module = re.search(r"_target_: bilevel_cli\.methods\.(\w+)\.", text)
-    return problem == "ijcnn1" and module is not None and (RULES / f"{module[1]}.py").exists()
+    named = re.search(r"_target_: bilevel_cli\.methods\.(\w+)\.\w+\n", text)
+    base = re.search(r"defaults:\n  - (\w+)\n", text)
+    if named:
+        return named[1]
+    return _module(base[1]) if base else ""

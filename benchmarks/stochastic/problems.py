@@ -1,7 +1,7 @@
 """The two problems in JAX, each from the blocks of examples that ours holds, and derivatives."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,17 @@ class Problem:
     def counts(self) -> tuple[int, int]:
         """The numbers of blocks for f and for F."""
         return len(self.train["y"]), len(self.validation["y"])
+
+    @property
+    def whole(self) -> Self:
+        """The same problem with all examples in one block."""
+
+        def joined(blocks: Blocks) -> Blocks:
+            count = len(blocks["y"])
+            flat = {name: v.reshape(1, -1, *v.shape[2:]) for name, v in blocks.items()}
+            return {**flat, "weight": flat["weight"] / count}
+
+        return replace(self, train=joined(self.train), validation=joined(self.validation))
 
     def inner_loss(self, z: Array, outer: Array, block: Array) -> Array:
         raise NotImplementedError
@@ -75,7 +86,7 @@ class Logistic(Problem):
         return self._loss(self.validation, z, block)
 
     def _loss(self, blocks: Blocks, z: Array, block: Array) -> Array:
-        x, y, weight = (blocks[name][block] for name in ("x", "y", "weight"))
+        x, y, weight = (_of(blocks, block, name) for name in ("x", "y", "weight"))
         return weight @ jax.nn.softplus(-y * (x @ z))
 
 
@@ -90,25 +101,36 @@ class Cleaning(Problem):
     l2: float
 
     def inner_loss(self, z: Array, outer: Array, block: Array) -> Array:
-        share = jax.nn.sigmoid(outer[self.train["index"][block]]) * self.train["weight"][block]
+        index, weight = (_of(self.train, block, name) for name in ("index", "weight"))
+        share = jax.nn.sigmoid(outer[index]) * weight
         return share @ self._losses(self.train, z, block) + self.l2 * (z * z).sum()
 
     def outer_loss(self, z: Array, block: Array) -> Array:
-        return self.validation["weight"][block] @ self._losses(self.validation, z, block)
+        return _of(self.validation, block, "weight") @ self._losses(self.validation, z, block)
 
     def _losses(self, blocks: Blocks, z: Array, block: Array) -> Array:
-        x, y = blocks["x"][block], blocks["y"][block]
+        x, y = (_of(blocks, block, name) for name in ("x", "y"))
         logits = x @ z.T
         picked = jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
         return jax.nn.logsumexp(logits, 1) - picked
 
 
+def _of(blocks: Blocks, block: Array, name: str) -> Array:
+    """An entry of a block; of a single one without a copy."""
+    return blocks[name][0 if len(blocks[name]) == 1 else block]
+
+
 def blocks_of(task: Task) -> tuple[Blocks, Blocks]:
     """The training and validation blocks of a task of ours, inputs flattened."""
     both: Any = (task.train_blocks.tensors, task.validation_blocks.tensors)
-    found = [{name: jnp.asarray(value.numpy()) for name, value in part.items()} for part in both]
+    found = [
+        {name: jnp.asarray(value.numpy()) for name, value in part.items() if name != "block"}
+        for part in both
+    ]
     for part in found:
         part["x"] = part["x"].reshape(*part["x"].shape[:2], -1)
+        size = part["y"].shape[1]  # all examples, in a single block without weights
+        part.setdefault("weight", jnp.full((1, size), 1 / size, part["x"].dtype))
     return found[0], found[1]
 
 

@@ -32,6 +32,7 @@ class Peer:
         rates: The step sizes.
         data: The blocks of training and of validation examples.
         inner_steps: K.
+        extra: Blocks of an outer step besides those of inner steps and of F.
         start: The inner and the outer parameters at which the run begins.
     """
 
@@ -41,6 +42,7 @@ class Peer:
     rates: Rates
     data: Any
     inner_steps: int
+    extra: int
     start: tuple[Array, Array]
 
     def begin(self) -> State:
@@ -92,8 +94,8 @@ class Peer:
         outer, last = _next(orders["outer"], 1)
         numbers: Numbers = {"inner": inner, "outer": outer[0]}
         orders = {**orders, "inner": first, "outer": last}
-        if self.method.extra_batches:
-            numbers["extra"], extra = _next(orders["extra"], self.method.extra_batches)
+        if self.extra:
+            numbers["extra"], extra = _next(orders["extra"], self.extra)
             orders["extra"] = extra
         series = getattr(self.method, "series", None)
         if series is not None and series.random:
@@ -106,6 +108,11 @@ class Peer:
             )
             orders["noise"] = noise
         return numbers, orders
+
+
+def waited(carry: Any) -> Any:
+    """The result of a program, once it is there."""
+    return jax.block_until_ready(carry)
 
 
 def _fresh(key: Array, count: int) -> Order:
@@ -144,7 +151,8 @@ def peer(run: Runner) -> Peer | None:
     (group,) = state.optimizer.param_groups
     factor = getattr(state.scheduler, "lr_lambdas", [PowerLaw(1.0, 0.0)])[0]
     first = group.get("initial_lr", group["lr"])
-    lr = experiment.loop.solver.lr
+    lr, steps = experiment.loop.solver.lr, run.plan.schedule.inner_steps
+    count = getattr(experiment.method, "extras", None)
     return Peer(
         method=experiment.method,
         rule=found,
@@ -154,7 +162,8 @@ def peer(run: Runner) -> Peer | None:
             PowerLaw(first * factor.initial, factor.exponent),
         ),
         data=blocks_of(experiment.task),
-        inner_steps=run.plan.schedule.inner_steps,
+        inner_steps=steps,
+        extra=count(steps) if count else experiment.method.extra_batches,
         start=(_array(state.carry["inner"]["inner"]), _array(state.outer)),
     )
 

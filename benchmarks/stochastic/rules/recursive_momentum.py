@@ -6,9 +6,7 @@ import jax.numpy as jnp
 
 from benchmarks.stochastic.problems import Array, Problem
 from benchmarks.stochastic.rules import Numbers, Rates, State, moved
-from benchmarks.stochastic.series import summed
-
-Pair = tuple[Array, Array]  # a direction of the inner parameters, and one of the outer ones
+from benchmarks.stochastic.series import gradients
 
 
 def begin(method: Any, problem: Problem, inner: Array, outer: Array) -> State:
@@ -25,7 +23,10 @@ def step(method: Any, problem: Problem, rates: Rates, state: State, numbers: Num
     def recursive(new: Array, old: Array, direction: Array) -> Array:
         return new + weight * (direction - old)
 
-    new, old = (_pair(method, problem, *point, numbers) for point in (here, state["previous"]))
+    new, old = (
+        gradients(method.series, problem, point, numbers["inner"][0], numbers)
+        for point in (here, state["previous"])
+    )
     direction = tuple(map(recursive, new, old, state["direction"]))
     return moved(
         rates,
@@ -35,12 +36,3 @@ def step(method: Any, problem: Problem, rates: Rates, state: State, numbers: Num
         previous=here,
         direction=direction,
     )
-
-
-def _pair(method: Any, problem: Problem, z: Array, outer: Array, numbers: Numbers) -> Pair:
-    """The inner gradient and the hypergradient at a point."""
-    rhs = problem.outer_slope(z, numbers["outer"])
-    adjoint = summed(method.series, problem, z, outer, rhs, numbers)
-    block = numbers["inner"][0]
-    gradient = problem.inner_slope(z, outer, block)
-    return gradient, -problem.cross_product(z, outer, block, adjoint)
