@@ -17,6 +17,7 @@ from benchmarks import (
     sweep,
     timing,
 )
+from benchmarks.stochastic import measure, table
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         choices=[
-            *("all", "time", "memory", "commands", "report"),
+            *("all", "time", "memory", "commands", "stochastic", "report"),
             *("linear", "kernels", "precision", "labels"),
             *("startup", "bookkeeping", "sweep", "scaling"),
         ],
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--gpu", type=Path, help="CSV files of a GPU, for its rows in the page")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="CSV files elsewhere")
+    parser.add_argument("--data", default="", help="ijcnn1 and MNIST; synthetic ones without it")
     parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
     parser.add_argument("--before", type=Path, help="a checkout to compare with")
     parser.add_argument("--after", type=Path, help="the other one, of startup")
@@ -73,7 +75,8 @@ def main() -> None:
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
     # Quick figures, those of some cases or of one part never replace the published ones.
-    published = given.size == "full" and not given.only and given.what in ("all", "report")
+    whole = given.size == "full" and not given.only
+    published = whole and given.what in ("all", "report", "stochastic")
     given.page = given.page or (
         Path("docs/benchmarks.md") if published else given.folder / "benchmarks.md"
     )
@@ -87,6 +90,11 @@ def main() -> None:
         memory.run(given.folder, given.size, given.device)
     if given.what in ("all", "commands"):
         commands.run(given.folder, given.size, given.device, max(1, given.rounds // 3))
+    if given.what in ("all", "stochastic") and given.device == "cpu":
+        measure.run(given.folder, given.size, given.only, given.data)
+    if given.what == "stochastic" and given.page.exists():  # its other sections stay
+        table.renew(given.page, report.markdown(table.rows(given.folder)))
+        return
     report.write(given.folder, given.page, given.gpu, given.others)
 
 

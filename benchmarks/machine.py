@@ -12,7 +12,7 @@ import torch
 from benchmarks import results
 from bilevel_cli.nn import choosing
 
-PEERS = ("higher", "torchopt", "boat-torch", "betty-ml")
+PEERS = ("higher", "torchopt", "boat-torch", "betty-ml", "jax")
 
 
 def describe(folder: Path, device: torch.device, size: str) -> None:

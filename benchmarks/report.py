@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks import kernels
 from benchmarks.peers import OUR_LAYERS
+from benchmarks.stochastic import table as stochastic
 
 WRONG = 1e-2  # relative error of a float32 hypergradient, unless plain autograd's is as large
 # Of ours to the best peer's: what must be reached, what is bold. A case is named by a pattern.
@@ -27,7 +28,6 @@ ON_GPU = (
     ("on a GPU: MAML", r"maml 5-way, (16|8|3) tasks", 0.20, 0.10),
     ("on a GPU: hyper-cleaning", "cleaning linear, unrolled", 0.20, 0.10),
 )
-REMARKS = ("targets", "time", "kernels", "exactness", "memory", "commands")
 Target = tuple[str, str, float, float]
 Table = list[list[str]]
 
@@ -62,6 +62,8 @@ def write(folder: Path, page: Path, gpu: Path | None = None, others: Sequence[Pa
         remarks("targets"),
         f"## Time\n\n{TIME}\n\n{_time_tables(times)}",
         remarks("time"),
+        f"{stochastic.TITLE}\n\n{stochastic.TEXT}\n\n{markdown(stochastic.rows(folder))}",
+        remarks("stochastic"),
         f"## Kernels\n\n{kernels.TEXT}\n\n{markdown(kernels.rows(_read(folder, 'kernels')))}",
         *map(_other, others),
         remarks("kernels"),

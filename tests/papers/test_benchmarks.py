@@ -104,6 +104,7 @@ def test_the_published_page_is_written_by_a_whole_full_run_alone(
         ("timing", "run"),
         ("memory", "run"),
         ("commands", "run"),
+        ("stochastic.measure", "run"),
     ):
         module = importlib.import_module(f"benchmarks.{name}")
         monkeypatch.setattr(module, measure, lambda *_: None)
@@ -211,7 +212,7 @@ def test_a_page_of_one_part_says_that_the_others_were_not_measured(tmp_path: Pat
         results.append(tmp_path / "commands.csv", what=what, round=0, seconds=seconds)
     report.write(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
-    assert text.count("Not measured.") == 4  # time, kernels, exactness, memory
+    assert text.count("Not measured.") == 5  # time, stochastic, kernels, exactness, memory
     assert "| 2 replicas in one run | refused |" in text
     assert "| 2 single runs | 4 |" in text
 
