@@ -26,7 +26,7 @@ def main() -> None:
         "what",
         choices=[
             *("all", "time", "memory", "commands", "stochastic", "report"),
-            *("linear", "kernels", "precision", "labels"),
+            *("linear", "kernels", "precision", "labels", "curves"),
             *("startup", "bookkeeping", "sweep", "scaling"),
         ],
     )
@@ -58,6 +58,12 @@ def main() -> None:
         from benchmarks import labels  # here: it needs cleanlab
 
         labels.run(given.folder or Path("outputs/benchmarks_labels"), given.only)
+        return
+    if given.what == "curves":  # of the peers, for docs/benchmark.md
+        from benchmarks.stochastic import curves  # here: it needs JAX
+
+        folder = given.folder or Path("outputs/benchmarks_curves")
+        curves.run(folder, given.only, given.data, given.seconds)
         return
     if given.what in ("startup", "bookkeeping"):  # likewise
         trees = given.before or Path(), given.after or Path()
