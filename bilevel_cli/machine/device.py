@@ -43,7 +43,8 @@ class Device:
         deterministic: Whether to use only kernels whose results repeat bit for bit.
         threads: CPU threads; null for all cores.
         memory_budget: Bytes of the graphs that one outer step holds at once, such as "2 GB"; "auto"
-            for half of what is free.
+            for half of what is free. Steps, particles and tangents are computed in pieces that fit;
+            what cannot be, such as a whole Hessian, is refused beyond it.
         episodes_chunk: Episodes that a GPU holds in memory at once; null for all.
         linear: "auto" for the kernels of affine layers that are measured to be the fastest on this
             machine; "fixed" for those that were on another one, by shapes alone, which several

@@ -15,6 +15,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts import copies, perturbations
+from bilevel_cli.methods.parts.unroll import inner_grads
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ class Fg2u(Hypergradient[Carry]):
         jacobian = autodiff.jacfwd(final_loss, has_aux=True, at_once=some)
         slopes, (loss, state) = jacobian(origin)
         grad = perturbations.combine(slopes / self.directions, data.noise)
-        return Estimate(grad, loss, {"inner": state}, {})
+        counts = copies.evaluations(data.num_steps, self.directions, some, outer)
+        return Estimate(grad, loss, {"inner": state}, counts)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, num_steps * self.directions)
+        return Cost(inner_grads(metrics, num_steps), num_steps * self.directions)
 
     def claim(self) -> Claim:
         base = replace(self, directions=max(self.directions, perturbations.ENOUGH))

@@ -13,6 +13,7 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts import copies
+from bilevel_cli.methods.parts.unroll import inner_grads
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Forward(Hypergradient[Carry]):
     """Carries dz_t/dlambda along the inner steps (Franceschi et al., 2017, arXiv:1703.01785).
 
     The same exact derivative of F(z_K(lambda), lambda) as `Reverse`, with memory that does not
-    grow with K: one solver state for each outer parameter. Meant for few outer parameters.
+    grow with K: one solver state for each outer parameter, as many of them at once as the memory
+    budget of the device holds. Meant for few outer parameters.
 
     It differentiates forward over reverse. That order is right for every layer of torch 2.13; the
     opposite one is silently wrong for batch and layer normalisation.
 
-    Cost: K inner gradients, and a product for each of them and each outer parameter.
+    Cost: K inner gradients for each piece of the outer parameters, and a product for each step and
+    outer parameter.
     """
 
     def holds(self, sizes: Sizes) -> Parts:
@@ -48,7 +51,8 @@ class Forward(Hypergradient[Carry]):
 
         some = copies.at_once(copies.tangents, len(flat), loop, outer, data)
         grad, (loss, state) = autodiff.jacfwd(final_loss, has_aux=True, at_once=some)(flat)
-        return Estimate(unravel(grad), loss, {"inner": state}, {})
+        counts = copies.evaluations(data.num_steps, len(flat), some, outer)
+        return Estimate(unravel(grad), loss, {"inner": state}, counts)
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
-        return Cost(num_steps, num_steps * trees.size(outer))
+        return Cost(inner_grads(metrics, num_steps), num_steps * trees.size(outer))

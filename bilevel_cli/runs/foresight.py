@@ -129,7 +129,7 @@ def _available(limit: int) -> str:
     return (
         f"{_size(limit)} by device.memory_budget"
         if memory.budgeted()
-        else f"{_size(limit)} that is free"
+        else f"{_size(limit)} of free memory"
     )
 
 

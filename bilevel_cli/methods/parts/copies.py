@@ -7,6 +7,7 @@ inner steps. Both are mapped over: faster than one by one, and larger by as many
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from bilevel_cli.core import autodiff, counting, trees
 from bilevel_cli.core.growth import Part, Parts, Sizes
@@ -15,6 +16,7 @@ from bilevel_cli.core.problem import StepData, episodes_of
 from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.machine import memory
 from bilevel_cli.methods.parts import graphs
+from bilevel_cli.methods.parts.unroll import counted
 
 
 def particles(sizes: Sizes, count: int, less: str, carried: bool = False) -> Parts:
@@ -65,6 +67,19 @@ def at_once(
     size = next(iter(outer.values())).element_size()
     held = sum(part.numbers for part in holds(sizes, 1, "") if part.within) * size
     return max(1, min(count, memory.budget(episodes_of(loop.problem) or 1) // held))
+
+
+def evaluations(steps: int, count: int, at_once: int, outer: Params) -> dict[str, Tensor]:
+    """The inner gradients of forward mode in pieces, as a metric; nothing where there is one.
+
+    Args:
+        steps: Inner steps, which each piece takes anew.
+        count: Tangents.
+        at_once: Tangents of a piece.
+        outer: The outer parameters, for their device.
+    """
+    pieces = -(-count // at_once)
+    return {"inner_grads": counted(pieces * steps, outer)} if pieces > 1 else {}
 
 
 def measure(loop: InnerLoop, outer: Params, data: StepData) -> None:
