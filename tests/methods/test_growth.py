@@ -181,9 +181,11 @@ def test_an_estimate_in_a_small_budget_takes_less_memory_and_is_the_same(name: s
 def test_what_cannot_be_computed_in_pieces_is_refused_where_it_does_not_fit(name: str) -> None:
     method, loop, outer, data = case(name)
     memory.set_budget("1 TB", torch.device("cpu"))
-    parts = foresight.check_memory(method, loop, outer, data).parts(method, loop, 1000)
+    known = foresight.check_memory(method, loop, outer, data)
+    # Graphs of the steps of a segment are measured later, by the first estimate.
+    parts = known.parts(method, loop, known.sizes.graph)
     memory.set_budget(1, torch.device("cpu"))
-    if all(part.within for part in parts):
+    if all(part.within or not part.numbers for part in parts):
         foresight.check_memory(method, loop, outer, data)
         return
     with pytest.raises(ValueError, match=r"got 1 B by device\.memory_budget") as refused:
