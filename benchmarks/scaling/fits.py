@@ -77,6 +77,8 @@ def _fit(ladder: pd.DataFrame) -> Fit:
     time_reason = memory_reason = ""
     if time > MOST and calls >= time - NOISE:
         time_reason = f"{last['calls']:.0f} gradients and products, {before['calls']:.0f} before"
+    elif time > MOST and slope("gradient") + slope("calls") >= time - NOISE:
+        time_reason = f"one gradient alone has {slope('gradient'):.2f}: its rows leave the caches"
     elif time > MOST and holds > MOST:
         time_reason = f"it computes with {what}"
     if memory > MOST and holds >= memory - NOISE:

@@ -35,6 +35,7 @@ class Point(NamedTuple):
         numbers: That the method says it holds; NaN where nobody says.
         calls: Gradients and products that the method says it takes; likewise.
         what: Of what most of those numbers are; or what a refusal or failure said.
+        gradient: CPU seconds of one inner gradient of the same sizes.
     """
 
     outcome: str
@@ -43,13 +44,15 @@ class Point(NamedTuple):
     numbers: float = math.nan
     calls: float = math.nan
     what: str = ""
+    gradient: float = math.nan
 
 
 def measure(work: Work, least: float, limit: float) -> Point:
     """Measures in a fork of this process, which has no threads of torch's.
 
     Args:
-        work: What is measured. It may have a method `declared`, asked afterwards.
+        work: What is measured. It may have methods `declared` and `gradient`, called
+            afterwards.
         least: CPU seconds that repetitions are to take in all.
         limit: Seconds after which the process is ended.
     """
@@ -105,7 +108,10 @@ def _repeated(call: Any, least: float) -> Point:
     while sum(times) < least or (len(times) < 3 and times[-1] < least):
         times.append(_timed(call))
     known = call.declared() if hasattr(call, "declared") else (math.nan, math.nan, "")
-    return Point("measured", min(times), megabytes, *known)
+    alone = math.nan
+    if hasattr(call, "gradient"):
+        alone = min(_timed(call.gradient) for _ in range(5))
+    return Point("measured", min(times), megabytes, *known, alone)
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from bilevel_cli.core import growth
+from bilevel_cli.core import autodiff, growth
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.problem import Batch, StepData
@@ -90,6 +90,11 @@ class Estimating:
     def __call__(self) -> None:
         found = self.method.estimate(self.loop, self.outer, self.data, self.carry)
         self.metrics = found.metrics
+
+    def gradient(self) -> None:
+        """One inner gradient, which the processor, too, may do more slowly than in proportion."""
+        problem, batch = self.loop.problem, self.data.inner_at(0)
+        autodiff.grad(lambda z: problem.inner_loss(z, self.outer, batch))(self.data.init)
 
     def declared(self) -> tuple[float, float, str]:
         """What the method says of these sizes, after a first estimate.

@@ -18,13 +18,16 @@ fits, ladders, points = (
 )
 
 
-def ladder(along: str, time: float, held: float, called: float = 0.0) -> list[dict[str, Any]]:
+def ladder(
+    along: str, time: float, held: float, called: float = 0.0, alone: float = 0.0
+) -> list[dict[str, Any]]:
     """Points whose seconds and megabytes have these exponents, and what is declared of them."""
     return [
         {
             **{"of": "some", "along": along, "size": size, "outcome": "measured"},
             **{"cpu": 0.1 * size**time, "megabytes": 20.0 * size**held, "numbers": size**held},
             **{"calls": 5.0 * size**called, "what": "the Hessian"},
+            "gradient": 0.01 * size**alone,
         }
         for size in (1, 4, 16)
     ]
@@ -54,6 +57,12 @@ def test_an_exponent_above_one_is_explained_by_what_is_declared_alone(tmp_path: 
     silent = fit(tmp_path, ladder("outer", 2.0, 1.0, 1.0))  # along outer parameters: 1, not 2
     assert silent.time_reason == ""
     assert fits.missed(silent)
+
+
+def test_a_processor_that_slows_down_by_itself_is_a_reason(tmp_path: Path) -> None:
+    found = fit(tmp_path, ladder("inner", 1.4, 1.0, 0.0, 1.3))
+    assert found.time_reason.startswith("one gradient alone has 1.30")
+    assert fits.missed(fit(tmp_path, ladder("inner", 1.4, 1.0, 0.0, 1.0)))
 
 
 def test_a_ladder_says_what_ended_it(tmp_path: Path) -> None:
