@@ -10,7 +10,7 @@ import pandas as pd
 # 1.1 is 1 with that.
 MOST = 1.1
 NOISE = 0.2  # of a measured exponent beyond a declared one, where caches of the processor end too
-SMALL = 8.0  # megabytes below which what a process asks its system for is no measurement
+SMALL = 8.0  # megabytes, to which what a process asks its system for is good to a tenth
 WORK = ("rows", "inner")  # sizes with which each gradient and each product grows
 
 
@@ -69,7 +69,7 @@ def _fit(ladder: pd.DataFrame) -> Fit:
         return math.log(max(last[column], 1e-9) / max(before[column], 1e-9)) / math.log(factor)
 
     time, memory = slope("cpu"), slope("megabytes")
-    if last["megabytes"] < SMALL or before["megabytes"] < SMALL / 4:
+    if min(last["megabytes"], before["megabytes"]) < SMALL:
         memory = math.nan
     what = "" if pd.isna(last["what"]) else str(last["what"])
     calls = slope("calls") + (1.0 if along in WORK else 0.0)

@@ -101,8 +101,8 @@ before any work."""
 GROWS = """A linear regression with {rows} rows, {inner} inner parameters, {outer} outer parameters
 and {steps} inner steps, of which one grows by fours. An exponent is the slope between the two
 largest sizes: CPU seconds, then megabytes. An error of a tenth in one of two times is one of 0.07
-in the exponent: 1.1 is 1 with the noise. A dash: below {small:.0f} MB, which is too little to tell,
-or a ladder without two sizes."""
+in the exponent: 1.1 is 1 with the noise. A dash: below {small:.0f} MB at one of them, which is too
+little to tell, or a ladder without two sizes."""
 
 ABOVE = """The reasons are those of the methods: the gradients and products that they take, and the
 most of what they hold. `make scaling` fails where nothing declared explains an exponent."""
