@@ -17,7 +17,7 @@ from bilevel_cli import __version__
 from bilevel_cli.commands import completion, ending, leaving, torchrun, usage
 from bilevel_cli.commands.ending import Where
 from bilevel_cli.commands.explain import check_words, explain
-from bilevel_cli.config import composing, early, options
+from bilevel_cli.config import early, options, single_composition
 from bilevel_cli.config.command_line import Arguments, flags_first, separated
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside, workers_elsewhere
@@ -122,7 +122,7 @@ def main() -> None:
             with (
                 signals.stops_at_once(),
                 completion.after_commas(),
-                composing.once(),
+                single_composition.once(),
                 looked_at(),
                 workers_elsewhere(),
             ):

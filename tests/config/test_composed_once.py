@@ -10,7 +10,7 @@ from commands import bilevel_run, close_logs
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 
-from bilevel_cli.config import composing
+from bilevel_cli.config import single_composition
 
 JOB = ("task=quadratic", "method=reverse", "outer_steps=1", "inner_steps=2", "device=cpu")
 
@@ -54,7 +54,7 @@ def test_what_is_composed_once_is_what_hydra_composes(
     job = (*JOB, "hydra.job.name=mine", f"hydra.run.dir={tmp_path}")
     assert bilevel_run(monkeypatch, *job) == 0
     ours = notes()
-    monkeypatch.setattr(composing, "once", nullcontext)
+    monkeypatch.setattr(single_composition, "once", nullcontext)
     assert bilevel_run(monkeypatch, *job) == 0
     close_logs()
     assert len(composed) == 1 + 2
@@ -73,6 +73,6 @@ def test_a_sweep_of_one_job_stays_a_sweep(
 
 def test_hydra_composes_as_ever_once_the_command_has_ended() -> None:
     theirs = ConfigLoaderImpl.load_configuration
-    with composing.once():
+    with single_composition.once():
         assert ConfigLoaderImpl.load_configuration is not theirs
     assert ConfigLoaderImpl.load_configuration is theirs

@@ -1,7 +1,7 @@
 """Python's search for garbage while libraries are imported."""
 
 import gc
-import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +13,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the search was off, each time that what is there was spared for good."""
     found: list[bool] = []
     monkeypatch.setattr(gc, "freeze", lambda: found.append(not gc.isenabled()))
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(collecting, "sys", SimpleNamespace(modules={}))  # without torch
     return found
 
 
