@@ -18,7 +18,7 @@ from bilevel_cli.config.run_folder import check_names, check_sweep
 from bilevel_cli.machine import signals
 from bilevel_cli.records import folder, lock
 from bilevel_cli.sweeps import outcome, worker
-from bilevel_cli.sweeps.composing import Composer, composer
+from bilevel_cli.sweeps.composer import Composer, composer
 from bilevel_cli.sweeps.job import Job, slug
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
 from bilevel_cli.vocabulary import JOB, MISSING

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel_cli.config.options import CONF
 from bilevel_cli.runs import entry
-from bilevel_cli.sweeps.composing import composer
+from bilevel_cli.sweeps.composer import composer
 
 HYDRAS = ["hydra.sweep.dir=there", "hydra.sweep.subdir=${hydra.job.num}", "hydra.job.chdir=false"]
 RIGHT: tuple[list[str], ...] = (
