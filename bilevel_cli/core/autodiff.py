@@ -10,10 +10,11 @@ differentiates. So the autograd engine records a graph for an outer derivative e
 is one, and an inner loop that nobody differentiates stores nothing.
 """
 
+import contextlib
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def grad_and_value(
                 retain=nested,
                 nested=nested,
             )
-        gradient = _rebuild(wanted, leaves)
+        gradient = trees.rebuilt(wanted, leaves)
         result = (value, aux) if has_aux else value
         return (
             gradient if isinstance(argnums, tuple) else gradient[0],
@@ -128,7 +129,7 @@ def vjp(
             retain=not once or torch.is_grad_enabled(),
             nested=torch.is_grad_enabled(),
         )
-        return _rebuild(wanted, leaves)
+        return trees.rebuilt(wanted, leaves)
 
     if not nested:
         output, aux = trees.map_leaves(Tensor.detach, output), trees.map_leaves(Tensor.detach, aux)
@@ -138,6 +139,18 @@ def vjp(
 def vmap(fn: Callable[..., Tree], *args: Any, **kwargs: Any) -> Callable[..., Tree]:
     """`fn` over a leading dimension of its arguments: torch.func.vmap, with the same options."""
     return _under_torch_func(torch.func.vmap(fn, *args, **kwargs))
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[None]:
+    """Within, this thread computes with tensors that have no single value (`mapped`)."""
+    global _mapping_thread
+    with _lock:
+        before, _mapping_thread = _mapping_thread, threading.get_ident()
+        try:
+            yield
+        finally:
+            _mapping_thread = before
 
 
 def jacfwd(
@@ -239,15 +252,10 @@ class _Held:
 
 def _under_torch_func(transformed: Callable[..., Tree]) -> Callable[..., Tree]:
     def call(*args: Tree) -> Tree:
-        global _mapping_thread
         if torch.compiler.is_compiling():
             return transformed(*args)
-        with _lock:
-            before, _mapping_thread = _mapping_thread, threading.get_ident()
-            try:
-                return transformed(*args)
-            finally:
-                _mapping_thread = before
+        with traced():
+            return transformed(*args)
 
     return call
 
@@ -280,8 +288,3 @@ def _pull(
         create_graph=nested,
         materialize_grads=True,
     )
-
-
-def _rebuild(tree: Tree, leaves: Iterable[Tensor]) -> Tree:
-    supply = iter(leaves)
-    return trees.map_leaves(lambda _: next(supply), tree)

@@ -1,13 +1,18 @@
 """Minibatches: examples cut into blocks, of which every epoch visits each exactly once."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from bilevel_cli.core.problem import Batch
-from bilevel_cli.core.random import Stream
+from bilevel_cli.core.random import Epoch, Recorder, Replay, Stream
 
 
-def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tensor:
+def epochs(
+    name: str, size: int, count: int, generator: torch.Generator | Recorder | Replay
+) -> Tensor:
     """Draws `count` numbers below `size`, each once before any comes again.
 
     A `Stream` goes on with its epoch of that name where the last call stopped, and remembers where
@@ -26,6 +31,8 @@ def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tens
     Returns:
         int64, of shape [count].
     """
+    if isinstance(generator, Recorder | Replay):
+        return generator.next(Epoch(name, size, count))
     left = generator.order(name) if isinstance(generator, Stream) else None
     pieces = [] if left is None else [left]
     missing = count - sum(map(len, pieces))
@@ -36,6 +43,40 @@ def epochs(name: str, size: int, count: int, generator: torch.Generator) -> Tens
     if isinstance(generator, Stream):
         generator.orders[name] = drawn[count:]
     return drawn[:count]
+
+
+def epochs_ahead(asked: Sequence[Epoch], steps: int, stream: Stream) -> list[Tensor]:
+    """What `steps` outer steps draw one after another, each of them the same epochs.
+
+    Args:
+        asked: What one step asks for.
+        steps: How many, >= 1.
+        stream: Goes on behind the last number.
+
+    Returns:
+        For each epoch that is asked for, int64, of shape [steps, taken].
+    """
+    each = Counter[str]()  # numbers that a step takes of an epoch, in whatever many calls
+    for epoch in asked:
+        each[epoch.name] += epoch.taken
+    found: list[list[Tensor]] = [[] for _ in asked]
+    while asked and steps:
+        left = {name: 0 if (o := stream.order(name)) is None else len(o) for name in each}
+        # So many begin no new epoch. One that does is taken alone: which begins first counts.
+        many = min(steps, *(left[name] // count for name, count in each.items()))
+        rows = {}
+        for name, count in each.items() if many else ():
+            order = stream.orders[name]
+            rows[name] = order[: many * count].reshape(many, count)
+            stream.orders[name] = order[many * count :]
+        for place, epoch in enumerate(asked):
+            if many:
+                piece, rows[epoch.name] = rows[epoch.name].tensor_split((epoch.taken,), dim=1)
+            else:
+                piece = epochs(*epoch, stream)[None]
+            found[place].append(piece)
+        steps -= max(many, 1)
+    return [torch.cat(pieces) for pieces in found]
 
 
 class Blocks:

@@ -1,7 +1,8 @@
 """The independent random numbers behind the seed of a run."""
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +51,55 @@ class Stream(torch.Generator):
         self.orders = {name: order.to(self.device) for name, order in state["orders"].items()}
 
 
+class Epoch(NamedTuple):
+    """What one call asks of a stream: the next `taken` of the numbers below `size`.
+
+    Attributes:
+        name: Of the sequence of epochs.
+        size: Length of an epoch.
+        taken: How many numbers.
+    """
+
+    name: str
+    size: int
+    taken: int
+
+
+class Recorder:
+    """In place of a stream: notes which epochs are asked of it, and hands out zeros.
+
+    Whatever else draws from it fails, since it is no generator of torch's.
+
+    Args:
+        device: Of the numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.asked: list[Epoch] = []
+
+    def next(self, epoch: Epoch) -> Tensor:
+        self.asked.append(epoch)
+        return torch.zeros(epoch.taken, dtype=torch.int64, device=self.device)
+
+
+class Replay:
+    """In place of a stream: hands out numbers that were drawn from it before.
+
+    Args:
+        drawn: One tensor of numbers for each epoch that will be asked for, in this order.
+        device: Of the numbers.
+    """
+
+    def __init__(self, drawn: Sequence[Tensor], device: torch.device) -> None:
+        self.device = device
+        self._drawn = iter(drawn)
+
+    def next(self, epoch: Epoch) -> Tensor:
+        del epoch
+        return next(self._drawn)
+
+
 def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
     """One of the independent sources of random numbers behind a seed.
 
@@ -67,3 +117,37 @@ def stream_seed(seed: int, stream: str) -> int:
     """The seed of one of the streams behind a run's seed."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Streams:
+    """The random numbers of a run, each kind apart.
+
+    Args:
+        seed: Of the run.
+        device: Where they are drawn.
+
+    Attributes:
+        sampling: Of the data of outer steps.
+        extras: Of the extra minibatches of a method.
+        noise: Of the noise of a method.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.sampling, self.extras = Stream(device), Stream(device)
+        self.sampling.manual_seed(stream_seed(seed, SAMPLING))
+        self.extras.manual_seed(stream_seed(seed, EXTRAS))
+        self.noise = generator(seed, NOISE, device)
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds of them."""
+        return {
+            "sampling": self.sampling.state(),
+            "extras": self.extras.state(),
+            "noise": self.noise.get_state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.sampling.restore(saved["sampling"])
+        self.extras.restore(saved["extras"])
+        self.noise.set_state(saved["noise"])

@@ -4,7 +4,7 @@ Parameters (`Params`) are a flat dict of tensors of any shapes. Functions of two
 same keys, and the same shapes under each key. None changes what it is given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -112,6 +112,12 @@ def leaves(tree: Tree) -> list[Tensor]:
         return []
     values = tree.values() if isinstance(tree, dict) else tree
     return [leaf for value in values for leaf in leaves(value)]
+
+
+def rebuilt(tree: Tree, leaves: Iterable[Tensor]) -> Tree:
+    """A tree of the structure of `tree` with other tensors, in the order of `leaves`."""
+    supply = iter(leaves)
+    return map_leaves(lambda _: next(supply), tree)
 
 
 def narrow(x: Tensor, like: Tensor) -> Tensor:

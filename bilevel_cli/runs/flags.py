@@ -8,6 +8,10 @@ from torch import Tensor
 from bilevel_cli.core.trees import Params, Scalar
 from bilevel_cli.records.table import Row
 
+Noted = dict[str, Tensor]
+"""`first`: the first step with numbers that are not finite, of each of WHAT. `moved`: whether an
+outer parameter ever had another hypergradient than zero."""
+
 WHAT = ("hypergradient", "outer parameter")
 TOGETHER = 64  # steps that are noted at once: their numbers are all that is kept until then
 
@@ -50,12 +54,45 @@ class Flags:
         """
         if not self._names:
             return
-        looked = [tree[name] for tree in (grad, outer) for name in self._names]
         if len(self._largest) == TOGETHER or step != self._last + 1:
             self._note()
         # The largest entries: squares of large ones would overflow.
-        self._largest.append(torch.stack(torch._foreach_norm(looked, math.inf)))
+        self._largest.append(torch.stack(torch._foreach_norm(self.looked(grad, outer), math.inf)))
         self._last = step
+
+    def looked(self, grad: Params, outer: Params) -> list[Tensor]:
+        """The tensors of a step that are looked at."""
+        return [tree[name] for tree in (grad, outer) for name in self._names]
+
+    def noted(self) -> Noted:
+        """What was noted so far."""
+        self._note()
+        moved = self._moved
+        if moved is None:
+            moved = torch.zeros(len(self._names), dtype=torch.bool, device=self._first.device)
+        return {"first": self._first, "moved": moved}
+
+    def note(self, noted: Noted) -> None:
+        """Replaces what was noted so far."""
+        self._first = noted["first"]
+        self._moved = None if self._moved is None else noted["moved"]
+
+    @staticmethod
+    def after(noted: Noted, step: int | Tensor, largest: Tensor) -> Noted:
+        """What is noted after a step: a pure function.
+
+        Args:
+            noted: Before it.
+            step: Its number.
+            largest: The largest magnitude of an entry of each tensor that is looked at.
+        """
+        first, largest = noted["first"], largest.reshape(2, -1)
+        bad = ~largest.isfinite().all(1)
+        return {
+            # By arithmetic: a number as an operand of `where` may be copied, and so waited for.
+            "first": first + (bad & (first == 0)) * step,
+            "moved": noted["moved"] | (largest[0] != 0),
+        }
 
     def unread(self) -> dict[str, Scalar]:
         """What was noted since the last row, as 0-dim tensors on the device."""
