@@ -41,10 +41,13 @@ class MirrorDescent(Optimizer):
             self._check()
         for group in self.param_groups:
             for w in group["params"]:
-                # softmax subtracts the largest exponent, so that none overflows.
-                share = torch.softmax(w.log() - group["lr"] * w.grad, 0)
-                w.copy_(w.sum() * share)
+                w.copy_(_moved(w, w.grad, group["lr"]))
         return None if closure is None else closure()
+
+    def pure(self, group: dict[str, Any]) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+        """The step as a pure function (`runs.pure_optimizer`)."""
+        del group
+        return lambda w, grad, memory, lr: (_moved(w, grad, lr), memory)
 
     def _check(self) -> None:
         for w in (w for group in self.param_groups for w in group["params"]):
@@ -55,3 +58,8 @@ class MirrorDescent(Optimizer):
                     "and no learned start or solver; or optimizer=adam."
                 )
         self.checked = True
+
+
+def _moved(w: Tensor, grad: Tensor, lr: float | Tensor) -> Tensor:
+    # softmax subtracts the largest exponent, so that none overflows.
+    return w.sum() * torch.softmax(w.log() - lr * grad, 0)
