@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -113,7 +114,7 @@ def _measured(row: "pd.Series[str]") -> str:
     return str(row["verdict"]) if mark is None else f"{row['measured']}{mark}"
 
 
-def _count(value: object) -> str:
+def _count(value: Any) -> str:
     return "-" if pd.isna(value) else f"{float(str(value)):g}"
 
 
