@@ -6,15 +6,14 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from bilevel_cli.core.method import Estimate
 from bilevel_cli.errors import out_of_memory
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.machine.signals import Interrupted, stop_requests
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.clock import Clock
 from bilevel_cli.runs.doubts import Doubts, Voice
+from bilevel_cli.runs.fused import Answer, Asked
 from bilevel_cli.runs.progress import Bar, Progress
-from bilevel_cli.runs.state import Inputs
 
 
 class Stepping(Protocol):
@@ -48,8 +47,8 @@ class Stepping(Protocol):
     def doubts(self) -> Doubts:
         """What it doubts of its own numbers."""
 
-    def steps(self, progress: Progress, requests: list[int]) -> Generator[Inputs, Estimate, Row]:
-        """Yields the inputs of each outer step, is sent its estimate, and returns the last scores.
+    def steps(self, progress: Progress, requests: list[int]) -> Generator[Any, Any, Row]:
+        """Yields what it asks for, is sent the answer, and returns the last scores.
 
         Args:
             progress: Told of each outer step.
@@ -62,7 +61,7 @@ AnyRun = TypeVar("AnyRun", bound=Stepping)
 
 def drive(
     runs: list[AnyRun],
-    estimates: Callable[[list[AnyRun], list[Inputs]], Sequence[Estimate | Exception]],
+    answers: Callable[[list[AnyRun], list[Asked]], Sequence[Answer | Exception]],
     ranks: Ranks,
     bar: Bar | None = None,
 ) -> list[Row | BaseException]:
@@ -73,8 +72,7 @@ def drive(
 
     Args:
         runs: The runs.
-        estimates: The estimates of one outer step, of those runs and with those inputs; or what
-            a run's own raised.
+        answers: The answers to what those runs ask for; or what a run's own raised.
         ranks: The processes that share the outer steps.
         bar: As in `Progress`.
     """
@@ -83,17 +81,17 @@ def drive(
     for run in runs:
         run.earlier, run.clock = run.seconds, clock
     outcomes: dict[AnyRun, Row | BaseException] = {}
-    inputs: dict[AnyRun, Inputs] = {}
+    asked: dict[AnyRun, Asked] = {}
     quiet = not ranks.first
     with torch.no_grad(), stop_requests(quiet) as requests, _progress(runs, quiet, bar) as shown:
         agreed = ranks.agreed(requests)
         steps = {run: run.steps(shown, agreed) for run in runs}
         voice, doubts = Voice(quiet), {run.name: run.doubts for run in runs}
 
-        def proceed(run: AnyRun, estimate: Any) -> None:
-            failed = isinstance(estimate, Exception)
+        def proceed(run: AnyRun, answer: Any) -> None:
+            failed = isinstance(answer, Exception)
             try:
-                inputs[run] = (steps[run].throw if failed else steps[run].send)(estimate)
+                asked[run] = (steps[run].throw if failed else steps[run].send)(answer)
             except StopIteration as end:
                 outcomes[run] = end.value
             except (Exception, Interrupted) as error:
@@ -105,17 +103,17 @@ def drive(
         try:
             for run in runs:
                 proceed(run, None)
-            while inputs:
-                step = min(run.step for run in inputs)
-                turn = [run for run in inputs if run.step == step]
+            while asked:
+                step = min(run.step for run in asked)
+                turn = [run for run in asked if run.step == step]
                 clock.runs, before = len(turn), clock.seconds
                 clock.start()
                 # Several processes stop after the same step, or wait for each other.
                 with shown.estimating(requests if ranks.count == 1 else []):
-                    found = estimates(turn, [inputs.pop(run) for run in turn])
-                waiting = list(inputs)
-                for run, estimate in zip(turn, found, strict=True):
-                    proceed(run, estimate)
+                    found = answers(turn, [asked.pop(run) for run in turn])
+                waiting = list(asked)
+                for run, answer in zip(turn, found, strict=True):
+                    proceed(run, answer)
                 voice.say(doubts)
                 for run in waiting:  # those ahead of the others: the time was not theirs
                     run.earlier -= clock.seconds - before

@@ -10,12 +10,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bilevel_cli.core import episodes
 from bilevel_cli.core.episodes import OuterStep
+from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
 from bilevel_cli.machine.capture import captured
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.metrics.base import Metric
+from bilevel_cli.nn.autocasting import used
 from bilevel_cli.runs.plan import Schedule
 
 
@@ -72,6 +74,12 @@ class Machine:
         return episodes.outer_step(
             experiment.method, experiment.loop, self.episodes_chunk, total=self.ranks.count > 1
         )
+
+    @property
+    def fuses(self) -> bool:
+        """Whether outer steps are to be compiled many at a time."""
+        one = self.ranks.count == 1
+        return self.capture == "compile" and one and is_host(self.device) and used() is None
 
     def captured(self, step: OuterStep) -> OuterStep:
         """`step`, captured as the device is asked to.

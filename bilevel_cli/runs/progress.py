@@ -79,11 +79,11 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._context.close()
 
-    def step(self) -> None:
-        """Counts an outer step."""
-        self._done, self._taken = self._done + 1, self._taken + 1
+    def step(self, count: int = 1) -> None:
+        """Counts outer steps."""
+        self._done, self._taken = self._done + count, self._taken + count
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(count)
         self._log()
 
     def back(self, steps: int) -> None:

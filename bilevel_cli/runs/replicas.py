@@ -13,10 +13,12 @@ from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.threads import on_cores
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine import memory
+from bilevel_cli.machine.looping import NotCompiled
 from bilevel_cli.machine.ranks import ALONE
 from bilevel_cli.methods.parts import graphs
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.driver import drive
+from bilevel_cli.runs.fused import Answer, Asked, Fused, Stretch
 from bilevel_cli.runs.one_function import unmappable
 from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.runner import Runner
@@ -47,6 +49,8 @@ class Replicas:
         self._mappable = True
         self._at_once = len(runners)  # whose graphs the memory budget holds
         self._alike: set[Runner] = set()  # those whose outer steps are known to be one function
+        self._fuses = True
+        self._together: Fused | None = None
         self._steps: dict[int, episodes.OuterStep] = {}  # mapped ones, by the number of replicas
 
     def run(self, bar: Bar | None = None) -> list[Row | BaseException]:
@@ -56,15 +60,51 @@ class Replicas:
             bar: As in `Progress`.
         """
         ranks = self.runners[0].machine.ranks if self.runners else ALONE
-        return drive(self.runners, self._estimates, ranks, bar)
+        return drive(self.runners, self._answers, ranks, bar)
 
-    def _estimates(
-        self, runners: list[Runner], inputs: list[Inputs]
-    ) -> Sequence[Estimate | Exception]:
+    def _answers(self, runners: list[Runner], asked: list[Asked]) -> Sequence[Answer | Exception]:
         if len(runners) == 1:
-            return [_estimate(runners[0], inputs[0])]
+            return [_answer(runners[0], asked[0])]
+        steps = [one.steps for one in asked if isinstance(one, Stretch)]
+        inputs = [one for one in asked if not isinstance(one, Stretch)]
+        if steps and inputs:  # some have diverged, and go on from an earlier step
+            return list(map(_answer, runners, asked))
+        alone = not steps and runners[0].fusion.alone(inputs[0])
+        fused = None if alone else self._fused(runners)
+        if fused is None:
+            return list(map(_answer, runners, asked)) if steps else self._estimates(runners, inputs)
+        try:
+            return fused.advance(min(steps)) if steps else fused.estimates()
+        except Exception as error:
+            return [error] * len(runners)
+
+    def _fused(self, runners: list[Runner]) -> Fused | None:
+        """The outer steps of some replicas as one compiled function; None where they are none."""
+        members = [runner.fusion.member for runner in runners]
+        known = [member for member in members if member is not None]
+        if len(known) < len(members) or not self._fuses or not self._maps(runners):
+            return None
+        if self._at_once < len(runners):
+            return None
+        if self._together is None or self._together.members != known:
+            try:
+                self._together = Fused(known, runners[0].outer_step)
+            except NotCompiled as error:
+                log.info("The replicas take their outer steps each by itself: %s", error)
+                self._fuses = False
+        return self._together
+
+    def _maps(self, runners: list[Runner], inputs: list[Inputs] | None = None) -> bool:
+        """Whether one outer step can stand for those of all of them, and whether memory holds it.
+
+        Args:
+            runners: The runs.
+            inputs: Of the next outer step of each, if they are drawn.
+        """
         # Again where some join that were ahead of the others, in a run that is continued.
         if self._mappable and not self._alike.issuperset(runners):
+            if inputs is None:
+                inputs = [runner.state.next_inputs() for runner in runners]
             reason = apart(runners, inputs)
             if reason is None:
                 self._at_once = at_once(runners[0], inputs[0])
@@ -73,7 +113,12 @@ class Replicas:
             self._steps.clear()
             if reason:
                 log.info("The replicas take their outer steps each by itself: %s.", reason)
-        if self._mappable:
+        return self._mappable
+
+    def _estimates(
+        self, runners: list[Runner], inputs: list[Inputs]
+    ) -> Sequence[Estimate | Exception]:
+        if self._maps(runners, inputs):
             try:
                 return self._mapped(runners, inputs)
             except Exception as error:  # some operations of torch cannot be mapped
@@ -87,7 +132,8 @@ class Replicas:
         if count not in self._steps:
             chunk = None if self._at_once >= count else self._at_once
             mapped = autodiff.vmap(first.outer_step, chunk_size=chunk)
-            self._steps[count] = first.machine.captured(mapped)
+            # The first of steps that are fused is the only one that is not.
+            self._steps[count] = mapped if first.fusion.on else first.machine.captured(mapped)
             if chunk:
                 log.info("The memory budget holds the graphs of %d replicas at once.", chunk)
         (outer, data, carry), *others = inputs
@@ -115,7 +161,14 @@ def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Esti
 
 def _estimate(runner: Runner, given: Inputs) -> Estimate | Exception:
     try:
-        return runner.estimate(*given)
+        return runner.fusion.estimate(given)
+    except Exception as error:
+        return error
+
+
+def _answer(runner: Runner, asked: Asked) -> Answer | Exception:
+    try:
+        return runner.fusion.answer(asked)
     except Exception as error:
         return error
 

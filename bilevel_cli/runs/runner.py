@@ -1,7 +1,6 @@
 """The outer loop."""
 
 import logging
-import shutil
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from bilevel_cli.core.trees import Scalar
 from bilevel_cli.machine.memory import peak_memory_mb
 from bilevel_cli.machine.signals import Interrupted
 from bilevel_cli.nn import choosing
-from bilevel_cli.records.folder import check_result
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import checkpoint, evaluation, resuming
 from bilevel_cli.runs.clock import Clock
@@ -20,10 +18,12 @@ from bilevel_cli.runs.divergence import Divergence
 from bilevel_cli.runs.doubts import Doubts
 from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
+from bilevel_cli.runs.fused import Fusion, Stretch, Taken
 from bilevel_cli.runs.judgement import Judgement
 from bilevel_cli.runs.plan import Plan
 from bilevel_cli.runs.progress import Progress
 from bilevel_cli.runs.rows import NEW, Rows
+from bilevel_cli.runs.saved_result import save_result
 from bilevel_cli.runs.state import Inputs, RunState
 from bilevel_cli.vocabulary import CHECKPOINT
 
@@ -50,6 +50,7 @@ class Runner:
         divergence: What becomes of it where a number is not finite.
         outer_step: The outer step over the episodes of this process.
         estimate: The same, captured, and shared with other processes.
+        fusion: Takes the outer steps between two rows as one function.
         clock: Counts the seconds of its outer steps.
         earlier: Seconds of computing that `clock` has not counted.
         saved: The step of the last checkpoint; None where there is none.
@@ -71,6 +72,8 @@ class Runner:
         self.judgement = Judgement(experiment, machine, self.state.outer, solver, log_every)
         self.outer_step = machine.outer_step(experiment)
         self.estimate = machine.ranks.shared(machine.captured(self.outer_step))
+        flags, fuses = self.judgement.flags, machine.fuses
+        self.fusion = Fusion(self.state, flags, self.outer_step, self.estimate, fuses)
         self.clock, self.earlier = Clock(), 0.0
         self._file = folder / CHECKPOINT
         alike = machine.ranks.alike
@@ -114,15 +117,14 @@ class Runner:
             Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
             Interrupted: By a signal. A checkpoint of the last step is kept.
         """
-        (outcome,) = drive(
-            [self], lambda runs, inputs: [self.estimate(*inputs[0])], self.machine.ranks
-        )
+        own, ranks = self.fusion.answer, self.machine.ranks
+        (outcome,) = drive([self], lambda _, asked: [own(asked[0])], ranks)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    def steps(self, progress: Progress, requests: list[int]) -> Generator[Inputs, Estimate, Row]:
-        """As `run`, but asks for the estimate of each outer step: yields its inputs.
+    def steps(self, progress: Progress, requests: list[int]) -> Generator[Any, Any, Row]:
+        """As `run`, but asks for what it does not compute itself: see `Asked` and `Answer`.
 
         Args:
             progress: Told of each outer step.
@@ -138,7 +140,10 @@ class Runner:
             self.save()
         while not self.state.over:
             try:
-                scores = yield from self._take_step(scores, progress, requests)
+                if steps := self.fusion.steps():
+                    yield from self._take_stretch(steps, progress, requests)
+                else:
+                    scores = yield from self._take_step(scores, progress, requests)
             except Exception as error:
                 scores = self._go_back(error, progress)
         if self.divergence.last is not None:
@@ -154,34 +159,28 @@ class Runner:
         self.saved = self.step
 
     def result(self) -> list[Path]:
-        """Writes what the task learned, each file in whole or not, and returns the files.
-
-        Raises:
-            UsageError: Something else than a file has the name of one.
-            OSError: A file cannot be written.
-        """
+        """Writes what the task learned, and returns the files; every process must ask."""
         inner = self.state.inner()
         if not self.machine.ranks.first:
             return []
-        partial, evals = self.folder / "result.partial", self.rows.evals.path
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            if evals.exists():  # which a task may read
-                shutil.copy(evals, partial)
-            written = self.experiment.task.save_result(partial, self.state.outer, inner)
-            (partial / evals.name).unlink(missing_ok=True)
-            for path in partial.iterdir():
-                check_result(self.folder / path.name)
-            for path in partial.iterdir():
-                path.replace(self.folder / path.name)
-            return [self.folder / path.relative_to(partial) for path in written]
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        evals, outer = self.rows.evals.path, self.state.outer
+        return save_result(self.experiment.task, outer, inner, self.folder, evals)
+
+    def _take_stretch(
+        self, steps: int, progress: Progress, requests: list[int]
+    ) -> Generator[Stretch, Taken, None]:
+        """Some of the next outer steps, after which nothing is due."""
+        self.clock.start()
+        taken = yield Stretch(steps)
+        self.clock.stop()
+        progress.step(taken.steps)
+        if requests and taken.steps:
+            self._save_if_finite(self.judgement.read(taken.report))
+            raise Interrupted(requests[0])
 
     def _take_step(
         self, scores: Row, progress: Progress, requests: list[int]
-    ) -> Generator[Inputs, Estimate, Row]:
+    ) -> Generator[Any, Any, Row]:
         """One outer step and what is due after it. Returns the last scores."""
         self.clock.start()
         report = yield from self._advance()
@@ -202,13 +201,16 @@ class Runner:
         if row is not None:
             progress.report(row, scores)
         if save or requests:
-            self.divergence.check_row(self.step, row or self.judgement.read(report))
-            self.divergence.check_outer(self.step, self.state.outer)
-            if self.divergence.last is None:
-                self.save()
+            self._save_if_finite(row or self.judgement.read(report))
         if requests:
             raise Interrupted(requests[0])
         return scores
+
+    def _save_if_finite(self, row: Row) -> None:
+        self.divergence.check_row(self.step, row)
+        self.divergence.check_outer(self.step, self.state.outer)
+        if self.divergence.last is None:
+            self.save()
 
     def _advance(self) -> Generator[Inputs, Estimate, dict[str, Scalar]]:
         """One outer step. Returns what it reports, still on the device."""

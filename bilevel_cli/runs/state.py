@@ -9,66 +9,30 @@ from torch import Tensor
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.growth import Parts
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Estimate
+from bilevel_cli.core.method import Cost, Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.random import (
-    EXTRAS,
     FIRST_EXTRAS,
     FIRST_SAMPLE,
     INITIALISATION,
-    NOISE,
-    SAMPLING,
-    Stream,
+    Streams,
     generator,
-    stream_seed,
 )
 from bilevel_cli.core.start import LEARNED_PREFIX
-from bilevel_cli.core.trees import Params, Scalar
+from bilevel_cli.core.trees import Params, Scalar, Tree
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.methods.parts import graphs
 from bilevel_cli.metrics.base import StepView
 from bilevel_cli.runs import checkpoint, foresight
+from bilevel_cli.runs.ahead import Ahead
 from bilevel_cli.runs.experiment import Experiment, Machine
 from bilevel_cli.runs.plain_step import plain_step
 from bilevel_cli.runs.plan import Plan
 
 Inputs = tuple[Params, StepData, Any]  # of an outer step: outer, data, carry
+COSTS = ("inner_grads", "hvps")
 # Of a step, by its number: 0-dim tensors, by column.
 Measure = Callable[[int, Inputs, Estimate], Mapping[str, Tensor]]
-
-
-class Streams:
-    """The random numbers of a run, each kind apart.
-
-    Args:
-        seed: Of the run.
-        device: Where they are drawn.
-
-    Attributes:
-        sampling: Of the data of outer steps.
-        extras: Of the extra minibatches of a method.
-        noise: Of the noise of a method.
-    """
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.sampling, self.extras = Stream(device), Stream(device)
-        self.sampling.manual_seed(stream_seed(seed, SAMPLING))
-        self.extras.manual_seed(stream_seed(seed, EXTRAS))
-        self.noise = generator(seed, NOISE, device)
-
-    def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds of them."""
-        return {
-            "sampling": self.sampling.state(),
-            "extras": self.extras.state(),
-            "noise": self.noise.get_state(),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
-        self.sampling.restore(saved["sampling"])
-        self.extras.restore(saved["extras"])
-        self.noise.set_state(saved["noise"])
 
 
 class RunState:
@@ -88,6 +52,8 @@ class RunState:
         step: Outer steps taken.
         inner_grads: Inner gradients taken, of all episodes.
         hvps: Second-order products taken, likewise.
+        ahead: Draws the data of outer steps, many of them at once.
+        drawn: What it has drawn for the next outer step.
     """
 
     def __init__(self, experiment: Experiment, machine: Machine, plan: Plan) -> None:
@@ -100,6 +66,8 @@ class RunState:
             self._begin()
         self.scheduler = experiment.scheduler(self.optimizer)
         self._optimize: Callable[[], Any] | None = None  # a step, once the first one is taken
+        self.ahead: Ahead | None = None
+        self.drawn: Tree = None
 
     @property
     def over(self) -> bool:
@@ -120,12 +88,22 @@ class RunState:
         """The inputs of the next outer step."""
         part, random = self.experiment, self.random
         steps = self.plan.schedule.inner_steps
-        data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
-        data = data._replace(
-            noise=part.method.draw(self.outer, random.noise),
-            whole=episodes.whole(part.task, part.method, self.step),
-        )
-        return self.outer, data, self.carry
+        if self.ahead is not None:
+            self.drawn = self.ahead.draw(1)
+            data = self.ahead.data(trees.map_leaves(lambda x: x[0], self.drawn))
+        else:
+            data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
+            data = data._replace(noise=part.method.draw(self.outer, random.noise))
+        whole = episodes.whole(part.task, part.method, self.step)
+        return self.outer, data._replace(whole=whole), self.carry
+
+    def next_inputs(self) -> Inputs:
+        """The inputs of the next outer step, for which the streams do not go on."""
+        saved, drawn = self.random.saved(), self.drawn
+        inputs = self.draw()
+        self.random.restore(saved)
+        self.drawn = drawn
+        return inputs
 
     def take(self, inputs: Inputs, estimate: Estimate, measure: Measure) -> dict[str, Scalar]:
         """Takes the outer step. Returns what it reports, still on the device.
@@ -150,6 +128,19 @@ class RunState:
         self.carry = estimate.carry
         self._move(estimate.grad)
         return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps}
+
+    def cost(self, carry: Any, metrics: dict[str, Tensor]) -> Cost:
+        """What an outer step costs for one inner problem.
+
+        Args:
+            carry: A memory of the method, for the shapes of the inner parameters.
+            metrics: What the step reports.
+        """
+        inner = carry["inner"]["inner"]
+        if self.experiment.task.episodes is not None:
+            inner = {name: value[0] for name, value in inner.items()}
+        steps = self.plan.schedule.inner_steps
+        return self.experiment.method.cost(steps, self.outer, inner, metrics)
 
     def inner(self) -> Params:
         """The last inner iterate, of all episodes; every process must ask."""
@@ -241,11 +232,7 @@ class RunState:
         return [{"params": own}, *apart] if own else apart
 
     def _count(self, metrics: dict[str, Tensor]) -> None:
-        task, inner = self.experiment.task, self.carry["inner"]["inner"]
-        if task.episodes is not None:
-            inner = {name: value[0] for name, value in inner.items()}
-        steps, problems = self.plan.schedule.inner_steps, task.episodes or 1
-        cost = self.experiment.method.cost(steps, self.outer, inner, metrics)
+        cost, problems = self.cost(self.carry, metrics), self.experiment.task.episodes or 1
         self.inner_grads = self._known(self.inner_grads + problems * cost.inner_grads)
         self.hvps = self.hvps + problems * cost.hvps
 

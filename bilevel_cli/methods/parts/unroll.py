@@ -48,7 +48,7 @@ def inner_grads(metrics: dict[str, Any], num_steps: int) -> Scalar:
         num_steps: Inner steps, taken once each where it reported nothing.
     """
     found = metrics.get("inner_grads", num_steps)
-    if isinstance(found, Tensor) and not is_host(found.device):
+    if isinstance(found, Tensor) and (autodiff.mapped() or not is_host(found.device)):
         return found
     taken = float(found)
     return int(taken) if taken.is_integer() else taken

@@ -1,0 +1,125 @@
+"""What moves in a run during its outer steps, and what these are given: trees of tensors."""
+
+import torch
+from torch import Tensor
+
+from bilevel_cli.core import trees
+from bilevel_cli.core.trees import Tree
+from bilevel_cli.machine.looping import NotCompiled
+from bilevel_cli.runs.ahead import Ahead
+from bilevel_cli.runs.flags import Flags
+from bilevel_cli.runs.pure_optimizer import Update, step_sizes, update
+from bilevel_cli.runs.state import COSTS, RunState
+
+
+class Member:
+    """A run whose outer steps are fused: what moves in it, and what its steps are given.
+
+    Args:
+        run: Its state, after its first outer step.
+        flags: What it notes of its numbers.
+
+    Raises:
+        NotCompiled: There is no pure function for its optimizer.
+    """
+
+    def __init__(self, run: RunState, flags: Flags) -> None:
+        self.run, self.flags = run, flags
+        part, schedule = run.experiment, run.plan.schedule
+        if run.ahead is None:
+            run.ahead = Ahead(part, schedule.inner_steps, run.outer, run.random)
+        self.ahead = run.ahead
+        self.updates = updates(run)
+        self._carry: Tree = None
+
+    def moving(self) -> Tree:
+        """The tensors that an outer step replaces, each in memory of its own."""
+        run = self.run
+        if run.carry is not self._carry:
+            run.carry = self._carry = trees.map_leaves(_own, run.carry)
+        memory = {
+            name: {n: x for n, x in run.optimizer.state[value].items() if isinstance(x, Tensor)}
+            for name, value in run.outer.items()
+        }
+        # Exact up to 2^53, whatever a run counts in.
+        spent = {name: torch.as_tensor(getattr(run, name), dtype=torch.float64) for name in COSTS}
+        return {
+            "outer": run.outer,
+            "carry": run.carry,
+            "memory": memory,
+            "noted": trees.map_leaves(_own, self.flags.noted()),
+            "spent": trees.map_leaves(_own, spent),
+        }
+
+    def move(self, moving: Tree, steps: int) -> None:
+        """Takes over what has moved.
+
+        Args:
+            moving: Of the structure that `moving` returns.
+            steps: During how many outer steps.
+        """
+        run, before = self.run, self.moving()
+        for part in ("outer", "memory"):
+            trees.map_leaves(_copied, before[part], moving[part])
+        run.step += steps
+        run.carry = self._carry = moving["carry"]
+        self.flags.note(moving["noted"])
+        for name, total in moving["spent"].items():
+            before = getattr(run, name)
+            setattr(
+                run, name, total.to(before.dtype) if isinstance(before, Tensor) else _number(total)
+            )
+
+    def given(self, drawn: Tree, lr: list[list[float]]) -> Tree:
+        """What outer steps are given besides what moves, each tensor of shape [steps, ...].
+
+        Args:
+            drawn: As `Ahead.draw` returned it.
+            lr: The step size of each group of outer parameters, of each step.
+        """
+        first = self.run.step + 1
+        return {
+            "drawn": drawn,
+            "number": torch.arange(first, first + len(lr)),
+            "lr": torch.tensor(lr, dtype=torch.float64),
+        }
+
+    def next_given(self, steps: int) -> Tree:
+        """What the next steps are given; the streams and the scheduler go on behind them."""
+        drawn = self.ahead.draw(steps)
+        return self.given(drawn, step_sizes(self.run.scheduler, steps))
+
+    def drawn_given(self) -> Tree:
+        """What the next step is given, for which data were drawn."""
+        groups = self.run.optimizer.param_groups
+        return self.given(self.run.drawn, [[float(group["lr"]) for group in groups]])
+
+
+def updates(run: RunState) -> dict[str, tuple[int, Update]]:
+    """For each outer parameter the number of its group, and its step as a pure function.
+
+    Raises:
+        NotCompiled: There is none.
+    """
+    names = {id(value): name for name, value in run.outer.items()}
+    found: dict[str, tuple[int, Update]] = {}
+    for number, group in enumerate(run.optimizer.param_groups):
+        step = update(run.optimizer, group)
+        if step is None:
+            kind = type(run.optimizer).__name__
+            raise NotCompiled(f"there is no pure function for the steps of {kind} as it is set")
+        found |= {names[id(value)]: (number, step) for value in group["params"]}
+    return found
+
+
+def _number(x: Tensor) -> float:
+    found = float(x)
+    return int(found) if found.is_integer() else found
+
+
+def _own(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _copied(x: Tensor, new: Tensor) -> Tensor:
+    return x if x is new else x.copy_(new)

@@ -1,0 +1,42 @@
+"""The files in which a task writes what it learned."""
+
+import shutil
+from pathlib import Path
+
+from bilevel_cli.core.task import Task
+from bilevel_cli.core.trees import Params
+from bilevel_cli.records.folder import check_result
+
+
+def save_result(task: Task, outer: Params, inner: Params, folder: Path, evals: Path) -> list[Path]:
+    """Writes what a task learned into the folder of a run, each file in whole or not.
+
+    Args:
+        task: The task.
+        outer: The outer parameters.
+        inner: The last inner iterate, with a leading dimension where there are episodes.
+        folder: Of the run.
+        evals: The table of its scores, which the task may read.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: Something else than a file has the name of one.
+        OSError: A file cannot be written.
+    """
+    partial = folder / "result.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        if evals.exists():
+            shutil.copy(evals, partial)
+        written = task.save_result(partial, outer, inner)
+        (partial / evals.name).unlink(missing_ok=True)
+        for path in partial.iterdir():
+            check_result(folder / path.name)
+        for path in partial.iterdir():
+            path.replace(folder / path.name)
+        return [folder / path.relative_to(partial) for path in written]
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
