@@ -144,7 +144,6 @@ class Fusion:
         run: The state of the run.
         flags: What it notes of its numbers.
         outer_step: Its outer step.
-        unfused: The same, as it is taken where it cannot be fused.
         wanted: Whether to fuse.
     """
 
@@ -153,11 +152,10 @@ class Fusion:
         run: RunState,
         flags: Flags,
         outer_step: OuterStep,
-        unfused: OuterStep,
         wanted: bool,
     ) -> None:
         self._run, self._flags = run, flags
-        self.outer_step, self._unfused = outer_step, unfused
+        self.outer_step = outer_step
         self.on = wanted and min(run.plan.schedule.cadence) > 1
         self.member: Member | None = None
         self._fused: Fused | None = None
@@ -174,10 +172,6 @@ class Fusion:
                 return 0
         return _alike(self._run)
 
-    def answer(self, asked: Asked) -> Answer:
-        """What a run asks for, of this run alone."""
-        return self.advance(asked.steps) if isinstance(asked, Stretch) else self.estimate(asked)
-
     def advance(self, steps: int) -> Taken:
         """Takes outer steps, as many as take a moment, and `steps` at most."""
         fused = self._compiled()
@@ -186,16 +180,17 @@ class Fusion:
         (taken,) = fused.advance(steps)
         return taken
 
-    def estimate(self, inputs: Inputs) -> Estimate:
+    def estimate(self, inputs: Inputs, unfused: OuterStep) -> Estimate:
         """The estimate of the next outer step, with a row.
 
         Args:
             inputs: Of the step, as the run has drawn them.
+            unfused: The outer step as it is taken where it cannot be fused.
         """
         if self.alone(inputs):
             return self.outer_step(*inputs)
         fused = self._compiled()
-        return self._unfused(*inputs) if fused is None else fused.estimates()[0]
+        return unfused(*inputs) if fused is None else fused.estimates()[0]
 
     def alone(self, inputs: Inputs) -> bool:
         """Whether a step is of those that are never fused."""

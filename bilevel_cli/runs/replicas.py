@@ -161,14 +161,14 @@ def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Esti
 
 def _estimate(runner: Runner, given: Inputs) -> Estimate | Exception:
     try:
-        return runner.fusion.estimate(given)
+        return runner.fusion.estimate(given, runner.estimate)
     except Exception as error:
         return error
 
 
 def _answer(runner: Runner, asked: Asked) -> Answer | Exception:
     try:
-        return runner.fusion.answer(asked)
+        return runner.answer(asked)
     except Exception as error:
         return error
 

@@ -18,7 +18,7 @@ from bilevel_cli.runs.divergence import Divergence
 from bilevel_cli.runs.doubts import Doubts
 from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
-from bilevel_cli.runs.fused import Fusion, Stretch, Taken
+from bilevel_cli.runs.fused import Answer, Asked, Fusion, Stretch, Taken
 from bilevel_cli.runs.judgement import Judgement
 from bilevel_cli.runs.plan import Plan
 from bilevel_cli.runs.progress import Progress
@@ -72,8 +72,7 @@ class Runner:
         self.judgement = Judgement(experiment, machine, self.state.outer, solver, log_every)
         self.outer_step = machine.outer_step(experiment)
         self.estimate = machine.ranks.shared(machine.captured(self.outer_step))
-        flags, fuses = self.judgement.flags, machine.fuses
-        self.fusion = Fusion(self.state, flags, self.outer_step, self.estimate, fuses)
+        self.fusion = Fusion(self.state, self.judgement.flags, self.outer_step, machine.fuses)
         self.clock, self.earlier = Clock(), 0.0
         self._file = folder / CHECKPOINT
         alike = machine.ranks.alike
@@ -117,11 +116,16 @@ class Runner:
             Diverged: A reported number is not finite. Its row and the last checkpoint are kept.
             Interrupted: By a signal. A checkpoint of the last step is kept.
         """
-        own, ranks = self.fusion.answer, self.machine.ranks
-        (outcome,) = drive([self], lambda _, asked: [own(asked[0])], ranks)
+        (outcome,) = drive([self], lambda _, asked: [self.answer(asked[0])], self.machine.ranks)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+    def answer(self, asked: Asked) -> Answer:
+        """What `steps` asks for, of this run alone."""
+        if isinstance(asked, Stretch):
+            return self.fusion.advance(asked.steps)
+        return self.fusion.estimate(asked, self.estimate)
 
     def steps(self, progress: Progress, requests: list[int]) -> Generator[Any, Any, Row]:
         """As `run`, but asks for what it does not compute itself: see `Asked` and `Answer`.
@@ -163,8 +167,8 @@ class Runner:
         inner = self.state.inner()
         if not self.machine.ranks.first:
             return []
-        evals, outer = self.rows.evals.path, self.state.outer
-        return save_result(self.experiment.task, outer, inner, self.folder, evals)
+        task, evals = self.experiment.task, self.rows.evals.path
+        return save_result(task, self.state.outer, inner, self.folder, evals)
 
     def _take_stretch(
         self, steps: int, progress: Progress, requests: list[int]
@@ -175,8 +179,7 @@ class Runner:
         self.clock.stop()
         progress.step(taken.steps)
         if requests and taken.steps:
-            self._save_if_finite(self.judgement.read(taken.report))
-            raise Interrupted(requests[0])
+            self._keep(self.judgement.read(taken.report), requests)
 
     def _take_step(
         self, scores: Row, progress: Progress, requests: list[int]
@@ -201,16 +204,17 @@ class Runner:
         if row is not None:
             progress.report(row, scores)
         if save or requests:
-            self._save_if_finite(row or self.judgement.read(report))
-        if requests:
-            raise Interrupted(requests[0])
+            self._keep(row or self.judgement.read(report), requests)
         return scores
 
-    def _save_if_finite(self, row: Row) -> None:
+    def _keep(self, row: Row, requests: list[int]) -> None:
+        """Saves a step whose numbers are finite, and stops if that is requested."""
         self.divergence.check_row(self.step, row)
         self.divergence.check_outer(self.step, self.state.outer)
         if self.divergence.last is None:
             self.save()
+        if requests:
+            raise Interrupted(requests[0])
 
     def _advance(self) -> Generator[Inputs, Estimate, dict[str, Scalar]]:
         """One outer step. Returns what it reports, still on the device."""
