@@ -75,6 +75,7 @@ class Runner:
         self.fusion = Fusion(self.state, self.judgement.flags, self.outer_step, machine.fuses)
         self.clock, self.earlier = Clock(), 0.0
         self._file = folder / CHECKPOINT
+        self._saved = partial(machine.ranks.once, partial(checkpoint.exists, self._file))
         alike = machine.ranks.alike
         self.divergence = Divergence(plan.on_divergence, self._saved, alike, self.judgement)
         self.rows = Rows(folder, machine.ranks.first)
@@ -167,14 +168,12 @@ class Runner:
         inner = self.state.inner()
         if not self.machine.ranks.first:
             return []
-        task, evals = self.experiment.task, self.rows.evals.path
-        return save_result(task, self.state.outer, inner, self.folder, evals)
+        return save_result(self.experiment.task, self.state.outer, inner, self.folder)
 
     def _take_stretch(
         self, steps: int, progress: Progress, requests: list[int]
     ) -> Generator[Stretch, Taken, None]:
         """Some of the next outer steps, after which nothing is due."""
-        self.clock.start()
         taken = yield Stretch(steps)
         self.clock.stop()
         progress.step(taken.steps)
@@ -260,9 +259,6 @@ class Runner:
 
     def _when(self) -> Row:
         return {"step": self.step, "seconds": round(self.seconds, 4)}
-
-    def _saved(self) -> bool:
-        return self.machine.ranks.once(partial(checkpoint.exists, self._file))
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint holds, but for the positions of its tables."""

@@ -6,17 +6,17 @@ from pathlib import Path
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.records.folder import check_result
+from bilevel_cli.vocabulary import EVAL
 
 
-def save_result(task: Task, outer: Params, inner: Params, folder: Path, evals: Path) -> list[Path]:
+def save_result(task: Task, outer: Params, inner: Params, folder: Path) -> list[Path]:
     """Writes what a task learned into the folder of a run, each file in whole or not.
 
     Args:
         task: The task.
         outer: The outer parameters.
         inner: The last inner iterate, with a leading dimension where there are episodes.
-        folder: Of the run.
-        evals: The table of its scores, which the task may read.
+        folder: Of the run, whose table of scores the task may read.
 
     Returns:
         The files.
@@ -25,7 +25,7 @@ def save_result(task: Task, outer: Params, inner: Params, folder: Path, evals: P
         UsageError: Something else than a file has the name of one.
         OSError: A file cannot be written.
     """
-    partial = folder / "result.partial"
+    partial, evals = folder / "result.partial", folder / EVAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
