@@ -94,6 +94,6 @@ def _columns(matvec: Matvec, rhs: Tensor) -> list[Tensor]:
     numbers = range(size)
     for number in numbers if autodiff.mapped() else counting.counted(numbers, size):
         one = torch.zeros(size, dtype=rhs.dtype, device=rhs.device)
-        one[number] = 1.0
+        one.narrow(0, number, 1).fill_(1.0)  # to assign a number to one entry waits for a GPU
         found.append(matvec(one))
     return found
