@@ -5,8 +5,9 @@ the front end that guards every call. Where a torch has them no more, or where t
 step, `compiled` raises `NotCompiled`, and its caller takes steps one by one.
 """
 
+import contextlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, fx
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Tree
+from bilevel_cli.machine.loop_code import once
 
 Step = Callable[[Tree, Tree], tuple[Tree, Tree]]
 """Takes what moves and what one step is given. Returns what moves, of the same structure, and what
@@ -105,8 +107,11 @@ def _compiled(step: Step, moving: Tree, given: Tree) -> Loop:
     settings = {
         "cpp.threads": torch.get_num_threads(),  # one thread is told from several once and for all
         "use_post_grad_passes": False,  # they take a graph for one that writes into no argument
+        # Each temporary has its own memory, which is made once (`loop_code.once`).
+        "allow_buffer_reuse": False,
+        "inplace_buffers": False,
     }
-    with torch.no_grad(), tracing(TracingContext(fake)), config.patch(settings):
+    with torch.no_grad(), tracing(TracingContext(fake)), config.patch(settings), _hoisting():
         run: Any = compile_fx_inner(outer, examples, cpp_wrapper=True)
     # Without the fake tensors that it is made of.
     shapes = [(room.shape, room.dtype) for room in rooms]
@@ -126,6 +131,34 @@ def _compiled(step: Step, moving: Tree, given: Tree) -> Loop:
         return trees.rebuilt(report, found)
 
     return loop
+
+
+@contextlib.contextmanager
+def _hoisting() -> Iterator[None]:
+    """Meanwhile, compiled loops make handles and memory before their first step."""
+    from torch._inductor.codegen.common import device_codegens, init_backend_registration
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+
+    base: Any = CppWrapperCpu
+
+    class Wrapper(base):  # type: ignore[misc]  # torch leaves it without types
+        @staticmethod
+        def create(*args: Any, **kwargs: Any) -> Any:
+            made: Any = Wrapper
+            return made()
+
+        def generate(self, is_inference: bool) -> Any:
+            code, declarations = super().generate(is_inference)
+            code.value = once(code.value)
+            return code, declarations
+
+    init_backend_registration()
+    backend = device_codegens["cpu"]
+    before, backend.cpp_wrapper_codegen = backend.cpp_wrapper_codegen, Wrapper
+    try:
+        yield
+    finally:
+        backend.cpp_wrapper_codegen = before
 
 
 def _traced(fn: Callable[..., Any], examples: list[Tensor]) -> fx.GraphModule:
