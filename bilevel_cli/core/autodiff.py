@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import counting, trees
+from bilevel_cli.core.forward_precision import SamePrecision
 from bilevel_cli.core.trees import Tree
 
 # Of torch's own code, at its first forward mode; since 2.14 it would tell every user.
@@ -168,11 +169,18 @@ def jacfwd(
         A function of x. Each leaf of the tree gets the dimensions of x behind its own, in the type
         of x.
     """
-    transformed = _under_torch_func(torch.func.jacfwd(fn, has_aux=has_aux))
+
+    def kept(x: Tensor) -> Tree:
+        if x.dtype == torch.float64 or torch.compiler.is_compiling():
+            return fn(x)
+        with SamePrecision():
+            return fn(x)
+
+    transformed = _under_torch_func(torch.func.jacfwd(kept, has_aux=has_aux))
 
     def along(x: Tensor, directions: Tensor) -> Tree:
         def pushed(direction: Tensor) -> Tree:
-            return torch.func.jvp(fn, (x,), (direction,), has_aux=has_aux)[1:]
+            return torch.func.jvp(kept, (x,), (direction,), has_aux=has_aux)[1:]
 
         return torch.func.vmap(pushed)(directions)
 
@@ -189,7 +197,7 @@ def jacfwd(
         return (whole, aux) if has_aux else whole
 
     def differentiated(x: Tensor) -> Tree:
-        # torch 2.13 promotes the tangent of a 0-dim tensor times a Python number to float64.
+        # What is compiled has no `SamePrecision`, and its result may be wider.
         def restored(jacobian: Tensor) -> Tensor:
             return jacobian.to(x.dtype)
 

@@ -308,6 +308,26 @@ def test_forward_mode_keeps_the_precision_of_its_argument() -> None:
         torch.testing.assert_close(aux, torch.tensor(2.0, dtype=dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_a_matrix_product_follows_a_scalar_times_a_number_in_forward_mode(
+    at_once: int | None,
+) -> None:
+    # As in an inner step on a loss that multiplies an outer parameter by a number, before a layer.
+    def scaled(x: Tensor) -> Tensor:
+        return matrix @ ((0.5 * x[0] - 3.0) * 0.1 - x[1]).expand(3)
+
+    def stepped(x: Tensor) -> Tensor:
+        one = torch.ones((), dtype=x.dtype)
+        slope = autodiff.grad(lambda z: 0.5 * x[0] * (z - 3.0) ** 2 + x[1] * z)(one)
+        return matrix @ (one - 0.1 * slope).expand(3)
+
+    matrix, x = torch.arange(9.0).view(3, 3).float(), torch.tensor([0.3, -0.7]).float()
+    for fn, slopes in ((scaled, [0.05, -1.0]), (stepped, [0.2, -0.1])):
+        found = autodiff.jacfwd(fn, at_once=at_once)(x)
+        expected = matrix.sum(1, keepdim=True) * torch.tensor([slopes]).float()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_a_mapping_ends_where_it_raises() -> None:
     def fail(x: Tensor) -> Tensor:
         assert autodiff.mapped()
