@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 
 .PHONY: help
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */  make \1|/' | awk -F'|' '{printf "%-26s %s\n", $$1, $$2}'
 
 .PHONY: install
 install: $(READY)  ## the project and its tools, into .venv

@@ -51,6 +51,12 @@ def test_it_counts_the_methods() -> None:
     assert int(counted[1]) == len(list((ROOT / "conf" / "method").glob("*.yaml")))
 
 
+def test_make_help_lists_every_target_that_has_a_description() -> None:
+    described = re.findall(r"^(\S+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert re.findall(r"^  make (\S+) ", shown.stdout, re.MULTILINE) == described
+
+
 def test_its_links_lead_to_files_and_headings() -> None:
     text = README.read_text()
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
