@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from bilevel_cli.core.blocks import Blocks, check_batch_size, epochs, mean
-from bilevel_cli.core.random import Stream
+from bilevel_cli.core.blocks import Blocks, check_batch_size, epochs, epochs_ahead, mean
+from bilevel_cli.core.random import Epoch, Stream
 from bilevel_cli.runs import checkpoint
 
 
@@ -35,6 +37,30 @@ def test_how_a_stream_is_asked_does_not_change_what_it_says() -> None:
     one, other = stream(), stream()
     at_once = epochs("inner", 5, 12, one)
     assert torch.equal(at_once, torch.cat([epochs("inner", 5, 1, other) for _ in range(12)]))
+
+
+SIZES = {"inner": 1, "outer": 5, "meta": 12}  # a name has one size, as `epochs` asks for
+ASKED = st.lists(st.tuples(st.sampled_from(sorted(SIZES)), st.integers(1, 13)), max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ASKED, st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 99))
+def test_epochs_drawn_ahead_are_those_of_the_steps(
+    asked: list[tuple[str, int]], stretches: list[int], seed: int
+) -> None:
+    # Some names are asked for twice in a step, some take more than an epoch, some exactly one.
+    step = [Epoch(name, SIZES[name], taken) for name, taken in asked]
+    ahead, one_by_one = stream(seed), stream(seed)
+    for steps in stretches:
+        found = epochs_ahead(step, steps, ahead)
+        rows = [[epochs(*epoch, one_by_one) for epoch in step] for _ in range(steps)]
+        for place, numbers in enumerate(found):
+            assert torch.equal(numbers, torch.stack([row[place] for row in rows]))
+        # A checkpoint between two stretches is that of single steps, entry by entry.
+        left, right = ahead.state(), one_by_one.state()
+        assert torch.equal(left["random"], right["random"])
+        assert list(left["orders"]) == list(right["orders"])
+        assert all(torch.equal(left["orders"][n], right["orders"][n]) for n in left["orders"])
 
 
 def test_epochs_of_two_names_do_not_mix() -> None:
