@@ -3,6 +3,7 @@
     python -m benchmarks all        everything, in about 20 minutes on two cores
     python -m benchmarks all --size quick --rounds 3 --seconds 6
     python -m benchmarks report     docs/benchmarks.md from the CSV files of a full run alone
+    python -m benchmarks --help     the other things to measure, each with options of its own
 
 Raw measurements go to a folder of CSV files, outputs/benchmarks_full; tables of anything but a full
 run stay beside theirs. A workload (`workloads/`) states

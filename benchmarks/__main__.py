@@ -1,7 +1,9 @@
 """`python -m benchmarks`: measures, and writes the page."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,65 +21,52 @@ from benchmarks import (
 )
 from benchmarks.stochastic import measure, table
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "folder": {"type": Path, "help": "of the CSV files; below outputs/ without it"},
+    "size": {"choices": ["full", "quick", "tiny"], "default": "full"},
+    "device": {"default": "cpu", "help": "option of bilevel-run: cpu, cuda"},
+    "rounds": {"type": int, "default": 9, "help": "times that each is measured; 9"},
+    "seconds": {"type": float, "default": 50, "help": "for a case, after three rounds; 50"},
+    "only": {"default": "", "help": "cases whose name contains this"},
+    "gpu": {"type": Path, "help": "CSV files of a GPU, for its rows in the page"},
+    "others": {"type": Path, "nargs": "*", "default": [], "help": "CSV files elsewhere"},
+    "data": {"default": "", "help": "folder of ijcnn1 and MNIST; synthetic ones without it"},
+    "page": {"type": Path, "help": "a whole full run's is below docs/, any other's in the folder"},
+    "before": {"type": Path, "help": "a checkout to compare with"},
+    "after": {"type": Path, "default": Path(), "help": "the other one; this one without it"},
+    "steps": {"type": int, "default": 2000, "help": "outer steps; 2000"},
+    "jobs": {"type": int, "default": 200, "help": "of a sweep; 200"},
+}
+
+
+class Command(NamedTuple):
+    """One of the things to measure.
+
+    Attributes:
+        help: What it does.
+        run: Does it, as the options say.
+        options: The names of those that it reads.
+    """
+
+    help: str
+    run: Callable[[argparse.Namespace], None]
+    options: tuple[str, ...]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "what",
-        choices=[
-            *("all", "time", "memory", "commands", "stochastic", "report"),
-            *("linear", "kernels", "precision", "labels", "curves"),
-            *("startup", "bookkeeping", "sweep", "scaling"),
-        ],
-    )
-    parser.add_argument("--folder", type=Path, help="of the CSV files; outputs/benchmarks_SIZE")
-    parser.add_argument("--size", choices=["full", "quick", "tiny"], default="full")
-    parser.add_argument("--device", default="cpu", help="option of bilevel-run: cpu, cuda")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=50, help="for a case, after three rounds")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--gpu", type=Path, help="CSV files of a GPU, for its rows in the page")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="CSV files elsewhere")
-    parser.add_argument("--data", default="", help="ijcnn1 and MNIST; synthetic ones without it")
-    parser.add_argument("--page", type=Path, help="a whole full run's is docs/benchmarks.md")
-    parser.add_argument("--before", type=Path, help="a checkout to compare with")
-    parser.add_argument("--after", type=Path, help="the other one, of startup")
-    parser.add_argument("--steps", type=int, default=2000, help="outer steps, of bookkeeping")
-    parser.add_argument("--jobs", type=int, default=200, help="of a sweep")
+    parts = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    for name, command in COMMANDS.items():
+        part = parts.add_parser(name, help=command.help, description=command.help)
+        part.set_defaults(what=name, run=command.run)
+        for option in command.options:
+            part.add_argument(f"--{option}", **OPTIONS[option])
     given = parser.parse_args()
-    if given.what == "linear":  # a table by itself, which the page quotes
-        linear.run(given.size, given.device, given.rounds, given.only)
-        return
-    if given.what == "kernels":  # likewise
-        kernels.run()
-        return
-    if given.what == "precision":  # likewise, in docs/precision.md
-        precision.run(given.device, given.only)
-        return
-    if given.what == "labels":  # likewise, into docs/labels.md
-        from benchmarks import labels  # here: it needs cleanlab
+    given.run(given)
 
-        labels.run(given.folder or Path("outputs/benchmarks_labels"), given.only)
-        return
-    if given.what == "curves":  # of the peers, for docs/benchmark.md
-        from benchmarks.stochastic import curves  # here: it needs JAX
 
-        folder = given.folder or Path("outputs/benchmarks_curves")
-        curves.run(folder, given.only, given.data, given.seconds)
-        return
-    if given.what in ("startup", "bookkeeping"):  # likewise
-        trees = given.before or Path(), given.after or Path()
-        if given.what == "startup":
-            startup.startup(trees, given.rounds)
-        else:
-            startup.bookkeeping(trees, given.rounds, given.steps)
-        return
-    if given.what == "sweep":  # likewise, in docs/scaling.md
-        sweep.run(given.folder or Path("outputs/benchmarks_sweep"), given.jobs, given.before)
-        return
-    if given.what == "scaling":  # its own page, docs/scaling.md
-        scaling(given)
-        return
+def write_page(given: argparse.Namespace) -> None:
+    """Measures all that docs/benchmarks.md shows or a part of it, and writes a page."""
     part = f"_{given.only.replace(' ', '_')}" if given.only else ""
     given.folder = given.folder or Path(f"outputs/benchmarks_{given.size}{part}")
     # Quick figures, those of some cases or of one part never replace the published ones.
@@ -104,6 +93,21 @@ def main() -> None:
     report.write(given.folder, given.page, given.gpu, given.others)
 
 
+def labels(given: argparse.Namespace) -> None:
+    """Measures and writes the tables of docs/labels.md."""
+    from benchmarks import labels as tools  # here: it needs cleanlab
+
+    tools.run(given.folder or Path("outputs/benchmarks_labels"), given.only)
+
+
+def curves(given: argparse.Namespace) -> None:
+    """Measures the curves of the JAX peers, for docs/benchmark.md."""
+    from benchmarks.stochastic import curves as peers  # here: it needs JAX
+
+    folder = given.folder or Path("outputs/benchmarks_curves")
+    peers.run(folder, given.only, given.data, given.seconds)
+
+
 def scaling(given: argparse.Namespace) -> None:
     """Measures and writes docs/scaling.md, or of another size or one part a page elsewhere.
 
@@ -125,6 +129,57 @@ def scaling(given: argparse.Namespace) -> None:
     if missing := [fit for fit in fits.read(folder) if fits.missed(fit)]:
         raise SystemExit("\n".join(f"{fit.of} along {fit.along}: not explained" for fit in missing))
 
+
+PAGE = ("folder", "size", "device", "rounds", "seconds", "only", "gpu", "others", "data", "page")
+COMMANDS = {
+    "all": Command("everything, into docs/benchmarks.md", write_page, PAGE),
+    "time": Command("seconds of a hypergradient against the peers", write_page, PAGE),
+    "memory": Command("memory of a hypergradient against the peers", write_page, PAGE),
+    "commands": Command("seconds of whole commands", write_page, PAGE),
+    "stochastic": Command("stochastic methods against JAX", write_page, PAGE),
+    "report": Command("the page of CSV files that are there", write_page, PAGE),
+    "curves": Command(
+        "curves of the JAX peers, for docs/benchmark.md",
+        curves,
+        ("folder", "only", "data", "seconds"),
+    ),
+    "labels": Command("the tables of docs/labels.md", labels, ("folder", "only")),
+    "linear": Command(
+        "what each device.linear gains, as a table",
+        lambda given: linear.run(given.size, given.device, given.rounds, given.only),
+        ("size", "device", "rounds", "only"),
+    ),
+    "kernels": Command("the kernels chosen on this machine", lambda given: kernels.run(), ()),
+    "precision": Command(
+        "gaps of bfloat16 to float32, for docs/precision.md",
+        lambda given: precision.run(given.device, given.only),
+        ("device", "only"),
+    ),
+    "startup": Command(
+        "seconds to the first row, of two checkouts",
+        lambda given: startup.startup((given.before or Path(), given.after), given.rounds),
+        ("before", "after", "rounds"),
+    ),
+    "bookkeeping": Command(
+        "microseconds of a step besides its estimate, of two checkouts",
+        lambda given: startup.bookkeeping(
+            (given.before or Path(), given.after), given.rounds, given.steps
+        ),
+        ("before", "after", "rounds", "steps"),
+    ),
+    "sweep": Command(
+        "what a sweep takes before its first job and after its last",
+        lambda given: sweep.run(
+            given.folder or Path("outputs/benchmarks_sweep"), given.jobs, given.before
+        ),
+        ("folder", "jobs", "before"),
+    ),
+    "scaling": Command(
+        "how time and memory grow, into docs/scaling.md",
+        scaling,
+        ("folder", "size", "only", "jobs", "before", "page"),
+    ),
+}
 
 if __name__ == "__main__":
     import sys

@@ -112,6 +112,16 @@ def test_the_published_page_is_written_by_a_whole_full_run_alone(
     assert written == [Path(page)]
 
 
+def test_a_benchmark_refuses_an_option_that_it_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "kernels", "--jobs", "3"])
+    with pytest.raises(SystemExit) as refused:
+        importlib.import_module("benchmarks.__main__").main()
+    assert refused.value.code == 2
+    assert "--jobs" in capsys.readouterr().err
+
+
 def test_memory_is_measured_in_a_fresh_process_or_its_reason_is_printed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
