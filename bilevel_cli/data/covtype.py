@@ -24,9 +24,9 @@ class Covtype(Rows):
 
     Args:
         root: Folder that holds the file; null for the cache folder.
-        train: As of `Source`.
-        validation: As of `Source`.
-        test: As of `Source`.
+        train: Number of training examples; null for all.
+        validation: Number of validation examples; null for all but those for test.
+        test: Number of test examples, possibly 0.
     """
 
     benchmark = True
