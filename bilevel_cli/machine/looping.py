@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Tree
+from bilevel_cli.machine.loop_bounds import unchecked
 from bilevel_cli.machine.loop_code import once
 
 Step = Callable[[Tree, Tree], tuple[Tree, Tree]]
@@ -98,6 +99,11 @@ def _compiled(step: Step, moving: Tree, given: Tree) -> Loop:
         traced = _traced(body, examples)
     constants = _lifted(traced)
     examples += map(faked, constants)
+    longest = min(len(x) for x in every)
+    own = range(2 + count, 2 + count + len(every))
+    known: dict[int, Tensor | None] = {0: torch.arange(longest), **dict.fromkeys(own)}
+    known |= dict(enumerate(constants, 2 + count + len(every)))
+    bounds = unchecked(traced, known)
     _refuse_random_numbers(traced)
     rooms = _write_in_place(traced, count)
     examples += rooms
@@ -125,6 +131,10 @@ def _compiled(step: Step, moving: Tree, given: Tree) -> Loop:
             raise ValueError(
                 "A compiled loop needs tensors of the shapes that it was compiled for."
             )
+        if steps > longest or any(
+            not bound.holds(tensors[bound.place - 2][:steps]) for bound in bounds
+        ):
+            raise IndexError("A compiled loop is given too few rows, or a number of none of them.")
         start, stop = torch.zeros(1, dtype=torch.int64), torch.full((1,), steps)
         found = [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
         run([start, stop, *tensors, *constants, *found])
