@@ -5,8 +5,8 @@ CUDA graphs are of NVIDIA's GPUs. Another accelerator that records kernels adds 
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +41,9 @@ def captured(step: OuterStep, how: str | None, device: torch.device) -> OuterSte
 class Replayed:
     """An outer step that is recorded at its first call, and replayed at every call.
 
-    It is recorded anew where its arguments have other entries than before: a pool of inner iterates
-    begins with the first outer step, and so is in the memory of the second.
+    Data of other entries than before have a recording of their own: a method may be given all
+    examples now and then. Where the memory has other entries, the recording is made anew: a pool of
+    inner iterates begins with the first outer step, and so is in the memory of the second.
 
     Kernels are replayed on the memory they were recorded on. So each call copies its arguments into
     buffers, and returns copies of the results, which the next call leaves alone. Where data repeat
@@ -56,31 +57,45 @@ class Replayed:
 
     def __init__(self, step: OuterStep, record: Record) -> None:
         self._step, self._record = step, record
-        self._buffers: tuple[Params, StepData, Any] | None = None
-        self._results: Tree = None
-        self._replay: Callable[[], None] = lambda: None
+        self._recordings: dict[Hashable, _Recording] = {}  # by the entries of the data
 
     def __call__(self, outer: Params, data: StepData, carry: Any) -> Estimate:
-        if self._buffers is not None and _nesting(self._buffers) != _nesting((outer, data, carry)):
-            self._buffers, self._results, self._replay = None, None, lambda: None
-        if self._buffers is None:
+        kind, given = nesting(tuple(data)), (outer, data, carry)
+        known = self._recordings.get(kind)
+        if known is not None and nesting(known.buffers) != nesting(given):
+            del self._recordings[kind]  # before the next one: memory may not hold both
+            known = None
+        if known is None:
             buffers = (
                 trees.map_leaves(torch.clone, outer),
                 StepData(*trees.map_leaves(trees.copied, data)),
                 trees.map_leaves(torch.clone, carry),  # whole: it may repeat at the first step only
             )
-            self._results, self._replay = self._record(lambda: self._step(*buffers))
-            self._buffers = buffers  # now: a call may raise, and be made again
+            known = _Recording(buffers, *self._record(lambda: self._step(*buffers)))
+            self._recordings[kind] = known  # now: a call may raise, and be made again
         else:
-            trees.map_leaves(_fill, self._buffers, (outer, data, carry))
-        self._replay()
-        return Estimate(*trees.map_leaves(torch.clone, self._results))
+            trees.map_leaves(_fill, known.buffers, given)
+        known.replay()
+        return Estimate(*trees.map_leaves(torch.clone, known.results))
 
 
-def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Callable[[], None]]:
+class _Recording(NamedTuple):
+    buffers: tuple[Params, StepData, Any]
+    results: Tree
+    replay: Callable[[], None]
+
+
+def cuda_graph(
+    fn: Callable[[], Tree], device: torch.device, warm_up: int = WARM_UP
+) -> tuple[Tree, Callable[[], None]]:
     """Records `fn` in a CUDA graph.
 
     Where it raises, torch and the GPU are as before.
+
+    Args:
+        fn: Computes on tensors of the device.
+        device: The GPU.
+        warm_up: How often to call `fn` before.
 
     Returns:
         The tensors of its result, and a function that computes them again in the same memory.
@@ -95,7 +110,7 @@ def cuda_graph(fn: Callable[[], Tree], device: torch.device) -> tuple[Tree, Call
         stream = _side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # which torch leaves current where a recording fails
-            for _ in range(WARM_UP):
+            for _ in range(warm_up):
                 fn()
             recorded = _recorded(fn, stream)
         torch.cuda.current_stream().wait_stream(stream)
@@ -158,11 +173,11 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int] | None) -> None:
 _abandoned: list[torch.cuda.CUDAGraph] = []
 
 
-def _nesting(tree: Tree) -> Any:
+def nesting(tree: Tree) -> Hashable:
     """The names of all entries of a tree, in whatever order they are."""
     if isinstance(tree, dict):
-        return {name: _nesting(value) for name, value in tree.items()}
-    return None if tree is None or isinstance(tree, Tensor) else tuple(map(_nesting, tree))
+        return frozenset((name, nesting(value)) for name, value in tree.items())
+    return None if tree is None or isinstance(tree, Tensor) else tuple(map(nesting, tree))
 
 
 def _fill(buffer: Tensor, x: Tensor) -> Tensor:

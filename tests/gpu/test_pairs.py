@@ -61,7 +61,8 @@ def test_a_graph_whose_results_the_next_replay_changes_is_caught(
     class GivesItsOwnMemory(capture.Replayed):
         def __call__(self, *given: Any) -> Estimate:
             super().__call__(*given)
-            return Estimate(*self._results)
+            (recording,) = self._recordings.values()
+            return Estimate(*recording.results)
 
     monkeypatch.setattr(capture, "Replayed", GivesItsOwnMemory)
     row = pairs.check("quadratic", "reverse")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from configs import composed, one_in, small
 from problems import Quadratic
+from replays import rerun
 from runners import runner_in
 from torch import Tensor
 
@@ -47,16 +48,6 @@ TASKS = ["quadratic", "toy", "hpo", "reweight", "meta", "distill", "sinusoid"]
 PAIRS = [(task, method) for task in TASKS for method in ("reverse", "iaptt")] + [
     (task, "cg") for task in TASKS if task not in ("meta", "sinusoid")
 ]
-
-
-def rerun(fn: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
-    """A graph of sorts for the CPU: on the same memory, and with no results before its replay."""
-    results = trees.map_leaves(lambda x: torch.zeros_like(x).contiguous(), fn())
-
-    def replay() -> None:
-        trees.map_leaves(Tensor.copy_, results, fn())
-
-    return results, replay
 
 
 def trajectory(step: OuterStep, method: Hypergradient[Any], place: str = "cpu") -> list[Estimate]:
@@ -115,6 +106,28 @@ def test_a_memory_that_grows_at_the_first_step_is_held_whole_from_the_second_on(
 
     step = outer_step(method, loop)
     assert_equal(trajectory(Replayed(step, record), method), trajectory(step, method))
+    assert len(counts) == 2
+
+
+def test_data_of_either_kind_are_recorded_once_where_a_method_asks_for_all_examples_at_times() -> (
+    None
+):
+    counts: list[int] = []
+
+    def record(fn: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
+        counts.append(1)
+        return rerun(fn)
+
+    def step(outer: Any, data: StepData, carry: Any) -> Estimate:
+        every = sum(x["x"].sum() for x in data.whole.values())
+        return Estimate({}, data.inner["x"].sum() + every, carry, {})
+
+    replayed = Replayed(step, record)
+    for number in range(6):
+        data = minibatches(torch.full((2, 1), float(number)))
+        if number % 3 == 0:
+            data = data._replace(whole={"inner": {"x": torch.full((4,), 100.0 + number)}})
+        assert replayed({}, data, {}).loss == step({}, data, {}).loss
     assert len(counts) == 2
 
 
