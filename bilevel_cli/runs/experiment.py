@@ -14,8 +14,11 @@ from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
-from bilevel_cli.machine.capture import captured
+from bilevel_cli.core.trees import Tree
+from bilevel_cli.machine.capture import captured, cuda_graph
+from bilevel_cli.machine.looping import Loop, Step, compiled
 from bilevel_cli.machine.ranks import Ranks
+from bilevel_cli.machine.recording import recorded
 from bilevel_cli.metrics.base import Metric
 from bilevel_cli.nn.autocasting import used
 from bilevel_cli.runs.plan import Schedule
@@ -77,9 +80,16 @@ class Machine:
 
     @property
     def fuses(self) -> bool:
-        """Whether outer steps are to be compiled many at a time."""
-        one = self.ranks.count == 1
-        return self.capture == "compile" and one and is_host(self.device) and used() is None
+        """Whether outer steps are to be compiled or recorded many at a time."""
+        host = is_host(self.device) and used() is None
+        able = {"compile": host, "cuda_graph": True}
+        return self.ranks.count == 1 and able.get(self.capture or "", False)
+
+    def looped(self, step: Step, moving: Tree, given: Tree) -> Loop:
+        """A loop over `step`, captured as the device is asked to; else as `looping.compiled`."""
+        if self.capture == "compile":
+            return compiled(step, moving, given)
+        return recorded(step, moving, given, lambda fn, calls: cuda_graph(fn, self.device, calls))
 
     def captured(self, step: OuterStep) -> OuterStep:
         """`step`, captured as the device is asked to.

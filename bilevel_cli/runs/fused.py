@@ -12,7 +12,7 @@ from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.trees import Scalar, Tree
-from bilevel_cli.machine.looping import Loop, NotCompiled, compiled
+from bilevel_cli.machine.looping import Loop, NotCompiled
 from bilevel_cli.runs.flags import Flags
 from bilevel_cli.runs.moving import Member
 from bilevel_cli.runs.state import COSTS, Inputs, RunState
@@ -78,7 +78,8 @@ class Fused:
         self._room = trees.map_leaves(lambda x: x.new_zeros(self._longest, *x.shape[1:]), example)
         one = _one_step(self.members[0], outer_step)
         step = one if len(self.members) == 1 else autodiff.vmap(one)
-        self._loop: Loop = compiled(step, self._moving(), self._room)
+        machine = self.members[0].run.machine
+        self._loop: Loop = machine.looped(step, self._moving(), self._room)
 
     def advance(self, steps: int) -> list[Taken]:
         """Takes outer steps of each run, as many as take a moment, and `steps` at most."""
@@ -188,9 +189,17 @@ class Fusion:
             unfused: The outer step as it is taken where it cannot be fused.
         """
         if self.alone(inputs):
-            return self.outer_step(*inputs)
+            return (unfused if self.captures_alone else self.outer_step)(*inputs)
         fused = self._compiled()
         return unfused(*inputs) if fused is None else fused.estimates()[0]
+
+    @property
+    def captures_alone(self) -> bool:
+        """Whether steps that are never fused are captured: those that come again, where a recording
+        is made at once. To compile them would take longer than they do.
+        """
+        often = self._run.experiment.method.whole_every is not None
+        return often and self._run.machine.capture == "cuda_graph"
 
     def alone(self, inputs: Inputs) -> bool:
         """Whether a step is of those that are never fused."""

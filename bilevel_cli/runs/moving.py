@@ -30,6 +30,7 @@ class Member:
             run.ahead = Ahead(part, schedule.inner_steps, run.outer, run.random)
         self.ahead = run.ahead
         self.updates = updates(run)
+        self._device = run.machine.device
         self._carry: Tree = None
 
     def moving(self) -> Tree:
@@ -37,16 +38,12 @@ class Member:
         run = self.run
         if run.carry is not self._carry:
             run.carry = self._carry = trees.map_leaves(_own, run.carry)
-        memory = {
-            name: {n: x for n, x in run.optimizer.state[value].items() if isinstance(x, Tensor)}
-            for name, value in run.outer.items()
-        }
         # Exact up to 2^53, whatever a run counts in.
-        spent = {name: torch.as_tensor(getattr(run, name), dtype=torch.float64) for name in COSTS}
+        spent = {name: self._placed(getattr(run, name)).double() for name in COSTS}
         return {
             "outer": run.outer,
             "carry": run.carry,
-            "memory": memory,
+            "memory": trees.map_leaves(self._placed, self._memory()),
             "noted": trees.map_leaves(_own, self.flags.noted()),
             "spent": trees.map_leaves(_own, spent),
         }
@@ -58,17 +55,17 @@ class Member:
             moving: Of the structure that `moving` returns.
             steps: During how many outer steps.
         """
-        run, before = self.run, self.moving()
-        for part in ("outer", "memory"):
-            trees.map_leaves(_copied, before[part], moving[part])
+        run = self.run
+        trees.map_leaves(_copied, run.outer, moving["outer"])
+        trees.map_leaves(_copied, self._memory(), moving["memory"])
         run.step += steps
         run.carry = self._carry = moving["carry"]
         self.flags.note(moving["noted"])
         for name, total in moving["spent"].items():
-            before = getattr(run, name)
-            setattr(
-                run, name, total.to(before.dtype) if isinstance(before, Tensor) else _number(total)
-            )
+            # Reading it waits until the steps are taken: so their time is known, and bounded.
+            before, number = getattr(run, name), _number(total)
+            known = isinstance(before, Tensor)
+            setattr(run, name, torch.full_like(before, number) if known else number)
 
     def given(self, drawn: Tree, lr: list[list[float]]) -> Tree:
         """What outer steps are given besides what moves, each tensor of shape [steps, ...].
@@ -80,8 +77,8 @@ class Member:
         first = self.run.step + 1
         return {
             "drawn": drawn,
-            "number": torch.arange(first, first + len(lr)),
-            "lr": torch.tensor(lr, dtype=torch.float64),
+            "number": torch.arange(first, first + len(lr), device=self._device),
+            "lr": self._placed(torch.tensor(lr, dtype=torch.float64)),
         }
 
     def next_given(self, steps: int) -> Tree:
@@ -93,6 +90,20 @@ class Member:
         """What the next step is given, for which data were drawn."""
         groups = self.run.optimizer.param_groups
         return self.given(self.run.drawn, [[float(group["lr"]) for group in groups]])
+
+    def _memory(self) -> Tree:
+        """What the optimizer remembers, some of it on the host: it may count its steps there."""
+        state = self.run.optimizer.state
+        return {
+            name: {n: x for n, x in state[value].items() if isinstance(x, Tensor)}
+            for name, value in self.run.outer.items()
+        }
+
+    def _placed(self, x: Tensor | float) -> Tensor:
+        """A tensor or a number, where the run computes. Waits for nothing."""
+        if isinstance(x, Tensor):
+            return x.to(self._device, non_blocking=True)
+        return torch.full((), x, dtype=torch.float64, device=self._device)
 
 
 def updates(run: RunState) -> dict[str, tuple[int, Update]]:

@@ -51,7 +51,8 @@ class Replicas:
         self._alike: set[Runner] = set()  # those whose outer steps are known to be one function
         self._fuses = True
         self._together: Fused | None = None
-        self._steps: dict[int, episodes.OuterStep] = {}  # mapped ones, by the number of replicas
+        # Mapped ones, by the number of replicas and whether they are captured.
+        self._steps: dict[tuple[int, bool], episodes.OuterStep] = {}
 
     def run(self, bar: Bar | None = None) -> list[Row | BaseException]:
         """Takes the outer steps that remain. Returns the last scores of each, or what it raised.
@@ -129,16 +130,17 @@ class Replicas:
 
     def _mapped(self, runners: list[Runner], inputs: list[Inputs]) -> list[Estimate]:
         count, first = len(runners), runners[0]
-        if count not in self._steps:
+        captures = not first.fusion.on or first.fusion.captures_alone
+        if (count, captures) not in self._steps:
             chunk = None if self._at_once >= count else self._at_once
             mapped = autodiff.vmap(first.outer_step, chunk_size=chunk)
-            # The first of steps that are fused is the only one that is not.
-            self._steps[count] = mapped if first.fusion.on else first.machine.captured(mapped)
+            taken = first.machine.captured(mapped) if captures else mapped
+            self._steps[count, captures] = taken
             if chunk:
                 log.info("The memory budget holds the graphs of %d replicas at once.", chunk)
         (outer, data, carry), *others = inputs
         outer, parts, carry = trees.map_leaves(_stack, (outer, tuple(data), carry), *others)
-        found = self._steps[count](outer, StepData(*parts), carry)
+        found = self._steps[count, captures](outer, StepData(*parts), carry)
         return [Estimate(*_row(tuple(found), number)) for number in range(count)]
 
 
