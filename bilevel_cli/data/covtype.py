@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bilevel_cli.data.base import Labelled, Rows, Splits, standardized
+from bilevel_cli.data.base import Examples, Labelled, Splits, standardized
 from bilevel_cli.data.reading import files
 
 FEATURES, CLASSES = 54, 7
@@ -15,7 +15,7 @@ MAX_MEGABYTES = 120.0  # unpacked; the official file has 75.2
 NAMES = ("covtype.data.gz", "covtype.data", "covtype.bz2", "covtype")  # of UCI, and of LIBSVM
 
 
-class Covtype(Rows):
+class Covtype(Examples):
     """581,012 patches of forest, 54 features, 7 kinds of trees (Blackard, 1998).
 
     Reads `covtype.data.gz` of UCI, or the same table as LIBSVM has it, `covtype.bz2`; packed or

@@ -3,6 +3,7 @@
 Each writes below `folder` and returns the overrides with which its option reads what it wrote.
 """
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,13 @@ def omniglot(folder: Path) -> list[str]:
 def ijcnn1(folder: Path) -> list[str]:
     write_ijcnn1(folder / "libsvm")
     return [f"data.root={folder}", "data.test=4"]
+
+
+def covtype(folder: Path) -> list[str]:
+    rows = np.random.default_rng(0).integers(0, 9, size=(70, 54))
+    lines = [",".join(map(str, [*row, number % 7 + 1])) for number, row in enumerate(rows)]
+    (folder / "covtype.data.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    return [f"data.root={folder}", "data.train=40", "data.validation=20", "data.test=10"]
 
 
 def cifar10(folder: Path) -> list[str]:
