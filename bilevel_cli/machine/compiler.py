@@ -5,10 +5,14 @@ its symbolic sizes, and sympy with them, to compare two shapes. Both take longer
 outer step of a small run: 1.4 of the 2.7 seconds of CPU time from the command to that step.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import logging
 import operator
 import sys
+import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -61,3 +65,16 @@ def defer() -> None:
         has_below = spec.submodule_search_locations is not None
         module = sys.modules[name] = Deferred(name, has_below, known)
         setattr(parent, last, module)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Meanwhile, the compiler keeps to itself what concerns those who write it."""
+    told = logging.getLogger("torch._inductor.ir")
+    before, told.disabled = told.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        told.disabled = before

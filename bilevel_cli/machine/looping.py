@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Tree
+from bilevel_cli.machine.compiler import quietly
 from bilevel_cli.machine.loop_bounds import unchecked
 from bilevel_cli.machine.loop_code import once
 
@@ -53,7 +54,8 @@ def compiled(step: Step, moving: Tree, given: Tree) -> Loop:
             of what moves; or torch does not compile it.
     """
     try:
-        return _compiled(step, moving, given)
+        with quietly():
+            return _compiled(step, moving, given)
     except NotCompiled:
         raise
     except Exception as error:  # of torch, which raises whatever its parts do

@@ -4,18 +4,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.method import Estimate
-from bilevel_cli.core.trees import Scalar, Tree
+from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Params, Scalar, Tree
 from bilevel_cli.machine.looping import Loop, NotCompiled
 from bilevel_cli.runs.flags import Flags
 from bilevel_cli.runs.moving import Member
 from bilevel_cli.runs.state import COSTS, Inputs, RunState
+from bilevel_cli.runs.stretch import Stretch, alike
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +25,6 @@ LONGEST = 1024  # outer steps of a call
 BYTES = 2**25  # of what is drawn for them ahead
 FEWEST = 4  # outer steps of a call, for which it is worth to be compiled
 SECONDS = 0.25  # of a call, about: a signal waits for its end
-
-
-class Stretch(NamedTuple):
-    """What a run asks for: that outer steps be taken, after none of which anything is due.
-
-    Attributes:
-        steps: How many there are; fewer may be taken.
-    """
-
-    steps: int
 
 
 class Taken(NamedTuple):
@@ -78,8 +70,16 @@ class Fused:
         self._room = trees.map_leaves(lambda x: x.new_zeros(self._longest, *x.shape[1:]), example)
         one = _one_step(self.members[0], outer_step)
         step = one if len(self.members) == 1 else autodiff.vmap(one)
+
+        def fused(moving: Tree, given: Tree) -> tuple[Tree, Tree]:
+            # Each run gathers from examples of its own: it is their numbers that are mapped.
+            rows = self._apart(given["drawn"])
+            data = [tuple(m.ahead.data(row)) for m, row in zip(self.members, rows, strict=True)]
+            return step(moving, {**given, "drawn": self._together(data, 0)})
+
         machine = self.members[0].run.machine
-        self._loop: Loop = machine.looped(step, self._moving(), self._room)
+        self._loop: Loop = machine.looped(fused, self._moving(), self._room)
+        self._compare(outer_step)
 
     def advance(self, steps: int) -> list[Taken]:
         """Takes outer steps of each run, as many as take a moment, and `steps` at most."""
@@ -100,13 +100,36 @@ class Fused:
         ]
 
     def estimates(self) -> list[Estimate]:
-        """The estimates of the next outer step, for which the runs have drawn. No run moves."""
+        """The estimates of the next outer step, for which the runs have drawn.
+
+        No run moves yet; when it takes the step, it goes where the compiled one has gone.
+        """
         moving = trees.map_leaves(torch.clone, self._moving())
         report = self._taken(moving, [member.drawn_given() for member in self.members])
+        for member, own in zip(self.members, self._apart(moving), strict=True):
+            member.intend(own)
         return [
             Estimate(row["grad"], row["report"]["outer_loss"], own["carry"], row["metrics"])
             for row, own in zip(report, self._apart(moving), strict=True)
         ]
+
+    def _compare(self, outer_step: OuterStep) -> None:
+        """Raises NotCompiled where the next hypergradient is another one than by itself.
+
+        A compiler has faults too. Costs one outer step.
+        """
+        drawn, inputs = [member.run.drawn for member in self.members], []
+        for member in self.members:
+            with member.ahead.undone():
+                inputs.append(member.run.draw())
+        found = self.estimates()
+        for member, before, one, given in zip(self.members, drawn, inputs, found, strict=True):
+            member.run.drawn, member.run.intended = before, None
+            own = outer_step(*one).grad
+            size = float(trees.norm(own))
+            gap = float(trees.norm(trees.axpy(-1.0, own, given.grad)))
+            if math.isfinite(size) and not gap <= _tolerance(own) * size:
+                raise NotCompiled(f"compiled, its hypergradient is {gap / size:.2g} off")
 
     def _taken(self, moving: Tree, given: list[Tree]) -> list[Tree]:
         """Has so many steps change what moves. Returns what the last one reports, of each run."""
@@ -171,7 +194,7 @@ class Fusion:
             except Exception as error:
                 self.give_up(error)
                 return 0
-        return _alike(self._run)
+        return alike(self._run)
 
     def advance(self, steps: int) -> Taken:
         """Takes outer steps, as many as take a moment, and `steps` at most."""
@@ -220,8 +243,14 @@ class Fusion:
         return self._fused if self.on else None
 
 
+def _tolerance(grad: Params) -> float:
+    """Beyond rounding, which methods that divide by something small have made larger."""
+    return float(torch.finfo(next(iter(grad.values())).dtype).eps ** 0.25)
+
+
 def _one_step(member: Member, outer_step: OuterStep) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
-    """One outer step of a run, as a pure function of what moves and what it is given.
+    """One outer step of a run, as a pure function of what moves and what it is given: its data,
+    its number and the step sizes.
 
     Args:
         member: The run.
@@ -232,7 +261,7 @@ def _one_step(member: Member, outer_step: OuterStep) -> Callable[[Tree, Tree], t
 
     def step(moving: Tree, given: Tree) -> tuple[Tree, Tree]:
         outer, memory = moving["outer"], moving["memory"]
-        data = member.ahead.data(given["drawn"])
+        data = StepData(*given["drawn"])
         grad, loss, carry, metrics = outer_step(outer, data, moving["carry"])
         cost = member.run.cost(carry, metrics)._asdict()
         spent = {name: total + problems * cost[name] for name, total in moving["spent"].items()}
@@ -259,33 +288,3 @@ def _one_step(member: Member, outer_step: OuterStep) -> Callable[[Tree, Tree], t
         }
 
     return step
-
-
-def _alike(run: RunState) -> int:
-    """How many of the next outer steps are of one kind, and have nothing due after them.
-
-    0 where the next one is given all examples, or where a budget is to end the run and the
-    costs of a step are known only after it.
-    """
-    schedule, step = run.plan.schedule, run.step
-    due = min(schedule.outer_steps, *(step // n * n + n for n in schedule.cadence))
-    if schedule.budget is not None:
-        try:
-            cost = run.cost(run.carry, _Untold()).inner_grads
-        except KeyError:
-            return 0
-        each = float(cost) * (run.experiment.task.episodes or 1)
-        due = min(due, step + math.ceil((schedule.budget - run.inner_grads) / max(each, 1.0)))
-    every = run.experiment.method.whole_every
-    whole = due if every is None else step + -step % every
-    return min(due - step - 1, whole - step)
-
-
-class _Untold(dict[str, Any]):
-    """Metrics of a step that is not taken yet: whoever asks for one gets a KeyError."""
-
-    def __missing__(self, name: str) -> Any:
-        raise KeyError(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        raise KeyError(name)

@@ -48,6 +48,15 @@ class Member:
             "spent": trees.map_leaves(_own, spent),
         }
 
+    def intend(self, moving: Tree) -> None:
+        """Has the next outer step go where it has gone in a copy of what moves."""
+
+        def move() -> None:
+            trees.map_leaves(_copied, self.run.outer, moving["outer"])
+            trees.map_leaves(_copied, self._memory(), moving["memory"])
+
+        self.run.intended = move
+
     def move(self, moving: Tree, steps: int) -> None:
         """Takes over what has moved.
 
@@ -95,7 +104,7 @@ class Member:
         """What the optimizer remembers, some of it on the host: it may count its steps there."""
         state = self.run.optimizer.state
         return {
-            name: {n: x for n, x in state[value].items() if isinstance(x, Tensor)}
+            name: {n: x for n, x in state.get(value, {}).items() if isinstance(x, Tensor)}
             for name, value in self.run.outer.items()
         }
 

@@ -18,11 +18,12 @@ from bilevel_cli.machine.ranks import ALONE
 from bilevel_cli.methods.parts import graphs
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs.driver import drive
-from bilevel_cli.runs.fused import Answer, Asked, Fused, Stretch
+from bilevel_cli.runs.fused import Answer, Asked, Fused
 from bilevel_cli.runs.one_function import unmappable
 from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.runner import Runner
 from bilevel_cli.runs.state import Inputs
+from bilevel_cli.runs.stretch import Stretch
 
 log = logging.getLogger(__name__)
 

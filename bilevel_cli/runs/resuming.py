@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # A longer run extends a shorter one, and one that diverged may go on in another way: nothing
 # changes about the steps already taken.
 FREE = {"outer_steps", "budget", "on_divergence"}
+# How the same steps are computed: all but the last digits of numbers stay.
+HOW = {"device.capture"}
 
 
 def check(
@@ -78,6 +80,7 @@ def _others(saved: dict[str, Any], identity: Identity, folder: Path) -> list[str
         ValueError: It is of another device, which nothing overrules.
     """
     settings = differing(saved["settings"], identity.settings, FREE)
+    how = {name: settings.pop(name) for name in HOW & settings.keys()}
     origin = differing(saved["origin"], identity.origin)
     if change := origin.pop("device", None):
         raise ValueError(
@@ -85,11 +88,11 @@ def _others(saved: dict[str, Any], identity: Identity, folder: Path) -> list[str
             f"on here: {change}. Use that, or another hydra.run.dir."
         )
     data = [change] if (change := origin.pop("data", None)) else []
-    if origin:
+    if otherwise := {**how, **origin}:
         log.warning(
             "%s goes on otherwise than it began: %s. Numbers may differ in their last digits.",
             folder,
-            ", ".join(origin.values()),
+            ", ".join(otherwise.values()),
         )
     return [
         f"{folder} holds a run with other {what}: {', '.join(changes)}."

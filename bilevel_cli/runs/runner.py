@@ -18,13 +18,14 @@ from bilevel_cli.runs.divergence import Divergence
 from bilevel_cli.runs.doubts import Doubts
 from bilevel_cli.runs.driver import drive
 from bilevel_cli.runs.experiment import Experiment, Identity, Machine
-from bilevel_cli.runs.fused import Answer, Asked, Fusion, Stretch, Taken
+from bilevel_cli.runs.fused import Answer, Asked, Fusion, Taken
 from bilevel_cli.runs.judgement import Judgement
 from bilevel_cli.runs.plan import Plan
 from bilevel_cli.runs.progress import Progress
 from bilevel_cli.runs.rows import NEW, Rows
 from bilevel_cli.runs.saved_result import save_result
 from bilevel_cli.runs.state import Inputs, RunState
+from bilevel_cli.runs.stretch import Stretch
 from bilevel_cli.vocabulary import CHECKPOINT
 
 log = logging.getLogger(__name__)

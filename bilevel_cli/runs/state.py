@@ -54,6 +54,7 @@ class RunState:
         hvps: Second-order products taken, likewise.
         ahead: Draws the data of outer steps, many of them at once.
         drawn: What it has drawn for the next outer step.
+        intended: Takes the step of the optimizer, where it is known with the estimate.
     """
 
     def __init__(self, experiment: Experiment, machine: Machine, plan: Plan) -> None:
@@ -68,6 +69,7 @@ class RunState:
         self._optimize: Callable[[], Any] | None = None  # a step, once the first one is taken
         self.ahead: Ahead | None = None
         self.drawn: Tree = None
+        self.intended: Callable[[], None] | None = None
 
     @property
     def over(self) -> bool:
@@ -255,6 +257,11 @@ class RunState:
 
     def _move(self, grad: Params) -> None:
         """Moves the outer parameters against their hypergradient."""
+        if self.intended is not None:
+            self.intended()
+            self.intended = None
+            self.scheduler.step()
+            return
         for name, value in self.outer.items():
             value.grad = grad[name]
         if self._optimize is None:
