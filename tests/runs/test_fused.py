@@ -147,9 +147,9 @@ def test_steps_that_are_given_all_examples_are_taken_by_themselves(tmp_path: Pat
 
 
 def test_replicas_in_one_loop_move_as_each_alone(tmp_path: Path) -> None:
-    # Each has examples and a start of its own.
-    batches = ("task=logistic", "data=breast_cancer", "task.start=random", "method=saba")
-    sizes = ("task.batch_size=40", "task.outer_batch_size=40", "suggest.inner_lr=0.001", *CADENCE)
+    # Each has examples, labels and a start of its own.
+    batches = ("task=reweight", "data=digits", "data.train=60", "data.validation=60", "method=saba")
+    sizes = ("task.batch_size=20", "task.outer_batch_size=20", *CADENCE)
 
     def runs(kind: str) -> list[Runner]:
         capture = FUSED if kind == "fused" else UNFUSED
