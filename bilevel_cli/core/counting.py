@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TypeVar
 
 Part = TypeVar("Part")
@@ -15,11 +15,21 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 @contextlib.contextmanager
 def told(listener: Listener) -> Iterator[None]:
     """Has `counted` tell `listener` within the context, in the thread that entered it."""
-    before = _listener.set(listener)
+    before = tell(listener)
     try:
         yield
     finally:
-        _listener.reset(before)
+        untell(before)
+
+
+def tell(listener: Listener) -> Token[Listener | None]:
+    """As `told` where it begins: what is returned is for `untell`. For what is done often."""
+    return _listener.set(listener)
+
+
+def untell(before: Token[Listener | None]) -> None:
+    """As `told` where it ends."""
+    _listener.reset(before)
 
 
 def counted(parts: Iterable[Part], count: int) -> Iterator[Part]:
@@ -29,8 +39,8 @@ def counted(parts: Iterable[Part], count: int) -> Iterator[Part]:
         parts: Computed as they are asked for.
         count: How many they are.
     """
-    tell = _listener.get()
+    listener = _listener.get()
     for number, part in enumerate(parts, 1):
-        if tell is not None:
-            tell(number, count)
+        if listener is not None:
+            listener(number, count)
         yield part

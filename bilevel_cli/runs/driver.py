@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from bilevel_cli.core import counting
 from bilevel_cli.errors import out_of_memory
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.machine.signals import Interrupted, stop_requests
@@ -109,8 +110,12 @@ def drive(
                 clock.runs, before = len(turn), clock.seconds
                 clock.start()
                 # Several processes stop after the same step, or wait for each other.
-                with shown.estimating(requests if ranks.count == 1 else []):
+                before_it = counting.tell(shown.estimating(requests if ranks.count == 1 else []))
+                try:
                     found = answers(turn, [asked.pop(run) for run in turn])
+                finally:
+                    counting.untell(before_it)
+                shown.estimated()
                 waiting = list(asked)
                 for run, answer in zip(turn, found, strict=True):
                     proceed(run, answer)

@@ -196,6 +196,12 @@ class Fusion:
                 return 0
         return alike(self._run)
 
+    def answer(self, asked: Asked, unfused: OuterStep) -> Answer:
+        """What the run asks for; `unfused` as in `estimate`."""
+        if isinstance(asked, Stretch):
+            return self.advance(asked.steps)
+        return self.estimate(asked, unfused)
+
     def advance(self, steps: int) -> Taken:
         """Takes outer steps, as many as take a moment, and `steps` at most."""
         fused = self._compiled()

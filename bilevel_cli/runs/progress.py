@@ -110,15 +110,15 @@ class Progress:
             self._evaluated = ""
             self._draw()
 
-    @contextlib.contextmanager
-    def estimating(self, requests: list[int]) -> Iterator[None]:
+    def estimating(self, requests: list[int]) -> counting.Listener:
         """Shows how many parts of a long outer step are done, and does not let a signal wait.
 
         Args:
             requests: The signals so far that ask to stop after the step.
 
-        Raises:
-            Stopped: In the midst of the step, `WAIT` seconds after the first of them.
+        Returns:
+            Is to be told of the parts of the step. It raises Stopped in the midst of the step,
+            `WAIT` seconds after the first signal.
         """
         since = self._clock()
         asked: list[float] = []
@@ -132,11 +132,11 @@ class Progress:
             if now - since >= LONG:
                 self._count(number, count, "part")
 
-        try:
-            with counting.told(part):
-                yield
-        finally:
-            self._evaluated = ""
+        return part
+
+    def estimated(self) -> None:
+        """Shows that no outer step goes on."""
+        self._evaluated = ""
 
     def _count(self, number: int, count: int, what: str = "evaluating") -> None:
         self._evaluated = f"{what} {number}/{count}"

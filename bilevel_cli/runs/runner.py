@@ -125,9 +125,9 @@ class Runner:
 
     def answer(self, asked: Asked) -> Answer:
         """What `steps` asks for, of this run alone."""
-        if isinstance(asked, Stretch):
-            return self.fusion.advance(asked.steps)
-        return self.fusion.estimate(asked, self.estimate)
+        if not self.fusion.on:
+            return self.estimate(*asked)
+        return self.fusion.answer(asked, self.estimate)
 
     def steps(self, progress: Progress, requests: list[int]) -> Generator[Any, Any, Row]:
         """As `run`, but asks for what it does not compute itself: see `Asked` and `Answer`.
@@ -146,7 +146,7 @@ class Runner:
             self.save()
         while not self.state.over:
             try:
-                if steps := self.fusion.steps():
+                if self.fusion.on and (steps := self.fusion.steps()):
                     yield from self._take_stretch(steps, progress, requests)
                 else:
                     scores = yield from self._take_step(scores, progress, requests)

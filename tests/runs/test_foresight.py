@@ -82,11 +82,11 @@ def test_a_signal_waits_for_a_short_step_and_stops_a_long_one_between_two_column
         clock.now += 1.0
         return 2 * vector
 
-    with shown.estimating(requests):
+    with counting.told(shown.estimating(requests)):
         Exact(damping=0.0, rtol=None).solve(matvec, torch.ones(5), torch.zeros(5))
     assert done == 5  # within the seconds that a signal waits
     done = 0
-    with pytest.raises(Stopped) as stopped, shown.estimating(requests):
+    with pytest.raises(Stopped) as stopped, counting.told(shown.estimating(requests)):
         Exact(damping=0.0, rtol=None).solve(matvec, torch.ones(100), torch.zeros(100))
     assert stopped.value.signum == signal.SIGTERM
     assert done <= progress.WAIT + 2
@@ -97,7 +97,7 @@ def test_the_parts_of_a_long_step_are_shown_and_those_of_a_short_one_are_not(
 ) -> None:
     clock = Clock()
     shown = Progress(3, clock=clock)
-    with caplog.at_level(logging.INFO), shown.estimating([]):
+    with caplog.at_level(logging.INFO), counting.told(shown.estimating([])):
         for _ in counting.counted(range(100), 100):
             clock.now += 1.0
     assert [record.getMessage() for record in caplog.records] == [
