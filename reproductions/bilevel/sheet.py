@@ -64,6 +64,8 @@ def table(problem: Problem, folder: Path) -> list[list[str]]:
 
 def verdict(problem: Problem, method: str, end: End) -> str:
     """Whether our end is the published one; if not, why, as far as that is known."""
+    if not end.steps:
+        return "differs: diverges at these step sizes before its first row"
     published = problem.published.get(method)
     if published is None:
         return "nothing published to compare with"
