@@ -138,6 +138,7 @@ def test_a_run_goes_on_fused_where_it_was_not_and_the_reverse(tmp_path: Path) ->
     check_same(moved(last), moved(alone))
 
 
+@pytest.mark.slow
 def test_steps_that_are_given_all_examples_are_taken_by_themselves(tmp_path: Path) -> None:
     batches = ("task=logistic", "data=breast_cancer", "task.batch_size=40")
     method = ("method=srba", "method.period=7", "task.outer_batch_size=40")
@@ -166,6 +167,7 @@ def test_replicas_in_one_loop_move_as_each_alone(tmp_path: Path) -> None:
         check_same(moved(one), moved(alone))
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_fused_run_where_it_ends_another(tmp_path: Path) -> None:
     overrides = ("task=quadratic", "method=soba", "inner_steps=3", "budget=70", *CADENCE)
     ours, theirs = both(tmp_path, *overrides)

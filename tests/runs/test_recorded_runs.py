@@ -82,6 +82,7 @@ def test_a_run_of_recordings_of_other_methods_is_that_of_the_same_steps_in_pytho
     check(method, tmp_path, monkeypatch, "optimizer=adam")
 
 
+@pytest.mark.slow
 def test_replicas_are_recorded_together_and_have_the_numbers_of_each_alone(tmp_path: Path) -> None:
     words = ["task=quadratic", "method=soba", *CHOSEN, *small("quadratic"), GRAPH]
     words += ["outer_steps=24", "log_every=12"]
