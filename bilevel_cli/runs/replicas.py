@@ -93,7 +93,7 @@ class Replicas:
                 self._together = Fused(known, runners[0].outer_step)
             except NotCompiled as error:
                 log.info("The replicas take their outer steps each by itself: %s", error)
-                self._fuses = False
+                self._fuses, self._together = False, None
         return self._together
 
     def _maps(self, runners: list[Runner], inputs: list[Inputs] | None = None) -> bool:

@@ -17,6 +17,7 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import looping
 from bilevel_cli.machine.looping import NotCompiled
 from bilevel_cli.machine.signals import Interrupted
+from bilevel_cli.runs import replicas
 from bilevel_cli.runs.fused import Fused, Taken
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.runs.runner import Runner
@@ -165,6 +166,27 @@ def test_replicas_in_one_loop_move_as_each_alone(tmp_path: Path) -> None:
     for one, alone in zip(together.runners, runs("alone"), strict=True):
         alone.run()
         check_same(moved(one), moved(alone))
+
+
+def test_fewer_replicas_that_cannot_be_compiled_are_not_taken_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Together:
+        """Stands for a loop of whichever replicas it was made of."""
+
+        def __init__(self, members: list[Any], outer_step: Any) -> None:
+            if len(members) < 3:
+                raise NotCompiled("mine")
+            self.members = members
+
+    monkeypatch.setattr(replicas, "Fused", Together)
+    every = Replicas([made(tmp_path / str(k), *SABA, f"seed={k}", FUSED) for k in range(3)])
+    monkeypatch.setattr(every, "_maps", lambda runners: True)
+    for runner in every.runners:
+        runner.state.step = 1  # fused from the second step on
+        runner.fusion.steps()
+    assert isinstance(every._fused(every.runners), Together)
+    assert every._fused(every.runners[:2]) is None  # one of them has diverged
 
 
 @pytest.mark.slow
