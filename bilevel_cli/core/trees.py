@@ -1,7 +1,7 @@
 """Arithmetic on parameters, and walks over trees.
 
 Parameters (`Params`) are a flat dict of tensors of any shapes. Functions of two of them want the
-same keys, and the same shapes under each key. None changes what it is given.
+same keys, and the same shapes under each key. None but `written` changes what it is given.
 """
 
 from collections.abc import Callable, Iterable
@@ -112,6 +112,11 @@ def leaves(tree: Tree) -> list[Tensor]:
         return []
     values = tree.values() if isinstance(tree, dict) else tree
     return [leaf for value in values for leaf in leaves(value)]
+
+
+def written(x: Tensor, new: Tensor) -> Tensor:
+    """`x` in its own memory with the values of `new`, which may be `x` itself."""
+    return x if x is new else x.copy_(new)
 
 
 def rebuilt(tree: Tree, leaves: Iterable[Tensor]) -> Tree:

@@ -69,15 +69,15 @@ class _Recorded:
 
     def __call__(self, moving: Tree, given: Tree, steps: int) -> Tree:
         parts = self._parts(steps)
-        trees.map_leaves(_written, self._moving, moving)
-        trees.map_leaves(_written, self._given, given)
+        trees.map_leaves(trees.written, self._moving, moving)
+        trees.map_leaves(trees.written, self._given, given)
         first, report = 0, None
         for count in parts:
             self._first.fill_(first)
             report, replay = self._recordings[count]
             replay()
             first += count
-        trees.map_leaves(_written, moving, self._moving)
+        trees.map_leaves(trees.written, moving, self._moving)
         return trees.map_leaves(lambda x: x.clone(), report)  # the next replay writes there
 
     def _parts(self, steps: int) -> list[int]:
@@ -128,11 +128,7 @@ class _Recorded:
 def _replaced(x: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     if (x.shape, x.dtype) != (new.shape, new.dtype):
         raise NotCompiled("what moves changes its shape")
-    return _written(x, new)
-
-
-def _written(x: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    return x if x is new else x.copy_(new)
+    return trees.written(x, new)
 
 
 def _memory(x: torch.Tensor) -> int:

@@ -1,5 +1,7 @@
 """What moves in a run during its outer steps, and what these are given: trees of tensors."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -50,12 +52,7 @@ class Member:
 
     def intend(self, moving: Tree) -> None:
         """Has the next outer step go where it has gone in a copy of what moves."""
-
-        def move() -> None:
-            trees.map_leaves(_copied, self.run.outer, moving["outer"])
-            trees.map_leaves(_copied, self._memory(), moving["memory"])
-
-        self.run.intended = move
+        self.run.intended = partial(self._optimize, moving)
 
     def move(self, moving: Tree, steps: int) -> None:
         """Takes over what has moved.
@@ -65,8 +62,7 @@ class Member:
             steps: During how many outer steps.
         """
         run = self.run
-        trees.map_leaves(_copied, run.outer, moving["outer"])
-        trees.map_leaves(_copied, self._memory(), moving["memory"])
+        self._optimize(moving)
         run.step += steps
         run.carry = self._carry = moving["carry"]
         self.flags.note(moving["noted"])
@@ -99,6 +95,10 @@ class Member:
         """What the next step is given, for which data were drawn."""
         groups = self.run.optimizer.param_groups
         return self.given(self.run.drawn, [[float(group["lr"]) for group in groups]])
+
+    def _optimize(self, moving: Tree) -> None:
+        trees.map_leaves(trees.written, self.run.outer, moving["outer"])
+        trees.map_leaves(trees.written, self._memory(), moving["memory"])
 
     def _memory(self) -> Tree:
         """What the optimizer remembers, some of it on the host: it may count its steps there."""
@@ -139,7 +139,3 @@ def _number(x: Tensor) -> float:
 
 def _own(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
-
-
-def _copied(x: Tensor, new: Tensor) -> Tensor:
-    return x if x is new else x.copy_(new)

@@ -119,7 +119,7 @@ class Replicas:
 
     def _estimates(
         self, runners: list[Runner], inputs: list[Inputs]
-    ) -> Sequence[Estimate | Exception]:
+    ) -> Sequence[Answer | Exception]:
         if self._maps(runners, inputs):
             try:
                 return self._mapped(runners, inputs)
@@ -153,20 +153,13 @@ def apart(runners: list[Runner], inputs: list[Inputs]) -> str | None:
     return unmappable([runner.experiment for runner in runners], inputs)
 
 
-def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Estimate | Exception]:
+def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Answer | Exception]:
     """The estimates of runs, or what they raised; on a CPU on several threads, one core each."""
     first = runners[0]
     if not is_host(first.machine.device) or first.estimate is not first.outer_step:
-        return list(map(_estimate, runners, inputs))
+        return list(map(_answer, runners, inputs))
     with memory.shared(min(torch.get_num_threads(), len(runners))):
-        return on_cores(_estimate, runners, inputs)
-
-
-def _estimate(runner: Runner, given: Inputs) -> Estimate | Exception:
-    try:
-        return runner.fusion.estimate(given, runner.estimate)
-    except Exception as error:
-        return error
+        return on_cores(_answer, runners, inputs)
 
 
 def _answer(runner: Runner, asked: Asked) -> Answer | Exception:
