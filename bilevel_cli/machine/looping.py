@@ -18,6 +18,7 @@ from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine.compiler import quietly
 from bilevel_cli.machine.loop_bounds import unchecked
 from bilevel_cli.machine.loop_code import once
+from bilevel_cli.machine.loop_products import turn
 
 Step = Callable[[Tree, Tree], tuple[Tree, Tree]]
 """Takes what moves and what one step is given. Returns what moves, of the same structure, and what
@@ -107,6 +108,7 @@ def _compiled(step: Step, moving: Tree, given: Tree) -> Loop:
     known |= dict(enumerate(constants, 2 + count + len(every)))
     bounds = unchecked(traced, known)
     _refuse_random_numbers(traced)
+    turn(traced)
     rooms = _write_in_place(traced, count)
     examples += rooms
     with torch.no_grad(), fake:
@@ -130,9 +132,7 @@ def _compiled(step: Step, moving: Tree, given: Tree) -> Loop:
     def loop(moving: Tree, given: Tree, steps: int) -> Tree:
         tensors = [*trees.leaves(moving), *trees.leaves(given)]
         if [(x.shape, x.dtype, x.stride()) for x in tensors] != expected:  # it would read elsewhere
-            raise ValueError(
-                "A compiled loop needs tensors of the shapes that it was compiled for."
-            )
+            raise ValueError("A compiled loop needs tensors of the shapes it was compiled for.")
         if steps > longest or any(
             not bound.holds(tensors[bound.place - 2][:steps]) for bound in bounds
         ):

@@ -116,9 +116,9 @@ def test_a_loop_takes_as_many_steps_as_it_is_told_and_goes_on_from_there() -> No
     torch.testing.assert_close(moving["a"], rows["x"].sum(0) + rows["x"][0])
     torch.testing.assert_close(report["sum"], rows["x"][:5].sum() + rows["x"][0].sum())
     for wrong in ({"a": torch.zeros(4)}, {"a": torch.zeros(3).float()}, {"a": torch.zeros(6)[::2]}):
-        with pytest.raises(ValueError, match="shapes that it was compiled for"):
+        with pytest.raises(ValueError, match="shapes it was compiled for"):
             loop(wrong, rows, 1)
-    with pytest.raises(ValueError, match="shapes that it was compiled for"):
+    with pytest.raises(ValueError, match="shapes it was compiled for"):
         loop(moving, {n: x[:3] for n, x in rows.items()}, 1)  # less room than there was
 
 
