@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr
 
-from bilevel_cli.report.compare.statistics import student
+from bilevel_cli.report.compare.estimates import student
 from reproductions.figure import legend_below
 from reproductions.item import Figure, Item, Row, Run, Table, above, near
 from reproductions.results import Results, spread

@@ -1,6 +1,8 @@
 """Which runs are compared, at what cost, and what is said of them."""
 
+import fcntl
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,10 @@ from pages import TRAIN_HEADER, bilevel_report, by_label, method_at, reported, r
 from scipy import stats
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report.compare import statistics
-from bilevel_cli.report.compare.comparison import BEST, TIE, TOO_FEW, Budget
+from bilevel_cli.report.compare.comparison import BEST, BROKE, LEVEL, UNCOMPARED, WORSE, Budget
 from bilevel_cli.report.compare.configurations import configurations, differences
 from bilevel_cli.report.read import runs
-from bilevel_cli.report.show import terminal
+from bilevel_cli.report.show import cells, terminal
 
 # Configurations
 
@@ -134,96 +135,130 @@ def test_of_a_run_that_was_repeated_the_last_counts_however_it_ended(tmp_path: P
     assert any("run again later" in line for line in report.statements)
 
 
-# Statistics
+# Standings
 
 
-def test_the_interval_of_a_mean_is_student_s() -> None:
-    values = [0.91, 0.95, 0.93, 0.99]
-    found = statistics.student(values)
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert (found.value, found.low, found.high) == pytest.approx((0.945, low, high), rel=1e-12)
-    # By hand, of 1, 2, 3: deviation 1, t of 2 degrees of freedom 4.302653.
-    by_hand = statistics.student([1, 2, 3])
-    assert by_hand.high == pytest.approx(2 + 4.302653 / math.sqrt(3), rel=1e-6)
+def marks(root: Path, **question: Any) -> dict[str, str]:
+    """The words of each row, in their order."""
+    return {row.configuration.label: cells.mark(row) for row in reported(root, **question).rows}
 
 
-def test_one_seed_has_a_value_and_no_interval() -> None:
-    for estimate in (statistics.student, statistics.robust):
-        found = estimate([0.5])
-        assert (found.value, found.n) == (0.5, 1)
-        assert math.isnan(found.low)
-        assert math.isnan(estimate([]).value)
+def test_each_row_says_how_it_stands_to_the_best(tmp_path: Path) -> None:
+    method_at(tmp_path, "best", [0.60, 0.62, 0.64, 0.66])
+    method_at(tmp_path, "near", [0.65, 0.60, 0.65, 0.60])
+    method_at(tmp_path, "worse", [0.50, 0.515, 0.54, 0.56])
+    method_at(tmp_path, "short", [0.99])
+    said = marks(tmp_path)
+    assert list(said.items())[:2] == [("best", "best"), ("near", "level")]
+    assert list(said)[2:] == ["worse", "short"]  # of one seed, whatever it reached
+    assert said["short"] == "not compared: 1 seed"
+    # By hand: differences 0.10, 0.105, 0.10, 0.10; deviation 0.0025; three pairs share 5 %, of
+    # which t of 3 degrees of freedom is 4.857.
+    apart, half = 0.10125, 4.857 * 0.0025 / 2
+    assert said["worse"] == f"worse by {apart:.3f} [{apart - half:.3f}, {apart + half:.3f}]"
 
 
-@pytest.mark.parametrize("n", range(1, 13))
-def test_the_interquartile_mean_is_scipy_s_trimmed_one(n: int) -> None:
-    values = np.random.default_rng(n).normal(size=n)
-    found = statistics.interquartile_mean(values)
-    assert found == pytest.approx(stats.trim_mean(values, 0.25), rel=1e-12)
+def test_configurations_of_one_seed_each_are_in_order_and_not_compared(tmp_path: Path) -> None:
+    method_at(tmp_path, "low", [0.5])
+    method_at(tmp_path, "high", [0.6])
+    assert marks(tmp_path) == {"high": "best", "low": "not compared: 1 seed"}
+    assert list(marks(tmp_path, higher=False)) == ["low", "high"]
 
 
-def test_the_bootstrap_interval_is_scipy_s_and_the_same_at_every_call() -> None:
-    values = np.random.default_rng(0).normal(size=20)
-    found = statistics.robust(list(values))
-    other = stats.bootstrap(
-        (values,), lambda v, axis: stats.trim_mean(v, 0.25, axis=axis), method="percentile", rng=1
-    ).confidence_interval
-    # Both draw 10 000 resamples: their quantiles differ by a few hundredths of the width.
-    width = other.high - other.low
-    assert found.low == pytest.approx(other.low, abs=0.05 * width)
-    assert found.high == pytest.approx(other.high, abs=0.05 * width)
-    assert statistics.robust(list(values)) == found
+def test_losses_are_worse_by_what_they_are_higher(tmp_path: Path) -> None:
+    method_at(tmp_path, "low", [0.10, 0.11, 0.12])
+    method_at(tmp_path, "high", [0.30, 0.311, 0.32])
+    low, high = reported(tmp_path, higher=False).rows
+    assert (low.standing.kind, high.standing.kind) == (BEST, WORSE)
+    assert high.standing.behind is not None
+    by = high.standing.behind.by
+    assert by.value == pytest.approx(0.2, abs=1e-3)
+    assert 0 < by.low < by.value < by.high
 
 
-def test_seeds_in_common_are_compared_in_pairs() -> None:
-    # Seeds differ by 1, methods by 0.1 in each: only pairs show it.
-    one = {seed: seed + 0.1 for seed in range(6)}
-    other = {seed: float(seed) for seed in range(6)}
-    assert statistics.difference(one, other) == pytest.approx((0.1, 0.1))
-    apart = {seed + 6: value for seed, value in other.items()}
-    interval = statistics.difference(one, apart)
-    assert interval is not None
-    assert interval[0] < -1 < 1 < interval[1]
+def test_a_configuration_that_lost_runs_is_not_best_by_its_survivors(tmp_path: Path) -> None:
+    method_at(tmp_path, "steady", [0.7, 0.8, 0.75])
+    for seed, status in enumerate(["completed", "completed", "completed", *["diverged"] * 3]):
+        run_at(tmp_path / f"w{seed}", (0.1, 0.9), seed, status, choices={"method": "wild"})
+    for seed, status in enumerate(["completed", "completed", "failed"]):
+        run_at(tmp_path / f"f{seed}", (0.1, 0.8), seed, status, choices={"method": "frail"})
+    assert marks(tmp_path) == {
+        "steady": "best",
+        "frail": "1 of 3 failed",
+        "wild": "3 of 6 diverged",
+    }
+    text = terminal.text(reported(tmp_path), 100)
+    assert text.startswith("steady is best, since it alone lost no run: test accuracy")
+    assert text.count("3 of 6 diverged") == 1
 
 
-def test_fewer_than_three_seeds_in_common_show_no_difference() -> None:
-    three = {0: 1.0, 1: 1.0, 2: 1.0}
-    assert statistics.difference(three, {0: 0.0, 1: 0.0, 3: 0.0, 4: 0.0}) is None
-    assert statistics.difference(three, {0: 0.0, 1: 0.0}) is None
-    assert statistics.difference(three, {0: 0.0, 1: 0.0, 2: 0.0}) == (1.0, 1.0)
+def test_where_all_lost_runs_none_is_best(tmp_path: Path) -> None:
+    for seed, status in enumerate(["completed", "completed", "diverged"]):
+        run_at(tmp_path / f"a{seed}", (0.1, 0.9), seed, status, choices={"method": "a"})
+    for seed, status in enumerate(["completed", "diverged", "diverged"]):
+        run_at(tmp_path / f"b{seed}", (0.1, 0.95), seed, status, choices={"method": "b"})
+    report = reported(tmp_path)
+    assert [row.standing.kind for row in report.rows] == [BROKE, BROKE]
+    assert "No configuration is best" in terminal.text(report, 200)
 
 
-@pytest.mark.parametrize("seeds", [3, 6])
-def test_few_seeds_call_equal_methods_different_as_often_as_is_said(
-    seeds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
-    pairs = np.random.default_rng(0).normal(size=(400, 2, seeds))
-    found = [statistics.difference(dict(enumerate(a)), dict(enumerate(b))) for a, b in pairs]
-    wrong = sum(not interval[0] <= 0 <= interval[1] for interval in found if interval)
-    rate = statistics.EQUAL_CALLED_DIFFERENT[seeds] / 100
-    assert abs(wrong / 400 - rate) < 3 * math.sqrt(rate * (1 - rate) / 400)
+def test_ten_seeds_each_with_two_in_common_are_compared(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for method, first, mean in (("good", 0, 0.7), ("poor", 8, 0.65)):
+        for seed in range(first, first + 10):
+            final = mean + 0.02 * random.standard_normal()
+            run_at(tmp_path / f"{method}{seed}", (0.1, final), seed, choices={"method": method})
+    report = reported(tmp_path)
+    good, poor = ([row.values[name] for name in row.values] for row in report.rows)
+    behind = report.rows[1].standing.behind
+    assert behind is not None
+    twin = stats.ttest_ind(good, poor, equal_var=False)
+    assert behind.p == pytest.approx(twin.pvalue, rel=1e-9)
+    ends = twin.confidence_interval(0.95)
+    assert (behind.by.low, behind.by.high) == pytest.approx((ends.low, ends.high))
+    assert report.rows[1].standing.kind == WORSE
+    assert "Welch" in "".join(report.statements)
 
 
-def test_few_seeds_are_said_to_be_few(tmp_path: Path) -> None:
+def test_what_has_not_come_to_the_others_budget_has_just_begun(tmp_path: Path) -> None:
+    method_at(tmp_path, "done", [0.7, 0.8, 0.75])
+    with (tmp_path / "held").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for method, rows in (("first", ()), ("early", (0.1,)), ("half", (0.1, 0.2))):
+            folder = run_at(tmp_path / method, rows, status="running", choices={"method": method})
+            os.link(tmp_path / "held", folder / "lock")
+        report = reported(tmp_path)
+        said = marks(tmp_path)
+    assert report.budget.limit == 20  # they do not lower it
+    assert said == {
+        "done": "best",
+        "early": "not compared: just begun",
+        "first": "not compared: just begun",
+        "half": "not compared: 50 % done",
+    }
+    assert "that all that have arrived reached" in report.statements[0]
+
+
+def test_few_seeds_are_said_to_be_few_with_what_they_can_tell(tmp_path: Path) -> None:
     method_at(tmp_path, "best", [0.90, 0.92, 0.94])
-    method_at(tmp_path, "worse", [0.80, 0.82, 0.84])
-    assert any("with 3, about 26 of 100" in line for line in reported(tmp_path).statements)
+    method_at(tmp_path, "worse", [0.80, 0.82, 0.845])
+    # t of 2 and of 9 degrees of freedom, over the root of 3 and of 10.
+    said = f"with 3, a difference is shown from {4.3027 / math.sqrt(3):.2g} of its standard"
+    later = f"with 10, from {2.2622 / math.sqrt(10):.2g}."
+    assert any(said in line and later in line for line in reported(tmp_path).statements)
+    method_at(tmp_path / "more", "best", [0.90, 0.92, 0.94, 0.9, 0.92])
+    method_at(tmp_path / "more", "worse", [0.80, 0.82, 0.845, 0.81, 0.8])
+    assert not any("few seeds" in line for line in reported(tmp_path / "more").statements)
+
+
+def test_one_configuration_alone_is_not_compared(tmp_path: Path) -> None:
+    method_at(tmp_path, "cg", [0.7, 0.8])
+    report = reported(tmp_path)
+    assert report.rows[0].standing.kind == UNCOMPARED
+    assert "compared" not in terminal.text(report, 200)
 
 
 # Comparison
-
-
-def test_the_best_row_comes_first_and_its_ties_are_marked(tmp_path: Path) -> None:
-    method_at(tmp_path, "best", [0.90, 0.92, 0.94, 0.96])
-    method_at(tmp_path, "tied", [0.95, 0.90, 0.95, 0.90])
-    method_at(tmp_path, "worse", [0.80, 0.82, 0.84, 0.86])
-    method_at(tmp_path, "short", [0.80, 0.82])
-    marks = {row.configuration.label: row.mark for row in reported(tmp_path).rows}
-    assert list(marks.items())[:2] == [("best", BEST), ("tied", TIE)]
-    assert (marks["worse"], marks["short"]) == ("", TOO_FEW)
-    lowest = reported(tmp_path, higher=False).rows[0]
-    assert lowest.configuration.label == "short"
 
 
 def test_runs_are_compared_at_the_most_that_all_reached(tmp_path: Path) -> None:
@@ -288,7 +323,8 @@ def test_no_run_is_dropped_without_a_word(tmp_path: Path) -> None:
     assert report.budget.limit == 10  # the farthest that an unfinished run of x came
     assert list(row.values) == ["interrupted/4"]
     text = terminal.text(report, 200)
-    assert "2 of 6 diverged" in text
+    assert "4 of 6 broke: 2 diverged, 1 failed, 1 oom" in text
+    assert "1 of 6 interrupted, 1 of 6 killed" in text
     assert "9 runs in 2 configurations, 4 in the means; 2 diverged; 1 failed; 1 interrupted" in text
 
 
@@ -358,7 +394,7 @@ def test_scores_on_their_way_to_infinity_are_compared_without_a_warning(tmp_path
     method_at(tmp_path, "large", [1e308, -1e308, 1e308])
     method_at(tmp_path, "small", [1e-320, 0, 1e-320])
     report = reported(tmp_path)
-    assert report.rows[-1].mark == TIE
+    assert report.rows[-1].standing.kind == LEVEL
     assert terminal.text(report, 80)
 
 

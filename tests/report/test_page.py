@@ -20,9 +20,9 @@ from PIL import Image
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.compare.measure import Course
 from bilevel_cli.report.page import numbers, page, pictures
-from bilevel_cli.report.page.headline import headline
 from bilevel_cli.report.show import figures, palette
 from bilevel_cli.report.show.curves import Band, Curve, band, curve, end, spread, window
+from bilevel_cli.report.show.headline import headline
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -294,19 +294,21 @@ def test_a_report_of_a_run_without_rows_is_a_page(tmp_path: Path) -> None:
     assert data_of(found)["metric"] is None
 
 
-def test_the_headline_says_who_wins_and_who_ties(tmp_path: Path) -> None:
+def test_the_headline_says_who_wins_and_who_is_level(tmp_path: Path) -> None:
     found = three_methods(tmp_path / "all")
-    assert headline(found) == (
-        "good leads, level with near: test accuracy 0.91 \u00b1 0.02 after 20 outer steps. "
-        "2 of 11 runs broke."
+    assert headline(found, "\u00b1") == (
+        "good leads, level with near, as far as 3 seeds tell: test accuracy 0.91 [0.87, 0.94] "
+        "after 20 outer steps. 2 of 11 runs broke."
     )
-    for seed, method in itertools.product(range(3), ("good", "poor")):
+    for seed, method in itertools.product(range(5), ("good", "poor")):
         leave(tmp_path / "two", method, seed, [0.9 if method == "good" else 0.5 + seed / 100])
-    assert headline(reported(tmp_path / "two")).startswith("good is best: test accuracy 0.9 ")
-    assert "; next is poor, 0.51" in headline(reported(tmp_path / "two"))
+    assert headline(reported(tmp_path / "two")) == (
+        "good is best: test accuracy 0.9 +- 0 after 0 outer steps; "
+        "next is poor, worse by 0.38 [0.36, 0.40]."
+    )
     leave(tmp_path / "few", "a", 0, [0.5])
     leave(tmp_path / "few", "b", 0, [0.6])
-    assert "with too few seeds to tell it from a" in headline(reported(tmp_path / "few"))
+    assert headline(reported(tmp_path / "few")).startswith("b leads, not compared with a (1 seed):")
     leave(tmp_path / "only", "a", 0, [0.5])
     leave(tmp_path / "only", "b", 0, [], "oom")
     only = headline(reported(tmp_path / "only"))

@@ -12,8 +12,8 @@ from pages import PLOTLY, bilevel_report, reported, run_at
 from bilevel_cli.report import costs
 from bilevel_cli.report.costs import Cost
 from bilevel_cli.report.page import numbers, page
-from bilevel_cli.report.page.headline import headline
 from bilevel_cli.report.show import figures, papers, terminal
+from bilevel_cli.report.show.headline import headline
 
 JOULES = Cost(
     column="energy_j",

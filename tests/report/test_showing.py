@@ -69,9 +69,9 @@ def test_latex_escapes_what_it_would_take_for_commands(tmp_path: Path) -> None:
     table = papers.latex(reported(tmp_path))
     assert (
         r"a\_b\%\&\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}x & "
-        r"$\mathbf{0.8 \pm 0.2}$ & 3 & 20 & " in table
+        r"$\mathbf{0.8 [0.0, 1.0]}$ & best & 3 & 20 & " in table
     )
-    assert r"tied & \underline{$0.8 \pm 0.3$}" in table
+    assert r"tied & \underline{$0.8 [0.0, 1.0]$} & level & 3" in table
     rows = [line for line in table.splitlines() if line.endswith(r"\\")]
     assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
 
@@ -82,7 +82,7 @@ def test_markdown_has_as_many_cells_in_every_row(tmp_path: Path) -> None:
     lines = papers.markdown(reported(tmp_path)).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert "**0.8 +- 0.6**" in table[2]
+    assert "**0.8 [0.0, 1.0]** | best | 2 |" in table[2]
 
 
 def test_csv_has_options_and_numbers_in_full(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_watching_follows_new_runs_until_all_have_ended(
     text = capsys.readouterr().out
     assert "No run is there yet" in text
     assert text.count("configuration  ") == 4  # of five looks one saw nothing new
-    assert "0.8 +- 0.6" in text
+    assert "0.8 [0.0, 1.0]" in text
     assert "0.8" in table.read_text()
 
 

@@ -1,4 +1,4 @@
-"""From runs to a comparison: a row for each configuration, at one budget, with its ties."""
+"""From runs to a comparison: a row for each configuration, at one budget, with its standing."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,26 +6,36 @@ from dataclasses import replace
 import numpy as np
 
 from bilevel_cli.records.plain import plain
-from bilevel_cli.report.compare import statistics
+from bilevel_cli.report.compare import standings
 from bilevel_cli.report.compare.comparison import (
-    BEST,
     END,
     NO_NUMBER,
-    TIE,
-    TOO_FEW,
     TOO_LARGE,
+    UNCOMPARED,
     Budget,
     Report,
     Row,
+    Standing,
 )
 from bilevel_cli.report.compare.configurations import Configuration, configurations
+from bilevel_cli.report.compare.estimates import student
 from bilevel_cli.report.compare.fairness import unfair
-from bilevel_cli.report.compare.measure import Course, Point, course, is_higher_better, point
+from bilevel_cli.report.compare.measure import (
+    Course,
+    Point,
+    bounds,
+    course,
+    is_higher_better,
+    point,
+)
 from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.compare.scales import scale_of
 from bilevel_cli.report.compare.statements import statements
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.read.runs import Run
-from bilevel_cli.vocabulary import COMPLETED, MISSING, WITHOUT_A_NUMBER
+from bilevel_cli.vocabulary import COMPLETED, MISSING, RUNNING, WITHOUT_A_NUMBER
+
+BEGUN = 0.01  # the part of the budget up to which a configuration has just begun
 
 
 def compare(runs: list[Run], question: Question) -> Report:
@@ -41,11 +51,14 @@ def compare(runs: list[Run], question: Question) -> Report:
     budget = question.budget
     if budget.limit is None:
         budget = replace(budget, limit=_common(budget, groups, courses))
-    statistic = statistics.interquartile_mean if question.iqm else statistics.mean
+    lines = (line for run, line in courses.items() if run.status not in WITHOUT_A_NUMBER and line)
+    within = bounds(lines, higher)
     with np.errstate(over="ignore", invalid="ignore"):  # scores may be on their way to infinity
-        rows = [_row(group, courses, budget, question) for group in groups]
-        rows = _marked(rows, higher, statistic)
-    report = Report(runs, groups, rows, metric, higher, budget)
+        rows = [_row(group, courses, budget, question, within) for group in groups]
+        scale = scale_of([np.array(list(row.values.values())) for row in rows], *within)
+        unfinished = _unfinished(rows, courses, budget)
+        rows = standings.ordered(rows, higher, question.iqm, scale, unfinished)
+    report = Report(runs, groups, rows, metric, higher, budget, within, scale.name)
     report.statements.extend(statements(report, question, _ended_before(budget, rows, courses)))
     damaged = (line for run in runs for line in run.warnings)
     report.warnings.extend(map(plain, (*unfair(groups), *damaged)))
@@ -58,27 +71,33 @@ def _common(
     """The largest limit that all configurations reached; of a peak, the least in which all fit.
 
     A configuration reached what all of its completed runs did. Where none has completed yet, it
-    reached what the farthest of its runs did.
+    reached what the farthest of its runs did. One of which runs are still going, and none has
+    completed, has not arrived: those that have are compared without it.
     """
     if budget.column == END:
         return None
-    reached = []
+    arrived, underway = list[float](), list[float]()
     for group in groups:
         completed, unfinished = list[float](), list[float]()
         for run in group.runs:
-            line = courses[run]
-            if run.status in WITHOUT_A_NUMBER or line is None:
-                continue
-            spent = float(line.costs[budget.column][-1])
-            if np.isfinite(spent):
+            spent = _spent(run, courses[run], budget)
+            if run.status not in WITHOUT_A_NUMBER and np.isfinite(spent):
                 (completed if run.status == COMPLETED else unfinished).append(spent)
         if completed:
-            reached.append(max(completed) if budget.peak else min(completed))
+            arrived.append(max(completed) if budget.peak else min(completed))
         elif unfinished:
-            reached.append(max(unfinished))
+            going = any(run.status == RUNNING for run in group.runs)
+            (underway if going else arrived).append(max(unfinished))
+    # Where nothing has arrived, those that are past their start are compared as far as they are.
+    reached = arrived or [spent for spent in underway if spent > 0] or underway
     if not reached:
         return None
     return max(reached) if budget.peak else min(reached)
+
+
+def _spent(run: Run, line: Course | None, budget: Budget) -> float:
+    """What a run had spent of the budget at its last evaluation; NaN where that is unknown."""
+    return np.nan if line is None else float(line.costs[budget.column][-1])
 
 
 def _row(
@@ -86,6 +105,7 @@ def _row(
     courses: dict[Run, Course | None],
     budget: Budget,
     question: Question,
+    within: tuple[float, float],
 ) -> Row:
     counts = Counter(run.status for run in group.runs if run.status != COMPLETED)
     points: dict[str, Point] = {}
@@ -99,13 +119,13 @@ def _row(
         elif run.status == COMPLETED:
             counts[TOO_LARGE if line and budget.peak else NO_NUMBER] += 1
     values = {name: found.value for name, found in points.items()}
-    estimate = statistics.robust if question.iqm else statistics.student
     costs = {
         name: float(np.mean([found.costs[name] for found in points.values()]))
         for name in columns()
         if points
     }
-    return Row(group, values, estimate(list(values.values())), "", dict(counts), costs)
+    estimate = student(list(values.values()), question.iqm, within)
+    return Row(group, values, estimate, Standing(UNCOMPARED), dict(counts), costs)
 
 
 def _arrived(run: Run, line: Course | None, budget: Budget) -> bool:
@@ -124,26 +144,23 @@ def _arrived(run: Run, line: Course | None, budget: Budget) -> bool:
     return bool(line.costs[budget.column][-1] >= budget.limit)
 
 
-def _marked(rows: list[Row], higher: bool, statistic: statistics.Statistic) -> list[Row]:
-    """The rows in the order of `Report.rows`, with their marks.
-
-    A row is tied with the best where the interval of their difference contains 0.
-    """
-    sign = -1 if higher else 1
-    some = sorted((row for row in rows if row.values), key=lambda row: sign * row.estimate.value)
-    none = [row for row in rows if not row.values]
-    if len(rows) < 2 or not some:
-        return [*some, *none]
-    best, *others = some
-    marked = [replace(best, mark=BEST)]
-    for row in others:
-        interval = statistics.difference(_by_seed(best), _by_seed(row), statistic)
-        if interval is None:
-            marked.append(replace(row, mark=TOO_FEW))
-        else:
-            apart = interval[0] > 0 or interval[1] < 0
-            marked.append(replace(row, mark="" if apart else TIE))
-    return [*marked, *none]
+def _unfinished(
+    rows: list[Row], courses: dict[Run, Course | None], budget: Budget
+) -> dict[str, str]:
+    """How far configurations are that have no number yet and of which runs are going, by label."""
+    found = dict[str, str]()
+    for row in rows:
+        going = [run for run in row.configuration.runs if run.status == RUNNING]
+        if row.values or not going:
+            continue
+        label = row.configuration.label
+        if budget.column == END or budget.peak:
+            found[label] = RUNNING
+            continue
+        spent = [_spent(run, courses[run], budget) for run in going]
+        part = max(filter(np.isfinite, spent), default=0.0) / (budget.limit or np.inf)
+        found[label] = "just begun" if part < BEGUN else f"{int(100 * part)} % done"
+    return found
 
 
 def _ended_before(budget: Budget, rows: list[Row], courses: dict[Run, Course | None]) -> list[str]:
@@ -159,13 +176,3 @@ def _ended_before(budget: Budget, rows: list[Row], courses: dict[Run, Course | N
             if run.name in row.values and (line := courses[run])
         )
     ]
-
-
-def _by_seed(row: Row) -> dict[str, float]:
-    """The values of a row by seed; of several runs with one seed, their mean."""
-    found: dict[str, list[float]] = {}
-    for run in row.configuration.runs:
-        if run.name in row.values:
-            seed = run.name if run.seed is None else str(run.seed)
-            found.setdefault(seed, []).append(row.values[run.name])
-    return {seed: float(np.mean(values)) for seed, values in found.items()}

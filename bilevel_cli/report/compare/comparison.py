@@ -1,16 +1,22 @@
 """A comparison of runs: what all of its outputs show."""
 
+import math
 from dataclasses import dataclass, field
 
 from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.costs import cost_of
 from bilevel_cli.report.read.runs import Run
+from bilevel_cli.vocabulary import WITHOUT_A_NUMBER
 
-BEST, TIE, TOO_FEW = "best", "tie", "tie (too few seeds)"  # the marks of rows
+# How a configuration stands to the others; `show/cells.py` has the words for it.
+BEST, LEVEL, WORSE, BROKE, UNCOMPARED = "best", "level", "worse", "broke", "uncompared"
+ALONE = "alone"  # why the only configuration is not compared
 
 # Why a run that completed is not in the mean: words that are counted beside statuses.
 NO_NUMBER, TOO_LARGE = "without a number", "too large"
+LOST = (*WITHOUT_A_NUMBER, NO_NUMBER, TOO_LARGE)  # by what such a run did itself
 
+UNBOUNDED = (-math.inf, math.inf)  # the least and the most of a metric without bounds
 END = "end"  # in place of a column of costs: each run is compared at its end, whatever it cost
 
 
@@ -34,7 +40,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or interquartile mean over runs, with its 95 % interval.
+    """A mean or interquartile mean over runs, or a difference of two, with its interval.
 
     Attributes:
         value: The mean; NaN without runs.
@@ -49,6 +55,39 @@ class Estimate:
     n: int
 
 
+@dataclass(frozen=True)
+class Behind:
+    """By how much a configuration is worse than the best.
+
+    Attributes:
+        by: The difference of their means, positive where it is worse, with its interval at the
+            level of its step in Holm's correction; `n` is the number of seeds in common where they
+            were paired, and 0 where they were not.
+        p: The two-sided p value, not corrected.
+        limit: The p value that Holm's correction asks for: it is called worse at that or less.
+    """
+
+    by: Estimate
+    p: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a configuration stands to the others.
+
+    Attributes:
+        kind: `BEST`; `LEVEL` with the best, or `WORSE`; `BROKE` where some of its runs have no
+            number by their own doing, so that its mean is one of survivors; or `UNCOMPARED`.
+        why: Of `BROKE` and `UNCOMPARED`, such as "3 of 6 diverged" and "1 seed".
+        behind: Of `LEVEL` and `WORSE`.
+    """
+
+    kind: str
+    why: str = ""
+    behind: Behind | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """A configuration at the budget.
@@ -57,7 +96,7 @@ class Row:
         configuration: The configuration.
         values: The metric at the budget, by the name of the run; of runs that have a number there.
         estimate: The mean of these values.
-        mark: `BEST`, `TIE`, `TOO_FEW` or "".
+        standing: How it stands to the others.
         counts: How many runs did not complete, by status, and how many completed but have no
             number at the budget: {"diverged": 2, "without a number": 1}. A run that was stopped,
             or is still going, is counted here even where it reached the budget and is in the mean.
@@ -68,7 +107,7 @@ class Row:
     configuration: Configuration
     values: dict[str, float]
     estimate: Estimate
-    mark: str
+    standing: Standing
     counts: dict[str, int]
     costs: dict[str, float]
 
@@ -76,6 +115,11 @@ class Row:
     def doubtful(self) -> int:
         """How many runs doubt their numbers, those that are not in the mean included."""
         return sum(bool(run.doubts) for run in self.configuration.runs)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many runs have no number by their own doing, by what they did."""
+        return {status: count for status, count in self.counts.items() if status in LOST}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +133,8 @@ class Report:
         metric: The column of eval.csv or train.csv that is compared; "" where no run has any.
         higher: Whether more of the metric is better.
         budget: What each run may spend before it is compared.
+        within: The least and the most that the metric can be, as far as its values tell.
+        scale: What scores are compared on, such as "logits"; "" where as they are.
         statements: What a reader must know, a line each.
         warnings: What is unfair about the comparison, and which files are damaged; a line each.
     """
@@ -99,5 +145,7 @@ class Report:
     metric: str
     higher: bool
     budget: Budget
+    within: tuple[float, float] = UNBOUNDED
+    scale: str = ""
     statements: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """What a run had achieved when it reached a budget, and what it had spent by then."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -87,6 +87,24 @@ def is_higher_better(name: str, runs: Sequence[Run]) -> bool:
     """Whether more of a score is better, as the runs that have it say."""
     patterns = {pattern for run in runs for pattern in run.higher_is_better if has(run, name)}
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def bounds(courses: Iterable[Course], higher: bool) -> tuple[float, float]:
+    """The least and the most that a score can be, as far as all of its values tell.
+
+    It is not below 0 where it never was. One of which more is better ends at 1 where it was in
+    [0, 1] throughout, as an accuracy is; a loss may become larger.
+
+    Args:
+        courses: The score in each run.
+        higher: Whether more of it is better.
+    """
+    known = (one.values[np.isfinite(one.values)] for one in courses)
+    ends = [(float(one.min()), float(one.max())) for one in known if len(one)]
+    least, most = (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else (-1.0, 1.0)
+    if least < 0:
+        return -np.inf, np.inf
+    return 0.0, 1.0 if higher and most <= 1 else np.inf
 
 
 def has(run: Run, name: str) -> bool:

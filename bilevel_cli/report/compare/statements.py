@@ -3,10 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from bilevel_cli.report.compare.comparison import BEST, END, TIE, TOO_FEW, Budget, Report, Row
+from bilevel_cli.report.compare.comparison import (
+    BEST,
+    BROKE,
+    END,
+    LEVEL,
+    WORSE,
+    Report,
+    Row,
+)
 from bilevel_cli.report.compare.question import Question
-from bilevel_cli.report.compare.statistics import EQUAL_CALLED_DIFFERENT
+from bilevel_cli.report.compare.standings import FEW, seeds
+from bilevel_cli.report.compare.statistics import least
 from bilevel_cli.report.costs import cost_of
+from bilevel_cli.vocabulary import RUNNING
 
 
 def statements(report: Report, question: Question, ended_before: Sequence[str]) -> list[str]:
@@ -21,21 +31,21 @@ def statements(report: Report, question: Question, ended_before: Sequence[str]) 
         lines = ["No run has been evaluated: there is nothing to compare.", *_counted(report)]
         return [*lines, *_doubted(report.rows)]
     kind = "interquartile mean" if question.iqm else "mean"
-    interval = "bootstrap" if question.iqm else "Student's t"
     better = "higher" if report.higher else "lower"
     lines = [
-        f"{report.metric}, {better} is better: {kind} and 95 % interval ({interval}) over seeds, "
-        f"{_where(report.budget, question)}.",
+        f"{report.metric}, {better} is better: {kind} and 95 % interval over seeds, "
+        f"{_where(report, question)}.",
         *_counted(report),
     ]
     if ended_before:
         lines.append(
             f"Ended before that budget, and stand with their end: {', '.join(ended_before)}."
         )
-    return [*lines, *_ties(report.rows), *_doubted(report.rows)]
+    return [*lines, *_compared(report.rows, report.scale), *_doubted(report.rows)]
 
 
-def _where(budget: Budget, question: Question) -> str:
+def _where(report: Report, question: Question) -> str:
+    budget = report.budget
     row = "the last evaluation"
     if question.validation is not None:
         row = f"the evaluation with the best {question.validation}"
@@ -48,7 +58,8 @@ def _where(budget: Budget, question: Question) -> str:
         return f"{row} within {limit}"
     if budget.peak:
         return f"{row} within {limit}, the least in which all configurations fit"
-    return f"{row} within {limit}, the most that all configurations reached"
+    of = "all that have arrived" if _underway(report) else "all configurations"
+    return f"{row} within {limit}, the most that {of} reached"
 
 
 def _counted(report: Report) -> list[str]:
@@ -69,22 +80,34 @@ def _counted(report: Report) -> list[str]:
     return lines
 
 
-def _ties(rows: Sequence[Row]) -> list[str]:
-    marks = {row.mark for row in rows}
-    seeds = min((row.estimate.n for row in rows if row.mark != TOO_FEW and row.values), default=0)
+def _underway(report: Report) -> list[Row]:
+    """The configurations that have no number yet, and of which runs are going."""
+    return [row for row in report.rows if not row.values and RUNNING in row.counts]
+
+
+def _compared(rows: Sequence[Row], scale: str) -> list[str]:
+    """How rows were compared, and what a reader must know of those that were not."""
+    behind = [row.standing.behind for row in rows if row.standing.behind is not None]
     lines = []
-    if TIE in marks:
+    if behind:
+        paired = {one.by.n > 0 for one in behind}
+        how = "paired by seed" if True in paired else "Welch's, since few seeds are common"
+        how += ", or Welch's where few seeds are common" if len(paired) > 1 else ""
+        tests = f"t tests of {scale}" if scale else "t tests"
+        together = f" for all {len(behind)} together (Holm)" if len(behind) > 1 else ""
+        lines.append(f"compared with the best: {tests}, {how}, at 95 %{together}.")
+        fewest = min(seeds(row) for row in rows if row.standing.kind in (BEST, LEVEL, WORSE))
+        if fewest < FEW:
+            shown, later = (f"{least(count, len(behind)):.2g}" for count in (fewest, 10))
+            lines.append(
+                f"few seeds: with {fewest}, a difference is shown from {shown} of its standard "
+                f"deviations over seeds on; with 10, from {later}."
+            )
+    if any(row.standing.kind == BROKE and row.values for row in rows):
         lines.append(
-            "tie: the 95 % bootstrap interval of the difference to the best, paired by seed, "
-            "contains 0."
+            "Where runs broke, the mean is that of the others. It is not compared: a run that "
+            "broke counts as worse than any that did not."
         )
-    if len(rows) > 1 and marks - {BEST, TOO_FEW} and seeds in EQUAL_CALLED_DIFFERENT:
-        lines.append(
-            f"few seeds: with {seeds}, about {EQUAL_CALLED_DIFFERENT[seeds]} of 100 pairs of equal "
-            "methods would be called different."
-        )
-    if TOO_FEW in marks:
-        lines.append("too few seeds: with fewer than 3 in common, no difference is declared.")
     return lines
 
 

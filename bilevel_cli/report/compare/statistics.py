@@ -1,101 +1,275 @@
-"""Means over seeds, their intervals, and the intervals of their differences."""
+"""Means over seeds and their differences, with intervals, and the family of comparisons.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+All functions take samples along the last axis of arrays, so that one call serves a report and a
+simulation of a million of them alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit  # scipy.stats would take half a second to import
 
-from bilevel_cli.report.compare.comparison import Estimate
+from bilevel_cli.report.compare.scales import PLAIN, Scale
 
 Numbers = NDArray[np.float64]
-Statistic = Callable[[Numbers], Numbers]  # along the last axis
 
-LEVEL = 0.95
-RESAMPLES = 10_000
-FEWEST = 3  # seeds, below which no difference is declared
-
-# How many of 100 pairs of equal methods are called different, by the number of seeds. It should be
-# 5, but the bootstrap interval of few numbers is too narrow; with 20 seeds it is 7. The scores were
-# normal, in 4500 pairs for each number of seeds.
-EQUAL_CALLED_DIFFERENT = {3: 26, 4: 21, 5: 17, 6: 14, 7: 12, 8: 12, 9: 10}
+LEVEL = 0.95  # of an interval, and of all statements of a family together
+FEWEST_PAIRS = 3  # common seeds, below which methods that have other seeds too are not paired
 
 
-def mean(values: Numbers) -> Numbers:
-    """The mean along the last axis."""
-    return np.asarray(values.mean(axis=-1))
+class Measured(NamedTuple):
+    """Quantities with what their intervals by Student's t are made of.
 
-
-def interquartile_mean(values: Numbers) -> Numbers:
-    """The mean along the last axis without the lowest and the highest quarter, rounded down.
-
-    Of up to three values none is left out.
+    Attributes:
+        value: The quantities, an array of any shape.
+        error: Their standard errors, of the same shape; NaN of a sample of one.
+        freedom: Degrees of freedom of the standard errors, of the same shape.
     """
-    cut = values.shape[-1] // 4
-    return mean(np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut])
+
+    value: Numbers
+    error: Numbers
+    freedom: Numbers
+
+    def interval(self, level: ArrayLike = LEVEL) -> tuple[Numbers, Numbers]:
+        """Both ends of the interval; infinite where the error is not finite."""
+        half = stdtrit(self.freedom, (1 + np.asarray(level)) / 2) * self.error
+        half = np.where(np.isfinite(half), half, np.inf)
+        return self.value - half, self.value + half
+
+    def p(self) -> Numbers:
+        """The two-sided p value that the quantity is 0; 1 where it cannot be told.
+
+        Samples without any spread, as of methods without random numbers, differ for sure: p = 0.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = 2 * stdtr(self.freedom, -np.abs(self.value / self.error))
+        return np.where(np.isfinite(found), found, 1.0)
 
 
-def student(values: Sequence[float]) -> Estimate:
-    """The mean and its 95 % interval by Student's t, for values that are nearly normal."""
-    n = len(values)
-    if n == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    middle = float(np.mean(values))
-    if n == 1:
-        return Estimate(middle, np.nan, np.nan, 1)
-    # scipy.stats has it under another name, and takes half a second to import.
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(values, ddof=1) / np.sqrt(n))
-    return Estimate(middle, middle - half, middle + half, n)
+def location(values: Numbers, iqm: bool = False) -> Measured:
+    """The mean of each sample, or its interquartile mean.
 
+    The standard error of the interquartile mean is Yuen's (1974). It is made of the deviation of
+    the sample in which each value that is left out is replaced by the nearest one that is kept. Of
+    fewer than four values none is left out, and it is the error of the mean.
 
-def robust(values: Sequence[float]) -> Estimate:
-    """The interquartile mean and its 95 % interval by a percentile bootstrap.
-
-    As Agarwal et al. (2021, arXiv:2108.13264) advise. Every call resamples with the same seed, so
-    that the same values have the same interval.
+    Args:
+        values: Samples along the last axis.
+        iqm: Whether the lowest and the highest quarter, rounded down, are left out.
     """
-    n = len(values)
-    if n == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    array = np.asarray(values, dtype=np.float64)
-    middle = float(interquartile_mean(array))
-    if n == 1:
-        return Estimate(middle, np.nan, np.nan, 1)
-    low, high = _interval(interquartile_mean(array[_resampled(n)]))
-    return Estimate(middle, low, high, n)
+    n, cut = values.shape[-1], _cut(values.shape[-1], iqm)
+    return Measured(_center(values, cut), *_error(_winsorized(values, cut), n - 2 * cut))
+
+
+def bounded(found: Measured, low: float, high: float) -> tuple[Numbers, Numbers]:
+    """Both ends of the interval of a location of scores that are never below `low` or above `high`.
+
+    Close to a bound, scores are skewed away from it, and a sample that happens to lack its far ones
+    has too short an interval by Student's t. Its end away from a bound is put farther by 2 r^2 / d,
+    with r half of its width and d the distance of the location from the bound. This has the form
+    of Johnson's (1978) correction of t for skewness, which is about 2 or 3 deviations / d here. The
+    factor, and that the near end stays, were chosen by simulation: docs/report.md has the coverage.
+    """
+    least, most = found.interval()
+    half = (most - least) / 2
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        up = np.nan_to_num(2 * half**2 / (found.value - low), nan=0.0, posinf=np.inf)
+        down = np.nan_to_num(2 * half**2 / (high - found.value), nan=0.0, posinf=np.inf)
+    return np.maximum(least - down, low), np.minimum(most + up, high)
+
+
+def paired(one: Numbers, other: Numbers, iqm: bool = False) -> Measured:
+    """The location of `one` minus that of `other`, of samples that share their seeds.
+
+    The paired t test; of interquartile means Yuen's (Wilcox, 2012, section 5.9.5).
+
+    Args:
+        one: Samples along the last axis.
+        other: Of the same shape, the values of the same seeds.
+        iqm: As in `location`.
+    """
+    n, cut = one.shape[-1], _cut(one.shape[-1], iqm)
+    value = _minus(_center(one, cut), _center(other, cut))
+    apart = _winsorized(one, cut) - _winsorized(other, cut)
+    return Measured(value, *_error(apart, n - 2 * cut))
+
+
+def unpaired(one: Numbers, other: Numbers, iqm: bool = False) -> Measured:
+    """The location of `one` minus that of `other`, of samples that have nothing in common.
+
+    Welch's t test; of interquartile means Yuen's (1974).
+
+    Args:
+        one: Samples along the last axis.
+        other: Likewise, of any length.
+        iqm: As in `location`.
+    """
+    a, b = location(one, iqm), location(other, iqm)
+    first, second = a.error**2, b.error**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (first + second) ** 2 / (first**2 / a.freedom + second**2 / b.freedom)
+    freedom = np.where(np.isfinite(freedom), freedom, np.minimum(a.freedom, b.freedom))
+    return Measured(_minus(a.value, b.value), np.sqrt(first + second), freedom)
+
+
+class Difference(NamedTuple):
+    """How far one configuration is from another.
+
+    Attributes:
+        measured: The location of the one minus that of the other, on a scale without bounds.
+        scale: That scale.
+        value: The location of the one minus that of the other, as scores are.
+        other: The location of the other, as scores are.
+        pairs: How many common seeds it was taken from; 0 where seeds were not paired.
+    """
+
+    measured: Measured
+    scale: Scale
+    value: float
+    other: float
+    pairs: int
+
+    @property
+    def p(self) -> float:
+        """The two-sided p value that there is none."""
+        return float(self.measured.p())
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Both ends of the interval of the difference, as scores are.
+
+        It is that of the scale, brought back at the location of the other. It contains 0 where the
+        p value is above 1 - `level`, and only there. It contains `value` too: the locations on two
+        scales may differ where scores are skewed.
+        """
+        ends = np.asarray(self.measured.interval(level))
+        with np.errstate(over="ignore"):
+            low, high = self.scale.back(self.scale.free(np.asarray(self.other)) + ends) - self.other
+        return min(float(low), self.value), max(float(high), self.value)
 
 
 def difference(
-    one: dict[Any, float], other: dict[Any, float], statistic: Statistic = mean
-) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of a statistic of `one` minus that of `other`.
+    one: Mapping[Any, float],
+    other: Mapping[Any, float],
+    iqm: bool = False,
+    scale: Scale | None = None,
+) -> Difference | None:
+    """The location of `one` minus that of `other`, from their values by seed.
 
-    Values with a common seed are resampled in pairs, since their runs saw the same data; other
-    values are left out then. Without a common seed, both are resampled independently.
+    Runs of one seed had the same data and the same start, so common seeds are compared in pairs,
+    and the others are left out then. They are not paired where that would leave out too many: a
+    difference is paired where the seeds of one are all seeds of the other, or where at least half
+    of the fewer seeds are common, three at least. Ten seeds each of which two are common are not.
 
     Args:
         one: Values by seed.
         other: Likewise.
-        statistic: `mean` or `interquartile_mean`.
+        iqm: As in `location`.
+        scale: On which they are compared; None for that of the scores as they are.
 
     Returns:
-        The two ends; None with fewer than `FEWEST` seeds.
+        None where either has fewer than two values.
     """
-    common = [seed for seed in one if seed in other]
-    left, right = ([values[seed] for seed in common or values] for values in (one, other))
-    if min(len(left), len(right)) < FEWEST:
+    if min(len(one), len(other)) < 2:
         return None
-    a, b = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    first = _resampled(len(a))
-    second = first if common else _resampled(len(b), stream=1)
-    return _interval(statistic(a[first]) - statistic(b[second]))
+    scale = scale or PLAIN
+    common = [seed for seed in one if seed in other]
+    fewer, pairs = min(len(one), len(other)), len(common)
+    if not (pairs == fewer or (pairs >= FEWEST_PAIRS and 2 * pairs >= fewer)):
+        common, pairs = [], 0
+    left, right = (
+        np.array([values[seed] for seed in common or values], dtype=np.float64)
+        for values in (one, other)
+    )
+    compared = paired if pairs else unpaired
+    cut = _cut(len(left), iqm), _cut(len(right), iqm)
+    first, second = (_center(v, c) for v, c in zip((left, right), cut, strict=True))
+    return Difference(
+        compared(scale.free(left), scale.free(right), iqm),
+        scale,
+        float(_minus(first, second)),
+        float(second),
+        pairs,
+    )
 
 
-def _resampled(n: int, stream: int = 0) -> NDArray[np.int64]:
-    return np.random.default_rng(stream).integers(0, n, (RESAMPLES, n))
+def holm(p_values: Sequence[float], chosen: bool = False) -> list[float]:
+    """The p value that each comparison of a family may have at most to be called different.
+
+    Holm (1979): the smallest of m p values may be (1 - `LEVEL`) / m, the next one a m-1st part, and
+    so on; at the first that is larger all stop, and share its limit. So no equal pair of the family
+    is called different, with probability `LEVEL`, and the interval of a comparison at 1 minus its
+    limit contains 0 where it is not called different, and only there.
+
+    Args:
+        p_values: Of m comparisons.
+        chosen: Whether they are with the best of m + 1 configurations, which was chosen by the same
+            values. Any two of the configurations might have been compared then, so that with j of
+            them left, all j (j - 1) / 2 pairs share the error in place of the j - 1 that are seen.
+    """
+    limits = [0.0] * len(p_values)
+    stopped = None
+    for step, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if stopped is None:
+            limits[place] = (1 - LEVEL) / _sharing(len(p_values) - step, chosen)
+            stopped = limits[place] if p_values[place] > limits[place] else None
+        else:
+            limits[place] = stopped
+    return limits
 
 
-def _interval(values: Numbers) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def least(seeds: int, comparisons: int) -> float:
+    """The least difference to the best that is told at the first of Holm's steps.
+
+    Args:
+        seeds: In common.
+        comparisons: With the best.
+
+    Returns:
+        In standard deviations of the difference over seeds.
+    """
+    limit = (1 - LEVEL) / _sharing(comparisons, chosen=True)
+    return float(stdtrit(seeds - 1, 1 - limit / 2) / np.sqrt(seeds))
+
+
+def _sharing(left: int, chosen: bool) -> float:
+    """How many comparisons share the error where some are left."""
+    return left * (left + 1) / 2 if chosen else left
+
+
+def _cut(n: int, iqm: bool) -> int:
+    """How many of n values are left out at either end."""
+    return n // 4 if iqm else 0
+
+
+def _center(values: Numbers, cut: int) -> Numbers:
+    if cut:
+        values = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut]
+    return np.asarray(values.mean(axis=-1))
+
+
+def _minus(one: Numbers, other: Numbers) -> Numbers:
+    """The difference of two means; 0 where it is their rounding alone."""
+    apart = one - other
+    rounding = 8 * np.finfo(np.float64).eps * np.maximum(np.abs(one), np.abs(other))
+    return np.where(np.abs(apart) <= rounding, 0.0, apart)
+
+
+def _winsorized(values: Numbers, cut: int) -> Numbers:
+    """The values, those that are left out replaced by the nearest that is kept."""
+    if not cut:
+        return values
+    ordered = np.sort(values, axis=-1)
+    low, high = ordered[..., cut, None], ordered[..., values.shape[-1] - cut - 1, None]
+    return np.clip(values, low, high)
+
+
+def _error(winsorized: Numbers, kept: int) -> tuple[Numbers, Numbers]:
+    """The standard error of the mean of those that are kept, and its degrees of freedom."""
+    n, shape = winsorized.shape[-1], winsorized.shape[:-1]
+    freedom = np.full(shape, kept - 1.0)
+    if kept < 2:
+        return np.full(shape, np.nan), freedom
+    variance = winsorized.var(axis=-1, ddof=1) * (n - 1) / (kept * (kept - 1))
+    return np.sqrt(variance), freedom

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.comparison import UNBOUNDED, Report
 from bilevel_cli.report.compare.configurations import Configuration, name
 from bilevel_cli.report.compare.measure import Course, course
 from bilevel_cli.report.costs import SECONDS, STEP, axes
@@ -29,6 +29,7 @@ MOST_POINTS = 400  # of a curve: a screen has no room for more
 FEWEST_POINTS = 20  # of a curve, also where the page becomes larger than intended
 MOST_NUMBERS = 1_000_000  # of the page, about seven bytes each
 WIDTH = 2.4  # pixels of a line; dashes are given in widths of lines
+NO_MEANS: dict[str, Any] = {"grids": [], "means": {}}
 
 Tables = dict[str, dict[str, Course]]
 
@@ -46,7 +47,7 @@ def data(report: Report) -> dict[str, Any]:
     """
     metrics = _metrics(report)
     counted, points = in_mean(report), _points(report, len(metrics))
-    names = short_names(report.runs)
+    names, known = short_names(report.runs), {report.metric: report.within}
     return {
         "metrics": metrics,
         "axes": axes(),
@@ -54,7 +55,7 @@ def data(report: Report) -> dict[str, Any]:
         "metric": report.metric if report.metric in metrics else next(iter(metrics), None),
         "axis": axis_of(report.budget),
         "series": [
-            _series(number, one, names, counted, metrics, points)
+            _series(number, one, names, counted, metrics, points, known)
             for number, one in enumerate(report.configurations)
         ],
     }
@@ -86,6 +87,7 @@ def _series(
     counted: set[str],
     metrics: Mapping[str, str],
     points: int,
+    known: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
     colour, dash = style(number)
     courses = {run.name: _courses(run, metrics) for run in configuration.runs}
@@ -94,7 +96,7 @@ def _series(
         "label": name(configuration),
         "colour": colour,
         "dash": ",".join(f"{length * WIDTH:g}px" for length in dash) or "solid",
-        **(_means(averaged, metrics, points) if len(averaged) > 1 else {"grids": [], "means": {}}),
+        **(_means(averaged, metrics, points, known) if len(averaged) > 1 else NO_MEANS),
         "runs": [
             {
                 "name": names[run.name],
@@ -140,7 +142,10 @@ def _rows(courses: Iterable[Course], length: int, points: int) -> NDArray[np.int
 
 
 def _means(
-    runs: list[dict[str, Course]], metrics: Mapping[str, str], points: int
+    runs: list[dict[str, Course]],
+    metrics: Mapping[str, str],
+    points: int,
+    known: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
     """Means and intervals by metric and axis, each with the position of its grid in `grids`."""
     grids: dict[bytes, int] = {}
@@ -148,7 +153,8 @@ def _means(
     means: dict[str, dict[str, Any]] = {}
     for metric in metrics:
         for axis in filter(has_mean, axes()):
-            found = band([curve(run.get(metric), axis) for run in runs], points)
+            curves = [curve(run.get(metric), axis) for run in runs]
+            found = band(curves, points, known.get(metric, UNBOUNDED))
             if found is None:
                 continue
             grid = grids.setdefault(found.x.tobytes(), len(lists))

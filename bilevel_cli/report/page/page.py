@@ -10,9 +10,9 @@ from bilevel_cli.errors import UsageError
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.costs import axes
 from bilevel_cli.report.page import numbers
-from bilevel_cli.report.page.headline import headline
 from bilevel_cli.report.page.markup import escape, swatch
 from bilevel_cli.report.page.sections import SECTIONS
+from bilevel_cli.report.show.headline import headline
 from bilevel_cli.report.show.palette import COLOURS
 
 ASSETS = Path(__file__).parent / "assets"
@@ -59,7 +59,7 @@ def html(report: Report, plotly: str) -> str:
     return string.Template(_asset("page.html")).substitute(
         title=escape(title),
         css=_colours() + _asset("page.css"),
-        headline=escape(headline(report)).replace(" \u00b1 ", "&nbsp;\u00b1&nbsp;"),
+        headline=escape(headline(report, "\u00b1")).replace(" \u00b1 ", "&nbsp;\u00b1&nbsp;"),
         statements=_lines(report.statements, "statements") + _lines(report.warnings, "warnings"),
         metrics="".join(_metrics(data["metrics"], table) for table in TABLES),
         axes="".join(_axis(axis, name) for axis, name in axes().items()),

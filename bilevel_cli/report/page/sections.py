@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterable
 
-from bilevel_cli.report.compare.comparison import Report, Row
+from bilevel_cli.report.compare.comparison import ALONE, Report, Row
 from bilevel_cli.report.compare.configurations import differences, text
 from bilevel_cli.report.costs import STEP, cost_of
 from bilevel_cli.report.page import pictures
-from bilevel_cli.report.page.headline import measurement
 from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import cells
@@ -22,7 +21,8 @@ UP, DOWN, NAN = "ascending", "descending", math.nan
 def results(report: Report) -> str:
     """The table of the report, which readers can sort by any column."""
     costs = cells.known_costs(report)
-    others = any(row.counts for row in report.rows)
+    lines = cells.lines(report)
+    others = any(line.others for line in lines)
     doubts = any(row.doubtful for row in report.rows)
     header = [
         _header("configuration", "text"),
@@ -34,33 +34,32 @@ def results(report: Report) -> str:
     ]
     numbers = {id(one): number for number, one in enumerate(report.configurations)}
     rows = []
-    for row, line in zip(report.rows, cells.lines(report), strict=True):
+    for row, line in zip(report.rows, lines, strict=True):
         label = f"{swatch(numbers[id(row.configuration)])}{escape(row.configuration.label)}"
         row_cells = [
             f'<th scope="row" class="label">{label}</th>',
-            _measured(row, line.number),
+            _measured(row, line),
             f'<td data-sort="{row.estimate.n}">{line.n}</td>',
             *([f'<td class="text">{_ended(row, line.others)}</td>'] if others else []),
             *([_doubted(row, line.doubts)] if doubts else []),
             *(_cost(row.costs.get(cost, NAN)) for cost in costs),
         ]
-        rows.append(f'<tr class="{_mark(row)}">{"".join(row_cells)}</tr>')
+        rows.append(f'<tr class="{row.standing.kind}">{"".join(row_cells)}</tr>')
     note = (
-        "Mean over runs with its 95&nbsp;% interval. A tie: the difference to the best may be "
+        "Mean over runs with its 95&nbsp;% interval. Level: its difference to the best may be "
         "chance. Costs are means of the same runs, where they are compared."
     )
     return card("results", "Table", f'{_table("Results", header, rows)}<p class="note">{note}</p>')
 
 
-def _measured(row: Row, otherwise: str) -> str:
+def _measured(row: Row, line: cells.Line) -> str:
+    mark = f' <span class="badge {row.standing.kind}">{escape(line.mark)}</span>'
+    if row.standing.why == ALONE:
+        mark = ""
     if not row.values:
-        return f'<td class="metric" data-sort="">{escape(otherwise)}</td>'
-    mark = f' <span class="badge {_mark(row)}">{escape(row.mark)}</span>' if row.mark else ""
-    return f'<td class="metric" data-sort="{row.estimate.value!r}">{measurement(row)}{mark}</td>'
-
-
-def _mark(row: Row) -> str:
-    return escape(row.mark.partition(" ")[0])
+        return f'<td class="metric" data-sort="">{mark}</td>'
+    number = cells.estimate(row.estimate, "\u00b1")
+    return f'<td class="metric" data-sort="{row.estimate.value!r}">{number}{mark}</td>'
 
 
 def _ended(row: Row, text: str) -> str:

@@ -3,7 +3,14 @@
 import math
 from typing import NamedTuple
 
-from bilevel_cli.report.compare.comparison import Estimate, Report, Row
+from bilevel_cli.report.compare.comparison import (
+    BROKE,
+    UNCOMPARED,
+    WORSE,
+    Estimate,
+    Report,
+    Row,
+)
 from bilevel_cli.report.costs import columns, cost_of
 
 
@@ -13,9 +20,9 @@ class Line(NamedTuple):
     Attributes:
         label: The name of the configuration.
         number: The metric, with its interval.
-        mark: As in `Row`.
+        mark: How it stands to the others, as `mark` says it.
         n: Number of runs in the mean.
-        others: The rest of the runs, such as "2 of 5 diverged".
+        others: The rest of the runs, such as "2 of 5 interrupted", but those that the mark counts.
         doubts: How many runs doubt their numbers, such as "1 of 5".
         costs: Mean costs by the heading of their column, of the costs that any configuration has.
     """
@@ -35,8 +42,8 @@ def lines(report: Report) -> list[Line]:
     return [
         Line(
             row.configuration.label,
-            _number(row),
-            row.mark,
+            estimate(row.estimate) if row.values else "-",
+            mark(row),
             str(row.estimate.n),
             _others(row),
             f"{row.doubtful} of {len(row.configuration.runs)}" if row.doubtful else "",
@@ -44,6 +51,19 @@ def lines(report: Report) -> list[Line]:
         )
         for row in report.rows
     ]
+
+
+def mark(row: Row) -> str:
+    """How a configuration stands to the others, in the words that all outputs have.
+
+    best; level; worse by 0.023 [0.010, 0.040]; 3 of 6 diverged; not compared: 1 seed.
+    """
+    standing = row.standing
+    if standing.kind == WORSE and standing.behind is not None:
+        return f"worse by {difference(standing.behind.by)}"
+    if standing.kind == UNCOMPARED:
+        return f"not compared: {standing.why}"
+    return standing.why if standing.kind == BROKE else standing.kind
 
 
 def known_costs(report: Report) -> list[str]:
@@ -66,9 +86,9 @@ def estimate(found: Estimate, sign: str = "+-") -> str:
     """A mean and its interval, to the digits that the interval supports.
 
     Half of its width has one digit, or two if the first is a 1. An interval that is not symmetric
-    is given by both ends.
+    to these digits is given by both ends.
     """
-    if not math.isfinite(found.low):
+    if not math.isfinite(found.low) or not math.isfinite(found.high):
         return f"{found.value:.4g}"
     half = (found.high - found.low) / 2
     size = max(abs(found.value), half)
@@ -88,6 +108,23 @@ def estimate(found: Estimate, sign: str = "+-") -> str:
     return f"{text}e{power:+03d}" if power else text
 
 
+def difference(found: Estimate) -> str:
+    """A difference and both ends of its interval, of which none is 0: they keep a digit of it."""
+    half = (found.high - found.low) / 2
+    size = max(abs(found.high), abs(found.low))
+    if half <= 1e-12 * size or size < 1e-300:
+        return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
+    power = 0 if 1e-3 <= size < 1e6 else math.floor(math.log10(size))
+    nearest = min(abs(found.low), abs(found.high)) / 10.0**power
+    decimals = _decimals(half / 10.0**power)
+    if nearest > 0:
+        decimals = max(decimals, -math.floor(math.log10(nearest)))
+    value, low, high = (
+        _fixed(one / 10.0**power, decimals) for one in (found.value, found.low, found.high)
+    )
+    return f"{value} [{low}, {high}]" + (f"e{power:+03d}" if power else "")
+
+
 def _decimals(half: float) -> int:
     leading = math.floor(math.log10(half))
     first = round(half / 10.0**leading, 1)
@@ -98,15 +135,14 @@ def _fixed(value: float, decimals: int) -> str:
     return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
 
-def _number(row: Row) -> str:
-    if row.values:
-        return estimate(row.estimate)
-    return max(row.counts, key=lambda status: row.counts[status], default="-")
-
-
 def _others(row: Row) -> str:
+    said = row.lost if row.standing.kind == BROKE else {}
     total = len(row.configuration.runs)
-    return ", ".join(f"{count} of {total} {status}" for status, count in sorted(row.counts.items()))
+    return ", ".join(
+        f"{count} of {total} {status}"
+        for status, count in sorted(row.counts.items())
+        if status not in said
+    )
 
 
 def words(name: str) -> str:

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # scipy.stats would take half a second to import
 
-from bilevel_cli.report.compare.comparison import Budget, Report
+from bilevel_cli.report.compare.comparison import UNBOUNDED, Budget, Report
 from bilevel_cli.report.compare.measure import Course
-from bilevel_cli.report.compare.statistics import LEVEL
+from bilevel_cli.report.compare.statistics import bounded, location
 from bilevel_cli.report.costs import STEP, axes, cost_of
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import ENDED_BADLY
@@ -97,15 +96,18 @@ def broken(report: Report) -> list[Run]:
     return [run for run in every if run.status in ENDED_BADLY]
 
 
-def band(curves: Sequence[Curve], points: int) -> Band | None:
+def band(
+    curves: Sequence[Curve], points: int, within: tuple[float, float] = UNBOUNDED
+) -> Band | None:
     """The mean of curves over the range that all of them have, with its interval.
 
-    Between its rows a curve is a straight line. At each point of the grid, the interval is
-    mean +- t(0.975, n - 1) s / sqrt(n).
+    Between its rows a curve is a straight line. At each point of the grid, the interval is that of
+    the table.
 
     Args:
         curves: A curve for each run.
         points: The most points that the grid may have.
+        within: The least and the most that the number can be.
 
     Returns:
         None where no point is in the range of all curves.
@@ -121,12 +123,10 @@ def band(curves: Sequence[Curve], points: int) -> Band | None:
     grid = grid[(first <= grid) & (grid <= last)]
     grid = grid[spread(len(grid), points)]
     values = np.stack([np.interp(grid, one.x, one.y) for one in curves])
-    count, mean = len(curves), values.mean(0)
-    half = np.zeros_like(mean)
-    if count > 1:
-        quantile = float(stdtrit(count - 1, (1 + LEVEL) / 2))
-        half = quantile * values.std(0, ddof=1) / np.sqrt(count)
-    return Band(grid, mean, mean - half, mean + half)
+    if len(curves) == 1:
+        return Band(grid, values[0], values[0], values[0])
+    found = location(values.T)
+    return Band(grid, found.value, *bounded(found, *within))
 
 
 def end(one: Curve) -> tuple[float, float] | None:

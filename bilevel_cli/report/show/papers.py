@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bilevel_cli.records.plain import plain
-from bilevel_cli.report.compare.comparison import BEST, Report
+from bilevel_cli.report.compare.comparison import BEST, LEVEL, Report, Row
 from bilevel_cli.report.compare.configurations import text
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.show import cells, terminal
 from bilevel_cli.report.show.formulas import harmless
+from bilevel_cli.report.show.headline import headline
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -26,16 +27,21 @@ _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)|^[#+=-]")
 
 
 def markdown(report: Report) -> str:
-    """The sentences and the table, the best in bold."""
+    """The headline, the sentences and the table, the best in bold."""
     (first, metric, *heads), *rows = terminal.columns(report)
     marked = [
-        (_marked_down(label), f"**{number}**" if row.mark == BEST else number, *others)
+        (_marked_down(label), _bold(number, row), *others)
         for (label, number, *others), row in zip(rows, report.rows, strict=True)
     ]
     rule = (":---", *(["---:"] * (1 + len(heads))))
     lines = [(first, _marked_down(metric), *heads), rule, *marked]
     table = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([*map(_marked_down, report.statements), "", *table])
+    said = map(_marked_down, report.statements)
+    return "\n".join([f"**{_marked_down(headline(report))}**", "", *said, "", *table])
+
+
+def _bold(number: str, row: Row) -> str:
+    return f"**{number}**" if row.standing.kind == BEST else number
 
 
 def _marked_down(text: str) -> str:
@@ -44,34 +50,20 @@ def _marked_down(text: str) -> str:
 
 
 def latex(report: Report) -> str:
-    """A booktabs table, the best in bold and its ties underlined; the sentences as comments."""
-    lines = cells.lines(report)
-    costs = list(lines[0].costs) if lines else []
-    others = any(line.others for line in lines)
-    doubts = any(line.doubts for line in lines)
-    head = [
-        "configuration",
-        report.metric or "score",
-        "$n$",
-        *(["others"] if others else []),
-        *(["doubts"] if doubts else []),
-        *costs,
-    ]
-    body = [_row([escaped(cell) if cell != "$n$" else cell for cell in head]), r"\midrule"]
-    for line, row in zip(lines, report.rows, strict=True):
-        number = escaped(line.number)
-        if row.values:
-            number = _exponent(cells.estimate(row.estimate, r"\pm"))
-            number = rf"$\mathbf{{{number}}}$" if row.mark == BEST else f"${number}$"
-        if row.mark not in ("", BEST):
-            number = rf"\underline{{{number}}}"
-        rest = [line.n, *([escaped(line.others)] if others else [])]
-        rest += [*([line.doubts] if doubts else []), *line.costs.values()]
-        body.append(_row([escaped(line.label), number, *rest]))
+    """A booktabs table, the best in bold and those level with it underlined.
+
+    The headline and the sentences are comments above it.
+    """
+    (first, metric, *heads), *rows = terminal.columns(report)
+    named = ["$n$" if head == "n" else escaped(head) for head in heads]
+    body = [_row([first, escaped(metric), *named]), r"\midrule"]
+    for (label, number, *others), row in zip(rows, report.rows, strict=True):
+        body.append(_row([escaped(label), _number(number, row), *map(escaped, others)]))
+    aligned = "".join("l" if head == terminal.COMPARED else "r" for head in heads)
     return "\n".join(
         [
-            *(f"% {plain(statement)}" for statement in report.statements),
-            rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+            *(f"% {plain(sentence)}" for sentence in (headline(report), *report.statements)),
+            rf"\begin{{tabular}}{{ll{aligned}}}",
             r"\toprule",
             *body,
             r"\bottomrule",
@@ -79,6 +71,15 @@ def latex(report: Report) -> str:
             "",
         ]
     )
+
+
+def _number(number: str, row: Row) -> str:
+    if not row.values:
+        return escaped(number)
+    formula = _exponent(cells.estimate(row.estimate, r"\pm"))
+    if row.standing.kind == BEST:
+        return rf"$\mathbf{{{formula}}}$"
+    return rf"\underline{{${formula}$}}" if row.standing.kind == LEVEL else f"${formula}$"
 
 
 def escaped(label: str) -> str:
@@ -101,6 +102,7 @@ def write_csv(report: Report, path: Path) -> None:
     doubts = any(row.doubtful for row in report.rows)
     lines: list[Sequence[object]] = [
         ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
+        + [*("behind", "behind_low", "behind_high", "p", "p_needed", "pairs")]
         + statuses
         + ["doubts"] * doubts
         + [f"mean_{cost}" for cost in columns()]
@@ -111,12 +113,23 @@ def write_csv(report: Report, path: Path) -> None:
             [configuration.label]
             + [text(configuration.differing.get(name, "")) for name in options]
             + [_full(value) for value in (found.value, found.low, found.high)]
-            + [found.n, row.mark, *(row.counts.get(status, 0) for status in statuses)]
+            + [found.n, cells.mark(row), *_behind(row)]
+            + [row.counts.get(status, 0) for status in statuses]
             + [row.doubtful] * doubts
             + [_full(row.costs.get(name)) for name in columns()]
         )
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([harmless(cell) for cell in line] for line in lines)
+
+
+def _behind(row: Row) -> list[object]:
+    """By how much a row is worse than the best, where it was compared."""
+    behind = row.standing.behind
+    if behind is None:
+        return [""] * 6
+    by = behind.by
+    ends = [_full(value) for value in (by.value, by.low, by.high, behind.p, behind.limit)]
+    return [*ends, by.n]
 
 
 def _row(row: list[str]) -> str:

@@ -3,53 +3,91 @@
 import textwrap
 from collections.abc import Sequence
 
-from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.comparison import ALONE, Report
 from bilevel_cli.report.show import cells
+from bilevel_cli.report.show.headline import headline
 
+READABLE = 28  # letters of a label that are worth more than a column of costs
 SHORTEST = 16  # letters to which labels may be cut to make a table fit
+COMPARED = "against the best"  # the head of the column of marks
+
+Cells = tuple[str, ...]
 
 
 def text(report: Report, width: int) -> str:
-    """The sentences, then the table; a table that is too wide becomes a few lines for each row.
+    """The headline and the sentences, then the table with a line for each row.
+
+    Where the table is too wide, costs are left out, the last first, and long labels are cut. In a
+    terminal that has no room for label, number and mark, each row has a few lines.
 
     Args:
         report: The comparison.
         width: The width of the terminal in letters.
     """
-    said = [line for one in report.statements for line in textwrap.wrap(one, width)]
+    said = [headline(report), *report.statements]
     table = _table(report, width) or _stacked(report, width)
-    return "\n".join([*said, "", *table])
+    return "\n".join([*(line for one in said for line in textwrap.wrap(one, width)), "", *table])
 
 
 def _table(report: Report, width: int) -> list[str] | None:
-    head, *rows = columns(report)
-    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
-    over = sum(widths) + 2 * (len(widths) - 1) - width
-    if over > 0:
-        if widths[0] - over < SHORTEST:
-            return None
-        widths[0] -= over
-        rows = [(shortened(label, widths[0]), *others) for label, *others in rows]
-    aligned = [str.ljust, *([str.rjust] * (len(head) - 1))]
+    """The lines of the widest table that fits; None where none does."""
+    table = columns(report)
+    head, least = table[0], 4 if COMPARED in table[0] else 3
+    for end in range(len(head), least - 1, -1):
+        found = _fitted([row[:end] for row in table], READABLE, width)
+        if found is not None:
+            return [*found, *_left_out(head[end:], width)]
+    found = _fitted([_shorter(row[:least]) for row in table], SHORTEST, width)
+    return found and [*found, *_left_out(head[least:], width)]
+
+
+def _fitted(table: list[Cells], letters: int, width: int) -> list[str] | None:
+    """The lines of a table, its labels cut to no fewer than some letters; None if it is wider."""
+    widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+    room = width - sum(widths[1:]) - 2 * len(widths[1:])
+    if room < min(widths[0], letters):
+        return None
+    widths[0] = min(widths[0], room)
+    aligned = [str.ljust, *(str.ljust if name == COMPARED else str.rjust for name in table[0][1:])]
     return [
         "  ".join(
-            align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True)
+            align(cell, wide)
+            for align, cell, wide in zip(
+                aligned, (shortened(label, widths[0]), *others), widths, strict=True
+            )
         ).rstrip()
-        for row in [head, *rows]
+        for label, *others in table
     ]
 
 
-def columns(report: Report) -> list[tuple[str, ...]]:
+def _shorter(row: Cells) -> Cells:
+    """The cells of a row in fewer letters: the metric cut, the kinds of failures left out."""
+    label, number, *others = row
+    return (label, shortened(number, 22), *(cell.partition(" broke: ")[0] for cell in others))
+
+
+def _left_out(names: Sequence[str], width: int) -> list[str]:
+    if not names:
+        return []
+    return textwrap.wrap(f"Too narrow for {', '.join(names)}: --csv has every column.", width)
+
+
+def columns(report: Report) -> list[Cells]:
     """The head of the table and its rows as cells, without columns that would be empty."""
     lines = cells.lines(report)
     table = [
-        ("configuration", report.metric or "score", "", "n", "others", "doubts", *_costs(lines)),
+        (
+            *("configuration", report.metric or "score", COMPARED, "n", "others", "doubts"),
+            *_costs(lines),
+        ),
         *(
             (one.label, one.number, one.mark, one.n, one.others, one.doubts, *one.costs.values())
             for one in lines
         ),
     ]
-    empty = {place for place in (2, 4, 5) if not any(row[place] for row in table[1:])}
+    empty = {place for place in (4, 5) if not any(row[place] for row in table[1:])}
+    if all(row.standing.why == ALONE for row in report.rows):
+        empty.add(2)
     return [tuple(c for place, c in enumerate(row) if place not in empty) for row in table]
 
 
