@@ -34,12 +34,15 @@ def build(
         plan = planned(config)
         optimizer = make(config, "optimizer", later="params")
         scheduler = make(config, "scheduler", later="optimizer")
-        return Runner(
+        runner = Runner(
             Experiment(task, ranks.posed(loop), method, optimizer, scheduler, metrics),
             Machine(where, device.episodes_chunk, device.capture, ranks),
             plan,
             Identity(settings, origin(where, task.checksum)),
             directory,
         )
+        objective = config.get("objective")
+        runner.rows.objective = None if objective is None else str(objective)
+        return runner
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -17,7 +17,6 @@ from bilevel_cli.machine import place, signals
 from bilevel_cli.machine.joining import following, leading
 from bilevel_cli.machine.signals import Stopped
 from bilevel_cli.records.paths import short
-from bilevel_cli.records.table import Row
 from bilevel_cli.runs import build, plan
 from bilevel_cli.runs.lifetime import Run, own_folder
 from bilevel_cli.runs.progress import Bar
@@ -104,7 +103,7 @@ def _run(runs: list[Run], objective: str | None, bar: Bar | None) -> float | Non
         raise _failed(failures, len(runs)) from error
     if objective is None:
         return None
-    return fmean(_objective(objective, one.scores) for one in completed)
+    return fmean(float(one.scores[str(objective)]) for one in completed)
 
 
 def replicas(config: DictConfig, directory: Path) -> list[tuple[DictConfig, Path]]:
@@ -187,9 +186,3 @@ def _failed(failures: dict[Run, Failed], count: int) -> Failed:
     # Of several, the status that says most about what to change.
     status = next((known for known in (OOM, DIVERGED) if known in statuses), FAILED)
     return kind(f"{len(failures)} of {count} replicas failed. {reasons}", status)
-
-
-def _objective(name: str, scores: Row) -> float:
-    if name not in scores:
-        raise UsageError(f"objective needs one of {', '.join(scores)}, got {name}.")
-    return float(scores[name])

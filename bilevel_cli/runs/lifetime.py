@@ -122,7 +122,10 @@ class Run:
             self.runner = build.build(
                 self.config, self.settings, self.directory, self.options, self.ranks
             )
-            self.runner.rows.loggers = Loggers(loggers)
+            rows = self.runner.rows
+            rows.loggers = Loggers(loggers)
+            if rows.scored and (known := rows.last_scores()):  # the manifest of a run stays
+                rows.check_objective(known)
         except Exception as error:
             self.outcome = error
 

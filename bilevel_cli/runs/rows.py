@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core.host import is_host
+from bilevel_cli.errors import UsageError, hint
 from bilevel_cli.loggers.base import Loggers
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.records.mending import mend
@@ -37,6 +38,7 @@ class Rows:
         evals: The table of scores, likewise.
         count: The rows of each table that were written since it was opened, here or elsewhere.
         loggers: Told of every row.
+        objective: The score that a sweeper is to be told; None for none.
         lost: Whether the last row of eval.csv was damaged, and dropped.
     """
 
@@ -47,6 +49,7 @@ class Rows:
         self.folder, self.writes = folder, writes
         self.count = dict.fromkeys(NEW, 0)
         self.loggers = Loggers({})
+        self.objective: str | None = None
         self._kept = NEW
         self.lost = False
 
@@ -90,11 +93,30 @@ class Rows:
         return self._kept["eval"][0] > 0 or self.count["eval"] > 0
 
     def write(self, name: str, row: Row) -> None:
-        """Adds a row to the table called "train" or "eval", and hands it to the loggers."""
+        """Adds a row to the table called "train" or "eval", and hands it to the loggers.
+
+        Raises:
+            UsageError: The row of scores does not have the objective.
+        """
+        if name == "eval":
+            self.check_objective(row)
         if self.writes:
             self._tables()[name].append(row)
         self.count[name] += 1
         self.loggers.write(name, row)
+
+    def check_objective(self, row: Row) -> None:
+        """Refuses an objective that a row of eval.csv does not have: no later one would.
+
+        Raises:
+            UsageError: It does not.
+        """
+        scores = [column for column in row if column not in WHEN]
+        if self.objective is not None and self.objective not in scores:
+            raise UsageError(
+                f"objective needs one of {', '.join(scores)}, got {self.objective}"
+                f"{hint(self.objective, scores)}"
+            )
 
     def last_scores(self) -> Row:
         """The last scores; none in a process that does not write."""

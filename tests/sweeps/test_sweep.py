@@ -204,6 +204,25 @@ def test_a_job_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
         assert worker.carry_out(lambda: pytest.fail("it ran"), OmegaConf.create(), tmp_path) is None
 
 
+def test_an_objective_that_no_score_has_is_refused_at_step_0_and_spoils_no_completed_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert bilevel_run(monkeypatch, *QUICK, "seed=0") == 0
+    (folder,) = Path("sweep").glob("*seed=0*")
+    before = (folder / "manifest.json").read_bytes()
+    capsys.readouterr()
+    assert bilevel_run(monkeypatch, *QUICK, "seed=0,1", "objective=vale") == 1
+    said = capsys.readouterr()
+    assert said.err.count("objective needs one of value, ") >= 2
+    assert "got vale. Did you mean 'value'?" in said.err
+    assert "After 10 outer steps" not in said.out
+    assert (folder / "manifest.json").read_bytes() == before
+    (other,) = Path("sweep").glob("*seed=1*")
+    assert json.loads((other / "manifest.json").read_text())["status"] == "failed"
+    assert not (other / "train.csv").exists()
+    assert bilevel_run(monkeypatch, *QUICK, "seed=0,1", "objective=value") == 0
+
+
 # ---- other processes
 
 
