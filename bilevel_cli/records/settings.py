@@ -12,6 +12,16 @@ NOT_SETTINGS = ("hydra", "loggers", "objective", "replicas", "resume")
 # number, and with more replicas it has more to run.
 NOT_OF_A_JOB = tuple(name for name in NOT_SETTINGS if name not in ("objective", "replicas"))
 
+# A run that goes on may go further, or otherwise where it diverged: nothing changes about the steps
+# already taken.
+LATER = ("outer_steps", "budget", "on_divergence")
+# How the same steps are computed: all but the last digits of numbers stay.
+HOW = ("device.capture",)
+
+# So the folder of a job of a sweep is not named by them, nor by what is no setting. It is named by
+# a number of replicas: they have folders of their own within that of the job.
+NOT_IN_NAMES = (*LATER, *HOW, *(name for name in NOT_SETTINGS if name != "replicas"))
+
 # A report compares runs by their options. These settings are none: runs that differ by their seed
 # alone are repetitions, and a suggestion shows in the settings that are computed from it.
 NOT_OPTIONS = ("seed", "suggest")

@@ -7,17 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel_cli.records.settings import flat
+from bilevel_cli.records.settings import HOW, LATER, flat
 from bilevel_cli.runs.experiment import Identity
 from bilevel_cli.runs.plan import Plan
 
 log = logging.getLogger(__name__)
-
-# A longer run extends a shorter one, and one that diverged may go on in another way: nothing
-# changes about the steps already taken.
-FREE = {"outer_steps", "budget", "on_divergence"}
-# How the same steps are computed: all but the last digits of numbers stay.
-HOW = {"device.capture"}
 
 
 def check(
@@ -79,8 +73,8 @@ def _others(saved: dict[str, Any], identity: Identity, folder: Path) -> list[str
     Raises:
         ValueError: It is of another device, which nothing overrules.
     """
-    settings = differing(saved["settings"], identity.settings, FREE)
-    how = {name: settings.pop(name) for name in HOW & settings.keys()}
+    settings = differing(saved["settings"], identity.settings, LATER)
+    how = {name: settings.pop(name) for name in HOW if name in settings}
     origin = differing(saved["origin"], identity.origin)
     if change := origin.pop("device", None):
         raise ValueError(

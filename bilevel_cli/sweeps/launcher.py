@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bilevel_cli.config.run_folder import check_names, check_sweep
 from bilevel_cli.machine import signals
 from bilevel_cli.records import folder, lock
-from bilevel_cli.sweeps import outcome, worker
+from bilevel_cli.sweeps import job_folders, kinds, outcome, worker
 from bilevel_cli.sweeps.composer import Composer, composer
 from bilevel_cli.sweeps.job import Job, slug
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
@@ -42,6 +43,7 @@ class Remaining(Launcher):
         self, launcher: Launcher, loader: Composer, config: DictConfig, known: list[Job]
     ) -> None:
         self.launcher, self.loader, self.config, self.known = launcher, loader, config, known
+        self._names = job_folders.Names(config)
 
     def setup(self, **given: Any) -> None:
         self.launcher.setup(**given)
@@ -53,14 +55,15 @@ class Remaining(Launcher):
             self._job(list(overrides), initial_job_idx + number)
             for number, overrides in enumerate(job_overrides)
         ]
+        apart = job_folders.check_apart(batch, self.known, kinds.lists(self.config))
         self.known += batch
-        remaining = [job for job in batch if job.reserve()]
-        if len(remaining) < len(batch):
-            done = len(batch) - len(remaining)
-            log.info("%d of %d jobs are completed, or still running.", done, len(batch))
+        remaining = [job for job in apart if job.reserve()]
+        if len(remaining) < len(apart):
+            done = len(apart) - len(remaining)
+            log.info("%d of %d jobs are completed, or still running.", done, len(apart))
         with signals.passed_on() as requests:
             self._launch(remaining, initial_job_idx, requests)
-            for job in batch:
+            for job in apart:
                 lock.wait(job.folder / JOB)
         self.loader.forget()
         if requests:
@@ -92,7 +95,8 @@ class Remaining(Launcher):
         HydraConfig.instance().set_config(config)
         try:
             check_names(config, "hydra.run.dir")
-            root, name = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
+            root, usual = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
+            name = self._names.earlier(Path(root), usual, config)
             settings = outcome.digest(config)
         finally:
             HydraConfig.instance().cfg = before
@@ -100,9 +104,11 @@ class Remaining(Launcher):
         folder.check(Path(root, name), f"{config.hydra.job.name}.log", key="hydra.sweep.dir")
         raw = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
         assert isinstance(raw, dict)
-        if re.search(r"hydra[.:]job\.(num|id)", str(raw["subdir"])):
+        numbered = re.search(r"hydra[.:]job\.(num|id)", str(raw["subdir"]))
+        if numbered or name != usual:
             # Launchers number what they launch: among fewer jobs, a job has another number.
-            overrides = [*overrides, f"hydra.sweep.subdir='{name}'"]
+            subdir = QuotedString(name, Quote.single).with_quotes()
+            overrides = [*overrides, f"hydra.sweep.subdir={subdir}"]
         return Job(overrides, config, Path(root) / name, name, settings)
 
 
