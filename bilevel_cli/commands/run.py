@@ -17,18 +17,16 @@ from bilevel_cli import __version__
 from bilevel_cli.commands import completion, ending, leaving, torchrun, usage
 from bilevel_cli.commands.ending import Where
 from bilevel_cli.commands.explain import check_words, explain
-from bilevel_cli.config import early, options, single_composition
+from bilevel_cli.config import options, single_composition
 from bilevel_cli.config.command_line import Arguments, flags_first, separated
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.own_code import look_beside, workers_elsewhere
-from bilevel_cli.config.refused import check_command_line, check_composed
-from bilevel_cli.config.resolved import check_resolves
+from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.config.run_folder import looked_at
-from bilevel_cli.config.unread import check_read
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import collecting, compiler, signals, streams
-from bilevel_cli.runs import plan
-from bilevel_cli.sweeps import launcher, plugins, summary, worker
+from bilevel_cli.runs.values import check_values
+from bilevel_cli.sweeps import launcher, plugins, status_line, summary, worker
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +45,13 @@ def _job(config: DictConfig) -> float | None:
         with collecting.paused():
             from bilevel_cli.machine.device import settings_restored
             from bilevel_cli.runs import entry
+            from bilevel_cli.sweeps import prefixed_bar
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
         with settings_restored():  # for the next job of a sweep
-            return entry.run(config, directory, dict(composed.runtime.choices))
+            said = status_line.said()
+            bar = {"bar": prefixed_bar.behind(said)} if said else {}
+            return entry.run(config, directory, dict(composed.runtime.choices), **bar)
 
     if composed.mode == RunMode.MULTIRUN:
         return worker.carry_out(run, config, directory)
@@ -66,27 +67,6 @@ def _job(config: DictConfig) -> float | None:
     except (UsageError, Failed) as error:
         _errors.append(error)  # not raised: Hydra would add its own words
         return None
-
-
-def check_values(config: DictConfig, options: dict[str, str]) -> None:
-    """Refuses wrong values before torch is imported, as far as plain values tell.
-
-    Args:
-        config: The composed configuration.
-        options: The option chosen in each config group, for messages.
-
-    Raises:
-        UsageError: A value is wrong.
-    """
-    check_resolves(config, options)
-    check_composed(config)
-    check_read(config)
-    early.check(config)
-    try:
-        plan.planned(config)
-        plan.replicas(config)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 @streams.stands("bilevel-run")

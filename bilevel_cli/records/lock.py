@@ -55,6 +55,12 @@ def take(descriptor: int, shared: bool = False) -> bool | None:
     return True
 
 
+def release(descriptor: int) -> None:
+    """Lets go of the lock of an open file."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def held(path: Path) -> bool | None:
     """Whether a process holds the lock of a file for itself. The question takes microseconds.
 

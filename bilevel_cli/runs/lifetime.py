@@ -212,7 +212,7 @@ class Run:
             lines = traceback.format_exception(error)
             with replaced(self.directory / TRACEBACK) as partial:
                 partial.write_text("".join(lines))
-            pointer = f" The traceback is in {self.directory}."
+            pointer = f" The traceback is in {self.directory / TRACEBACK}."
         if out_of_memory(error):
             reason = too_large(error, self.runner, self.config, self.replicas)
             self._note(OOM, reason)
@@ -221,10 +221,7 @@ class Run:
         at = f" ({where})" if (where := blame.place(error)) else ""
         reason = f"{type(error).__name__}: {words}{at}"
         self._note(FAILED, reason)
-        return Failed(
-            f"{type(error).__name__}: {words[:300]}{at}{pointer}",
-            FAILED,
-        )
+        return Failed(f"{reason}{pointer}", FAILED)
 
     def _lose(self, error: Failed) -> Failed:
         """Ends a run whose files are no more its own. Notes it where its manifest still is."""

@@ -1,5 +1,10 @@
 """What Hydra's launchers and sweepers do not say of themselves, and a sweep must know."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 # Hydra finds its plugins by loading their files once more: their classes are not the imported ones.
@@ -9,3 +14,27 @@ A_LIST = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 def lists(config: DictConfig) -> bool:
     """Whether the sweeper of a sweep lists its jobs beforehand, as a search does not."""
     return bool(OmegaConf.select(config, "hydra.sweeper._target_") == A_LIST)
+
+
+def total(config: DictConfig) -> int:
+    """The jobs of a search, as far as it says so; 0 where it does not, and for lists."""
+    trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
+    return trials if isinstance(trials, int) else 0
+
+
+@contextlib.contextmanager
+def folded(launcher: Launcher, config: DictConfig) -> Iterator[None]:
+    """Keeps a launcher from listing its jobs, which the sweep tells itself.
+
+    Not with `hydra.verbose`, which asks for all that Hydra says.
+    """
+    module = type(launcher).__module__
+    plugin = module.startswith("hydra_plugins.")
+    logger = logging.getLogger(".".join(module.split(".")[:2]) if plugin else module)
+    before = logger.level
+    if not config.hydra.verbose:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

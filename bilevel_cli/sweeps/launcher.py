@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -18,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bilevel_cli.config.run_folder import check_names, check_sweep
 from bilevel_cli.machine import signals
 from bilevel_cli.records import folder, lock
-from bilevel_cli.sweeps import job_folders, kinds, outcome, worker
+from bilevel_cli.sweeps import job_folders, kinds, outcome, status_line, summary, worker
 from bilevel_cli.sweeps.composer import Composer, composer
 from bilevel_cli.sweeps.job import Job, slug
+from bilevel_cli.sweeps.outcome import Outcome, shown
+from bilevel_cli.sweeps.standing import Pace
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
-from bilevel_cli.vocabulary import JOB, MISSING
+from bilevel_cli.vocabulary import COMPLETED, INTERRUPTED, JOB, MISSING, REFUSED
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ class Remaining(Launcher):
     ) -> None:
         self.launcher, self.loader, self.config, self.known = launcher, loader, config, known
         self._names = job_folders.Names(config)
+        self._total = kinds.total(config)
+        self._pace = Pace(self._total)
 
     def setup(self, **given: Any) -> None:
         self.launcher.setup(**given)
@@ -58,10 +64,9 @@ class Remaining(Launcher):
         apart = job_folders.check_apart(batch, self.known, kinds.lists(self.config))
         self.known += batch
         remaining = [job for job in apart if job.reserve()]
-        if len(remaining) < len(apart):
-            done = len(apart) - len(remaining)
-            log.info("%d of %d jobs are completed, or still running.", done, len(apart))
-        with signals.passed_on() as requests:
+        if initial_job_idx == 0:
+            self._announce(apart, remaining)
+        with self._shown(apart, remaining), signals.passed_on() as requests:
             self._launch(remaining, initial_job_idx, requests)
             for job in apart:
                 lock.wait(job.folder / JOB)
@@ -75,7 +80,8 @@ class Remaining(Launcher):
         while remaining and not requests:
             earlier = submitted(self.launcher)
             try:
-                self.launcher.launch([job.overrides for job in remaining], first)
+                with kinds.folded(self.launcher, self.config):
+                    self.launcher.launch([job.overrides for job in remaining], first)
                 return
             except Exception as error:
                 waited = wait_for_submitted(self.launcher, earlier)
@@ -86,6 +92,39 @@ class Remaining(Launcher):
                 if waited:
                     return
                 remaining = left
+
+    def _announce(self, jobs: list[Job], remaining: list[Job]) -> None:
+        if (done := len(jobs) - len(remaining)) > 0:
+            _say(f"{done} of {len(jobs)} jobs are completed, or still running.")
+
+    @contextlib.contextmanager
+    def _shown(self, jobs: list[Job], remaining: list[Job]) -> Iterator[None]:
+        """Shows how far the sweep is, unless all of it is done."""
+        if not remaining and all(job.outcome().status == COMPLETED for job in jobs):
+            yield
+            return
+        self._pace.begin(jobs)
+        worker.begun = self._begun
+        try:
+            with status_line.shown(self._look):
+                yield
+        finally:
+            worker.begun = None
+            self._pace.rest()
+
+    def _look(self) -> str:
+        """How far the sweep is. Tells of jobs of other processes that have ended."""
+        standing, ended = self._pace.look()
+        for job, found in ended:
+            if _absolute(job) not in worker.carried:
+                _tell(summary.together([job], self.known), job, found)
+        return str(standing)
+
+    def _begun(self, directory: Path) -> None:
+        """Tells that a job begins in this process."""
+        number = next(n for n, job in enumerate(self.known, 1) if _absolute(job) == directory)
+        total = max(self._total, len(self.known))
+        _say(f"Job {number} of {total}: {summary.names(self.known)[number - 1]}")
 
     def _job(self, overrides: list[str], number: int) -> Job:
         config = self.loader.load_sweep_config(self.config, overrides)
@@ -138,3 +177,19 @@ def remaining() -> Iterator[list[Job]]:
     finally:
         Plugins.instantiate_launcher = theirs  # type: ignore[method-assign]
         worker.launching = False
+
+
+def _absolute(job: Job) -> Path:
+    """The folder of a job, as a job itself knows it."""
+    return Path(os.path.abspath(job.folder))
+
+
+def _tell(name: str, job: Job, found: Outcome) -> None:
+    if found.status == COMPLETED:
+        _say(f"{name}: {COMPLETED}, {shown(found.score)}")
+    elif found.status not in (INTERRUPTED, REFUSED):  # told before, or by whoever stopped it
+        _say(f"bilevel-run: {name}: {summary.reason(job, found)}", sys.stderr)
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    print(text, file=stream, flush=True)

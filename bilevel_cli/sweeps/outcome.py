@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from bilevel_cli.records import lock, table
 from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.records.settings import NOT_OF_A_JOB
 from bilevel_cli.vocabulary import EVAL, JOB, KILLED, RUNNING
+
+READING = 1e-3  # seconds that a process takes at most to read a note, which it locks meanwhile
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def noting(folder: Path) -> Iterator[Note | None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | CAREFUL, 0o666)
     try:
-        yield None if lock.take(descriptor) is False else Note(descriptor)
+        yield Note(descriptor) if _taken(descriptor) else None
     finally:
         os.close(descriptor)
 
@@ -79,10 +82,13 @@ def read(folder: Path) -> Outcome | None:
         descriptor = os.open(folder / JOB, os.O_RDONLY | CAREFUL)
     except OSError:
         return None
+    free = False
     try:
-        # Shared until the note is read: no job begins in between, which would seem to be killed.
-        free = lock.take(descriptor, shared=True) is not False
         outcome = _parsed(os.pread(descriptor, 1 << 20, 0))
+        if outcome is None or outcome.status == RUNNING:  # or half of it is written
+            # Shared until the note is read: no job begins in between, which would seem killed.
+            free = lock.take(descriptor, shared=True) is not False
+            outcome = _parsed(os.pread(descriptor, 1 << 20, 0))
     except OSError:  # no file: a folder or a FIFO
         return None
     finally:
@@ -125,6 +131,19 @@ def last_score(folder: Path, objective: str | None) -> tuple[str, float] | None:
 
 def shown(score: tuple[str, float] | None) -> str:
     return f"{score[0]} {score[1]:.4g}" if score else "without a score"
+
+
+def _taken(descriptor: int) -> bool:
+    """Takes the lock of a note, unless another process runs the job.
+
+    One that only reads the note shares the lock with other readers, and for a moment.
+    """
+    while lock.take(descriptor) is False:
+        if lock.take(descriptor, shared=True) is False:
+            return False
+        lock.release(descriptor)
+        time.sleep(READING)
+    return True
 
 
 def _parsed(text: bytes) -> Outcome | None:

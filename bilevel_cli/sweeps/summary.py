@@ -4,16 +4,17 @@ import shutil
 import textwrap
 from collections import Counter
 
-from bilevel_cli.errors import Failed, Unwritten
+from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.records.plain import plain
 from bilevel_cli.sweeps.job import Job
-from bilevel_cli.vocabulary import COMPLETED
+from bilevel_cli.sweeps.outcome import Outcome
+from bilevel_cli.vocabulary import COMPLETED, FAILED, OOM, REFUSED, TRACEBACK
 
 
 def table(known: list[Job]) -> str:
     """A line for each job, with its status, score and reason of failure; and how many there are."""
     outcomes = [job.outcome() for job in known]
-    names = _names(known)
+    told = names(known)
     scores = [f"{found.score[1]:.4g}" if found.score else "-" for found in outcomes]
     measures = sorted({found.score[0] for found in outcomes if found.score})
     score = plain(measures[0]) if len(measures) == 1 else "score"
@@ -21,7 +22,7 @@ def table(known: list[Job]) -> str:
         ("job", "status", score, ""),
         *(
             (plain(name), found.status, value, plain(" ".join((found.error or "").split())))
-            for name, found, value in zip(names, outcomes, scores, strict=True)
+            for name, found, value in zip(told, outcomes, scores, strict=True)
         ),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -37,23 +38,52 @@ def table(known: list[Job]) -> str:
 
 
 def failures(known: list[Job]) -> tuple[int, str] | None:
-    """The exit code and a message for the jobs that did not complete; None if all did."""
-    failed = {job.name: found for job in known if (found := job.outcome()).status != COMPLETED}
+    """The exit code and a message for the jobs that did not complete; None if all did.
+
+    Each has its reason whole, those of one reason together, and the file of its traceback.
+    """
+    failed = [(job, found) for job in known if (found := job.outcome()).status != COMPLETED]
     if not failed:
         return None
-    lines = [
-        f"  {plain(name)}: {plain(found.error or found.status)}" for name, found in failed.items()
-    ]
-    full = any(found.code == Unwritten.code for found in failed.values())
+    alike: dict[str, list[Job]] = {}
+    for job, found in failed:
+        alike.setdefault(reason(job, found), []).append(job)
+    lines = [f"  {together(some, known)}{many(some)}: {why}" for why, some in alike.items()]
+    statuses = {found.status for _, found in failed}
+    codes = {found.code for _, found in failed}
     message = "\n".join([f"{len(failed)} of the jobs failed:", *lines])
-    return Unwritten.code if full else Failed.code, message
+    if statuses == {REFUSED} and len(failed) == len(known):
+        return UsageError.code, message
+    return Unwritten.code if Unwritten.code in codes else Failed.code, message
 
 
-def _names(known: list[Job]) -> list[str]:
+def reason(job: Job, found: Outcome) -> str:
+    """Why a job did not complete, and where its traceback is if there is one."""
+    why, path = plain(found.error or found.status), job.folder / TRACEBACK
+    there = found.status in (FAILED, OOM) and path.exists() and TRACEBACK not in why
+    return f"{why} The traceback is in {plain(str(path))}." if there else why
+
+
+def names(known: list[Job]) -> list[str]:
     """What tells jobs apart: the overrides that not all of them have."""
     shared = set.intersection(*(set(job.overrides) for job in known))
     told = [
         " ".join(o for o in job.overrides if o not in shared and not o.startswith("hydra."))
         for job in known
     ]
-    return [name or job.name for name, job in zip(told, known, strict=True)]
+    return [plain(name or job.name) for name, job in zip(told, known, strict=True)]
+
+
+def together(some: list[Job], known: list[Job]) -> str:
+    """What tells some jobs from the others: the overrides that they all have, and not all jobs."""
+    inside = set.intersection(*(set(job.overrides) for job in some))
+    shared = set.intersection(*(set(job.overrides) for job in known))
+    told = [o for o in some[0].overrides if o in inside - shared and not o.startswith("hydra.")]
+    mine = {id(job) for job in some}
+    each = (name for job, name in zip(known, names(known), strict=True) if id(job) in mine)
+    return plain(" ".join(told)) or ", ".join(each)
+
+
+def many(some: list[Job]) -> str:
+    """How many jobs there are, where there are several."""
+    return f" ({len(some)} jobs)" if len(some) > 1 else ""

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
@@ -12,10 +13,15 @@ from omegaconf import DictConfig
 
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine import signals, streams
+from bilevel_cli.records.atomic import replaced
+from bilevel_cli.records.plain import plain
 from bilevel_cli.sweeps.outcome import Outcome, digest, last_score, noting, shown
-from bilevel_cli.vocabulary import COMPLETED, FAILED, INTERRUPTED, REFUSED, RUNNING
+from bilevel_cli.sweeps.status_line import CLEAR
+from bilevel_cli.vocabulary import COMPLETED, FAILED, INTERRUPTED, REFUSED, RUNNING, TRACEBACK
 
 launching = False  # whether this process is the one that was asked for the sweep
+begun: Callable[[Path], None] | None = None  # told of each job that this process begins
+carried: set[Path] = set()  # the folders of the jobs that this process has run itself
 
 
 def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path) -> float | None:
@@ -37,6 +43,7 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
         asked = signals.serve()
     if asked:
         return None
+    pooled = asked is not None  # then the process that launched it tells of the job
     with noting(folder) as note:
         if note is None:
             return None
@@ -45,9 +52,12 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
         if before and (before.status, before.settings) == (COMPLETED, settings):
             return before.returned
         note.write(Outcome(RUNNING, settings))
+        carried.add(folder)
+        if begun is not None:
+            begun(folder)
         handlers = {signum: signal.getsignal(signum) for signum in signals.SIGNALS}
         try:
-            with signals.stops_at_once(), _quiet(asked is not None):
+            with signals.stops_at_once(), _quiet(pooled, folder.name):
                 returned = run()
         except KeyboardInterrupt as stop:
             reason = f"By {stop or 'SIGINT'}. The same command continues it."
@@ -61,12 +71,13 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
             note.write(Outcome(INTERRUPTED, settings, _handed_on(signum, handlers), Failed.code))
             sys.exit(getattr(stop, "code", 128 + signum))
         except Exception as error:
-            outcome = _failure(error, settings)
-            print(f"bilevel-run: {folder.name}: {outcome.error}", file=sys.stderr)
+            outcome = _failure(error, settings, folder)
+            if not pooled:
+                print(f"bilevel-run: {folder.name}: {outcome.error}", file=sys.stderr)
         else:
             score = last_score(folder, config.objective)
             outcome = Outcome(COMPLETED, settings, score=score, returned=returned)
-            if not launching:
+            if not launching and not pooled:
                 print(f"{folder.name}: {COMPLETED}, {shown(score)}", flush=True)
         note.write(outcome)
         return outcome.returned
@@ -88,24 +99,33 @@ def _handed_on(signum: int, handlers: Mapping[signal.Signals, object]) -> str:
     return f"By {signal.Signals(signum).name}. The same command continues it."
 
 
-def _failure(error: Exception, settings: str) -> Outcome:
+def _failure(error: Exception, settings: str, folder: Path) -> Outcome:
     if isinstance(error, UsageError):
         return Outcome(REFUSED, settings, str(error), error.code)
     if not isinstance(error, Failed):
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        with contextlib.suppress(OSError), replaced(folder / TRACEBACK) as partial:
+            partial.write_text("".join(traceback.format_exception(error)))
         return Outcome(FAILED, settings, reason, Failed.code)
     return Outcome(error.status, settings, str(error), error.code)
 
 
 @contextlib.contextmanager
-def _quiet(wanted: bool) -> Iterator[None]:
-    """Keeps progress bars and news of several jobs at a time from the terminal, not from logs."""
+def _quiet(wanted: bool, name: str) -> Iterator[None]:
+    """Keeps progress bars and news of several jobs at a time from the terminal, not from logs.
+
+    A warning is told, with the name of its job, in place of the line that says how far they are.
+    """
     if not wanted:
         yield
         return
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
+            start = CLEAR if handler.stream.isatty() else ""
+            handler.setFormatter(
+                logging.Formatter(f"{start}{plain(name)}: ".replace("%", "%%") + "%(message)s")
+            )
     with contextlib.redirect_stderr(_NoTerminal(sys.stderr)):
         yield
 

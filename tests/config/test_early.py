@@ -12,9 +12,9 @@ import pytest
 from configs import composed
 from omegaconf import OmegaConf
 
-from bilevel_cli.commands.run import check_values
 from bilevel_cli.config import constructors, early
 from bilevel_cli.config.options import groups, names
+from bilevel_cli.runs.values import check_values
 
 Q = "task=quadratic"
 REFUSED = [
@@ -44,7 +44,7 @@ JUDGED = f"""
 import json, sys
 sys.path.insert(0, "tests/helpers")
 from configs import composed
-from bilevel_cli.commands.run import check_values
+from bilevel_cli.runs.values import check_values
 from bilevel_cli.errors import UsageError
 said = []
 for overrides, _ in {REFUSED}:

@@ -211,9 +211,9 @@ def test_an_objective_that_no_score_has_is_refused_at_step_0_and_spoils_no_compl
     (folder,) = Path("sweep").glob("*seed=0*")
     before = (folder / "manifest.json").read_bytes()
     capsys.readouterr()
-    assert bilevel_run(monkeypatch, *QUICK, "seed=0,1", "objective=vale") == 1
+    assert bilevel_run(monkeypatch, *QUICK, "seed=0,1", "objective=vale") == 2
     said = capsys.readouterr()
-    assert said.err.count("objective needs one of value, ") >= 2
+    assert said.err.count("objective needs one of value, ") == 3  # of each job, and at the end
     assert "got vale. Did you mean 'value'?" in said.err
     assert "After 10 outer steps" not in said.out
     assert (folder / "manifest.json").read_bytes() == before
@@ -221,6 +221,23 @@ def test_an_objective_that_no_score_has_is_refused_at_step_0_and_spoils_no_compl
     assert json.loads((other / "manifest.json").read_text())["status"] == "failed"
     assert not (other / "train.csv").exists()
     assert bilevel_run(monkeypatch, *QUICK, "seed=0,1", "objective=value") == 0
+
+
+def test_a_job_that_fails_names_its_reason_whole_and_the_file_of_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    words = "it broke " + "very " * 100 + "much"
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(entry, "_run", broken)  # where nobody expects it
+    assert bilevel_run(monkeypatch, *QUICK, "seed=0,1") == 1
+    error = capsys.readouterr().err
+    for seed in (0, 1):
+        (path,) = Path("sweep").glob(f"*seed={seed}*/traceback.txt")
+        assert f"  seed={seed}: RuntimeError: {words} The traceback is in {path}.\n" in error
+        assert "raise RuntimeError(words)" in path.read_text()
 
 
 # ---- other processes
