@@ -27,6 +27,14 @@ from bilevel_cli.nn import blame
 from bilevel_cli.nn.functional import Functional
 
 
+class Posed(NamedTuple):
+    """A task, and the device where its data live."""
+
+    device: Device
+    where: torch.device
+    task: Task
+
+
 class Parts(NamedTuple):
     """The objects of which an experiment is a product, and the device where its data live."""
 
@@ -37,17 +45,28 @@ class Parts(NamedTuple):
     method: Hypergradient[Any]
 
 
-def parts(config: DictConfig, options: dict[str, str]) -> Parts:
+def parts(config: DictConfig, options: dict[str, str], known: Posed | None = None) -> Parts:
     """Builds the device, the task, the inner loop and the method.
 
     Args:
         config: The whole configuration.
         options: The option chosen in each config group, for messages.
+        known: What `posed` made of the same device, data, model and task; None to make it.
 
     Raises:
         UsageError: A setting is wrong.
         ValueError: Likewise.
     """
+    device, where, task = known or posed(config, options)
+    loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
+    method: Hypergradient[Any] = make(config, "method")
+    _check_twice(task, method)
+    _check_precision(task, device)
+    return Parts(device, where, task, loop, method)
+
+
+def posed(config: DictConfig, options: dict[str, str]) -> Posed:
+    """Builds the device and the task; arguments and errors as of `parts`."""
     device: Device = make(config, "device")
     where = device.prepare()
     _check_pair(config, options)
@@ -69,11 +88,7 @@ def parts(config: DictConfig, options: dict[str, str]) -> Parts:
     read = [getattr(source, "statement", "") for source in sources]
     task.statement = " ".join(filter(None, [*read, task.statement]))
     task.checksum = digest.hexdigest()[:16] if sources else None
-    loop = InnerLoop(task, make(config, "solver"), make(config, "start"))
-    method: Hypergradient[Any] = make(config, "method")
-    _check_twice(task, method)
-    _check_precision(task, device)
-    return Parts(device, where, task, loop, method)
+    return Posed(device, where, task)
 
 
 def _check_pair(config: DictConfig, options: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bilevel_cli.config.objects import make, parts
+from bilevel_cli.config.objects import Posed, make, parts
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine.minibatches import sharing
 from bilevel_cli.machine.ranks import ALONE, Ranks
@@ -21,14 +21,23 @@ def build(
     directory: Path,
     options: dict[str, str],
     ranks: Ranks = ALONE,
+    known: Posed | None = None,
 ) -> Runner:
     """Builds all objects of a run, and checks that they fit together.
+
+    Args:
+        config: The composed configuration.
+        settings: What a checkpoint must agree with to be continued.
+        directory: The folder of the run.
+        options: The option chosen in each config group, for messages.
+        ranks: The processes that share the run.
+        known: As in `objects.parts`.
 
     Raises:
         UsageError: They do not.
     """
     try:
-        device, where, task, loop, method = parts(config, options)
+        device, where, task, loop, method = parts(config, options, known)
         ranks = sharing(ranks, task)
         metrics = {name: make(config, f"metrics.{name}") for name in config.get("metrics") or {}}
         plan = planned(config)

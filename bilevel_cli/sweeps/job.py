@@ -8,10 +8,10 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from bilevel_cli.errors import Failed
+from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.sweeps import outcome
 from bilevel_cli.sweeps.outcome import Outcome
-from bilevel_cli.vocabulary import COMPLETED, MISSING, WAITING
+from bilevel_cli.vocabulary import COMPLETED, MISSING, REFUSED, WAITING
 
 _LONGEST = 200  # file systems take 255 bytes
 
@@ -58,6 +58,12 @@ class Job:
                 return False
             note.write(Outcome(WAITING, self.settings))
             return True
+
+    def refuse(self, reason: str) -> None:
+        """Notes that the job cannot work, unless another process runs it all the same."""
+        with outcome.noting(self.folder) as note:
+            if note is not None:
+                note.write(Outcome(REFUSED, self.settings, reason, UsageError.code))
 
     def outcome(self) -> Outcome:
         """How the job stands, as far as its folder tells: missing, if it never began."""

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel_cli.sweeps.suitable import Place
+
 # Hydra finds its plugins by loading their files once more: their classes are not the imported ones.
+ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 A_LIST = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -20,6 +23,14 @@ def total(config: DictConfig) -> int:
     """The jobs of a search, as far as it says so; 0 where it does not, and for lists."""
     trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
     return trials if isinstance(trials, int) else 0
+
+
+def place(launcher: Launcher, config: DictConfig) -> Place:
+    """Where a launcher runs jobs."""
+    process = OmegaConf.select(config, "hydra.launcher._target_") == ONE_BY_ONE
+    # Joblib's has processes of this machine, and one of submitit's as well.
+    machine = hasattr(launcher, "joblib") or getattr(launcher, "_EXECUTOR", "") == "local"
+    return Place(process, process or machine, lists(config))
 
 
 @contextlib.contextmanager

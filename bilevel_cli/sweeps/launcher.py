@@ -20,12 +20,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bilevel_cli.config.run_folder import check_names, check_sweep
 from bilevel_cli.machine import signals
 from bilevel_cli.records import folder, lock
+from bilevel_cli.records.plain import plain
 from bilevel_cli.sweeps import job_folders, kinds, outcome, status_line, summary, worker
 from bilevel_cli.sweeps.composer import Composer, composer
 from bilevel_cli.sweeps.job import Job, slug
 from bilevel_cli.sweeps.outcome import Outcome, shown
 from bilevel_cli.sweeps.standing import Pace
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
+from bilevel_cli.sweeps.suitable import Suitability
 from bilevel_cli.vocabulary import COMPLETED, INTERRUPTED, JOB, MISSING, REFUSED
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Remaining(Launcher):
         self._names = job_folders.Names(config)
         self._total = kinds.total(config)
         self._pace = Pace(self._total)
+        self._suitability = Suitability(kinds.place(launcher, config))
 
     def setup(self, **given: Any) -> None:
         self.launcher.setup(**given)
@@ -67,7 +70,7 @@ class Remaining(Launcher):
         if initial_job_idx == 0:
             self._announce(apart, remaining)
         with self._shown(apart, remaining), signals.passed_on() as requests:
-            self._launch(remaining, initial_job_idx, requests)
+            self._launch(self._refuse(remaining), initial_job_idx, requests)
             for job in apart:
                 lock.wait(job.folder / JOB)
         self.loader.forget()
@@ -96,6 +99,17 @@ class Remaining(Launcher):
     def _announce(self, jobs: list[Job], remaining: list[Job]) -> None:
         if (done := len(jobs) - len(remaining)) > 0:
             _say(f"{done} of {len(jobs)} jobs are completed, or still running.")
+
+    def _refuse(self, jobs: list[Job]) -> list[Job]:
+        """Refuses the jobs that cannot work, and tells why. Returns the others."""
+        refused: set[Path] = set()
+        for some, reason in self._suitability.refused(jobs, _say):
+            for job in some:
+                job.refuse(reason)
+            refused |= {job.folder for job in some}
+            which = f"{summary.together(some, self.known)}{summary.many(some)}"
+            _say(f"bilevel-run: {which}: {plain(reason)}", sys.stderr)
+        return [job for job in jobs if job.folder not in refused]
 
     @contextlib.contextmanager
     def _shown(self, jobs: list[Job], remaining: list[Job]) -> Iterator[None]:
