@@ -19,7 +19,8 @@ def plain(text: str, most: int | None = None) -> str:
 
 def plain_name(name: str) -> str:
     r"""The name of a file in letters that `plain` keeps. Two names never become the same."""
-    return "".join(map(_shown, name.replace("\\", r"\\")))
+    name = name.replace("\\", r"\\")
+    return name if name.isprintable() else "".join(map(_shown, name))
 
 
 def _shown(letter: str) -> str:

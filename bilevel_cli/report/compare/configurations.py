@@ -1,8 +1,9 @@
 """Runs that differ by their seed alone are a configuration, named by what tells it from others."""
 
+import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +51,10 @@ def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> li
     Raises:
         UsageError: No run has an option that `group_by` names, or several have that name.
     """
-    runs = _last(runs)
+    keys = {run: _everything(run) for run in runs}
+    runs = _last(runs, keys)
     if group_by is None:
-        groups = _grouped(runs, [_everything])
+        groups = _grouped(runs, [keys.__getitem__])
         shown = _needed(all_options(runs), [group[0] for group in groups])
     else:
         shown = {name: _named(name, runs) for name in group_by}
@@ -93,14 +95,18 @@ ABSENT = _Absent()
 Value = Callable[[Run], Any]
 
 
-def _last(runs: list[Run]) -> list[Run]:
+def _last(runs: list[Run], keys: Mapping[Run, str]) -> list[Run]:
     """The runs without those that were run again later, with the same settings and seed.
 
     The last one counts, however it ended: to take the best would be to choose by the outcome.
+
+    Args:
+        runs: The runs.
+        keys: `_everything` of each.
     """
     last: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("started") or "")):
-        key = str(run.folder) if run.seed is None else f"{_everything(run)} {key_of(run.seed)}"
+        key = str(run.folder) if run.seed is None else f"{keys[run]} {key_of(run.seed)}"
         last[key] = run
     kept = set(last.values())
     return [run for run in runs if run in kept]
@@ -110,13 +116,17 @@ def _everything(run: Run) -> str:
     return key_of([{k: v for k, v in run.settings.items() if _is_option(k)}, run.choices])
 
 
+@functools.lru_cache(maxsize=10_000)  # thousands of runs have the same names
 def _is_option(name: str) -> bool:
     return name.split(".")[0] not in NOT_OPTIONS
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, default=str)
+
+
 def key_of(value: Any) -> str:
     """Equal for equal values, whatever they are."""
-    return json.dumps(value, sort_keys=True, default=str)
+    return _ENCODER.encode(value)
 
 
 def _grouped(runs: Iterable[Run], values: Iterable[Value]) -> list[list[Run]]:
@@ -175,13 +185,17 @@ def _setting(name: str) -> Value:
 def _needed(options: dict[str, Value], firsts: list[Run]) -> dict[str, Value]:
     """The options that tell apart runs which the options taken before them do not."""
     needed: dict[str, Value] = {}
-    apart = 1
+    parts, apart = [0] * len(firsts), 1  # the part of each run, by the options taken so far
     for name, value in options.items():
         if apart == len(firsts):
             break
-        refined = len(_grouped(firsts, [*needed.values(), value]))
-        if refined > apart:
-            needed[name], apart = value, refined
+        numbers: dict[tuple[int, str], int] = {}
+        refined = [
+            numbers.setdefault((part, key_of(value(run))), len(numbers))
+            for part, run in zip(parts, firsts, strict=True)
+        ]
+        if len(numbers) > apart:
+            needed[name], parts, apart = value, refined, len(numbers)
     return needed
 
 

@@ -9,6 +9,7 @@ from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.read.runs import Run
 
 LONGEST = 80  # letters of a circumstance; a checksum has 64
+FEW = 6  # values that a line names
 
 
 def unfair(configurations: Sequence[Configuration]) -> list[str]:
@@ -26,7 +27,7 @@ def _data(configurations: Sequence[Configuration]) -> list[str]:
                 of_seed.setdefault(_said(run.manifest["data_sha256"]), configuration.label)
     for seed, labels in seen.items():
         if len(labels) > 1:
-            named = "; ".join(f"{label}: {sha}" for sha, label in labels.items())
+            named = "; ".join(_few([f"{label}: {sha}" for sha, label in labels.items()]))
             return [
                 f"UNFAIR: the data differ between configurations, so the scores are of different "
                 f"problems (data_sha256 at seed {seed}: {named})."
@@ -37,17 +38,23 @@ def _data(configurations: Sequence[Configuration]) -> list[str]:
 def _circumstances(configurations: Sequence[Configuration]) -> list[str]:
     lines = []
     for name, value in CIRCUMSTANCES.items():
-        sets = {
-            frozenset(value(run) for run in configuration.runs if run.manifest)
-            for configuration in configurations
-        } - {frozenset()}
-        if len(sets) > 1:
-            counts = Counter(
-                value(run) for one in configurations for run in one.runs if run.manifest
-            )
-            found = ", ".join(f"{said} in {count}" for said, count in sorted(counts.items()))
-            lines.append(f"Not the same in all configurations: {name} ({found} runs).")
+        sets, counts = set[frozenset[str]](), Counter[str]()
+        for configuration in configurations:
+            found = [value(run) for run in configuration.runs if run.manifest]
+            sets.add(frozenset(found))
+            counts.update(found)
+        if len(sets - {frozenset()}) > 1:
+            ordered = sorted(counts.items())
+            if len(ordered) > FEW:  # over a year there are hundreds of commits
+                ordered.sort(key=lambda pair: -pair[1])
+            said = ", ".join(_few([f"{one} in {count}" for one, count in ordered]))
+            lines.append(f"Not the same in all configurations: {name} ({said} runs).")
     return lines
+
+
+def _few(parts: list[str]) -> list[str]:
+    """The first parts of a sentence, and how many more there are."""
+    return parts if len(parts) <= FEW else [*parts[: FEW - 1], f"{len(parts) - FEW + 1} others"]
 
 
 def _entry(name: str) -> Callable[[Run], str]:
