@@ -1,14 +1,21 @@
 """The page of bilevel-report in Chromium, from its file alone and off the network."""
 
+import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pages import leave, reported, three_methods
+from test_crowds import crowd, grid
 
 from bilevel_cli.report.page import page
+from bilevel_cli.report.show.curves import Band, Curve
+from bilevel_cli.report.show.lineup import FRONT
+from bilevel_cli.report.show.scale import scale
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of [dev]")
 
@@ -94,10 +101,11 @@ def opened(browser: Any, file: Path) -> Iterator[Opened]:
 
 
 def test_the_curves_are_drawn_from_the_file_alone(opened: Opened) -> None:
-    kinds = {(trace["series"], trace["kind"]) for trace in opened.traces()}
+    kinds = {(trace["entry"], trace["kind"]) for trace in opened.traces()}
     labels = opened.page.locator(".legend button").all_inner_texts()
-    good, bad, none = (labels.index(name) for name in ("good", "bad", "none (failed)"))
-    assert {(good, "mean"), (good, "band"), (bad, "cross"), (none, "empty")} <= kinds
+    good, bad = (labels.index(name) for name in ("good", "bad"))
+    assert labels[-1] == "none (failed)"
+    assert {(good, "mean"), (good, "band"), (good, "compared"), (bad, "cross")} <= kinds
     assert (bad, "mean") not in kinds
     # A run that broke ends in a cross where it was last seen: after 5 steps, at 0.2.
     cross = next(trace for trace in opened.traces() if trace["kind"] == "cross")
@@ -108,11 +116,11 @@ def test_a_press_in_the_legend_hides_a_series_and_another_shows_it(opened: Opene
     button = opened.page.locator(".legend button", has_text="good")
     number = opened.page.locator(".legend button").all_inner_texts().index("good")
     plot, lines = opened.page.locator("#plot"), opened.lines()
-    shown = {trace["series"] for trace in opened.traces() if trace["visible"]}
+    shown = {trace["entry"] for trace in opened.traces() if trace["visible"]}
     before = plot.screenshot()
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
-    visible = {trace["series"] for trace in opened.traces() if trace["visible"]}
+    visible = {trace["entry"] for trace in opened.traces() if trace["visible"]}
     assert shown - visible == {number}
     assert opened.lines() < lines
     opened.page.mouse.move(0, 0)
@@ -120,6 +128,16 @@ def test_a_press_in_the_legend_hides_a_series_and_another_shows_it(opened: Opene
     button.press("Enter")  # by keyboard as well
     assert button.get_attribute("aria-pressed") == "true"
     assert opened.lines() == lines
+
+
+def test_names_stand_at_the_ends_of_curves_and_apart(opened: Opened) -> None:
+    names = opened.page.locator("#plot .annotation-text", has_text=re.compile("good|near|poor"))
+    boxes = sorted(
+        (box["y"], box["height"]) for one in names.all() if (box := one.bounding_box()) is not None
+    )
+    assert len(boxes) == 3
+    for (above, height), (below, _) in itertools.pairwise(boxes):
+        assert above + height * 0.8 <= below
 
 
 def test_two_presses_leave_one_series_alone(opened: Opened) -> None:
@@ -246,3 +264,120 @@ def test_every_control_has_a_name_and_can_be_reached_by_keyboard(opened: Opened)
             opened.page.evaluate("document.activeElement.id || document.activeElement.name")
         )
     assert {"theme", "metric", "axis", "log-x", "bands", "singles"} <= reached
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crowd")
+    page.write(crowd(folder / "runs", 46, broken=2), folder / "page.html")
+    return folder / "page.html"
+
+
+@pytest.fixture
+def many(browser: Any, crowded: Path) -> Iterator[Opened]:
+    found = Opened(browser, crowded)
+    yield found
+    found.context.close()
+    assert found.complaints == []
+
+
+def kinds(found: Opened) -> dict[str, set[int]]:
+    """The entries of the legend by the kinds of their traces."""
+    by_kind: dict[str, set[int]] = {}
+    for trace in found.traces():
+        by_kind.setdefault(trace["kind"], set()).add(trace["entry"])
+    return by_kind
+
+
+def test_of_many_methods_the_best_are_in_colour_and_the_others_in_grey(many: Opened) -> None:
+    best, found = set(range(FRONT)), kinds(many)
+    assert found["mean"] == found["band"] == found["compared"] == best
+    assert found["quiet"] == set(range(48)) - best
+    names = many.page.locator("#plot .annotation-text").all_inner_texts()
+    assert {"m45", "m41"} <= set(names)
+    assert "m40" not in names
+
+
+def test_a_name_that_is_pressed_comes_to_the_front_and_goes_back(many: Opened) -> None:
+    button = many.page.locator(".legend button", has_text=re.compile(r"^m7$"))
+    number = int(button.get_attribute("data-entry") or -1)
+    button.click()
+    assert number in kinds(many)["mean"]
+    assert number not in kinds(many)["quiet"]
+    button.click()
+    assert number in kinds(many)["quiet"]
+    many.page.locator("#pick-all").click()
+    assert "quiet" not in kinds(many)
+    many.page.locator("#pick-none").click()
+    assert "mean" not in kinds(many)
+    many.page.locator("#context").uncheck()
+    assert many.traces() == []
+
+
+def test_a_row_a_name_and_a_curve_are_lit_together(many: Opened) -> None:
+    many.page.locator("#results tbody tr", has_text=re.compile("^m7")).first.hover()
+    lit = many.page.evaluate(
+        "[...document.querySelectorAll('.scatterlayer .lit')].map((g) => g.__data__[0].trace.name)"
+    )
+    assert lit == ["m7"]
+    assert many.page.locator(".legend button.lit").all_inner_texts() == ["m7"]
+    stroke = "getComputedStyle(document.querySelector('.scatterlayer .lit .js-line')).stroke"
+    assert many.page.evaluate(stroke) != many.page.evaluate("colour('quiet')")
+    many.page.mouse.move(0, 0)
+    assert many.page.locator(".lit").count() == 0
+
+
+def test_each_curve_has_a_small_plot_if_asked_for(many: Opened) -> None:
+    many.page.locator("#small").check()
+    plots = many.page.locator(".legend button svg.small .own")
+    assert plots.count() == 48
+    paths = {plots.nth(number).get_attribute("d") for number in range(46)}
+    assert len(paths) == 46
+    many.page.locator("#small").uncheck()
+    assert plots.count() == 0
+
+
+def test_each_task_has_a_plot_and_a_press_hides_a_method_in_all(
+    browser: Any, tmp_path: Path
+) -> None:
+    page.write(grid(tmp_path / "runs", 4, 3), tmp_path / "page.html")
+    found = Opened(browser, tmp_path / "page.html")
+    assert found.page.locator("#plot .cartesianlayer > .subplot").count() == 4
+    tops = [found.layout(f"yaxis{n}.range")[1] for n in ("", 2, 3, 4)]
+    assert all(b == pytest.approx(100 * a, rel=0.01) for a, b in itertools.pairwise(tops))
+    before = found.lines()
+    found.page.locator(".legend button", has_text="m1").click()
+    assert len(found.traces()) == 4 * 2 * 4  # a mean, two edges and a dot of two methods each
+    assert found.lines() < before
+    found.page.set_viewport_size({"width": 390, "height": 900})
+    found.page.wait_for_timeout(300)
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert found.complaints == []
+    found.context.close()
+
+
+def test_the_page_and_the_figure_have_one_range(opened: Opened) -> None:
+    random, x = np.random.default_rng(0), np.linspace(0, 1, 12)
+    cut = far = 0
+    for trial in range(200):
+        curves = [
+            Curve(x[: random.integers(1, 13)], random.lognormal(0, random.choice([0.1, 3]), 12))
+            for _ in range(random.integers(1, 9))
+        ]
+        curves = [Curve(one.x, one.y[: len(one.x)]) for one in curves]
+        bands = [Band(one.x, one.y, one.y - 0.3, one.y * 2) for one in curves[:2]]
+        behind = curves[5:]
+        expected = scale(curves[:5], bands, behind)
+        assert expected is not None
+        plain = [
+            [{"x": c.x.tolist(), "y": c.y.tolist()} for c in some] for some in (curves[:5], behind)
+        ]
+        edges = [{"x": b.x.tolist(), "y": e.tolist()} for b in bands for e in (b.low, b.high)]
+        arguments = ", ".join(map(json.dumps, (plain[0], edges, plain[1])))
+        call = f"scaleOf({arguments}, false, false)"
+        found = opened.page.evaluate(call)
+        assert found["range"] == pytest.approx([expected.low, expected.high], rel=1e-9), trial
+        assert (found["cut"], found["far"]) == (expected.cut, expected.far), trial
+        cut, far = cut + expected.cut, far + bool(expected.far)
+    assert cut > 10
+    assert far > 10

@@ -19,9 +19,9 @@ from PIL import Image
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.compare.measure import Course
-from bilevel_cli.report.page import numbers, page, pictures
+from bilevel_cli.report.page import charts, numbers, page, pictures
 from bilevel_cli.report.show import figures, palette
-from bilevel_cli.report.show.curves import Band, Curve, band, curve, end, spread, window
+from bilevel_cli.report.show.curves import Curve, band, curve, end, spread
 from bilevel_cli.report.show.headline import headline
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -111,25 +111,6 @@ def test_thinned_rows_are_few_and_keep_both_ends(length: int, count: int) -> Non
     assert (np.diff(kept) > 0).all()
 
 
-def test_a_fall_from_a_bad_start_does_not_flatten_what_comes_after() -> None:
-    x = np.linspace(0, 1, 101)
-    low, high = window([Curve(x, np.where(x < 0.05, 100.0, 1 + x))]) or (0, 0)
-    assert 0.9 < low < 1.1  # of 1.1 to 2, and a little room
-    assert 2 < high < 2.1
-    few = window([Curve(np.array([0.0, 2, 3]), np.array([100.0, 2, 1]))]) or (0, 0)
-    assert few[1] > 100  # the line from the first row to the second is most of the curve
-    gentle = window([Curve(x, 1 + x)]) or (0, 0)
-    assert gentle[0] < 1  # all of it, where the start takes a tenth of the height
-
-
-def test_a_wide_band_widens_the_plot_by_half_its_height_at_most() -> None:
-    x = np.linspace(0, 1, 11)
-    narrow, wide = (Band(x, x, x - half, x + half) for half in (0.1, 50))
-    for band_, end_ in ((narrow, 1.1 + 0.072), (wide, 1.5 + 0.12)):  # with 6 % of room
-        low, high = window([Curve(x, x)], [band_]) or (0, 0)
-        assert_allclose([low, high], [1 - end_, end_])
-
-
 # ------------------------------------------------------------------------------ palette
 
 
@@ -175,6 +156,11 @@ def test_any_two_colours_differ_for_all_who_see(theme: int, vision: str) -> None
 def test_thirty_six_series_look_different() -> None:
     count = len(palette.COLOURS) * len(palette.DASHES)
     assert len({palette.style(number) for number in range(count)}) == count == 36
+
+
+def test_up_to_six_series_are_told_apart_without_colours() -> None:
+    dashes = [palette.style(number).dash for number in range(len(palette.COLOURS))]
+    assert len(set(dashes)) == len(palette.COLOURS)
 
 
 def test_text_and_lines_have_the_contrast_of_wcag_aa() -> None:
@@ -356,7 +342,7 @@ def test_weights_are_a_histogram_with_flagged_examples_apart(tmp_path: Path) -> 
     assert "not flagged, 30, median 0.9" in found
     assert "flagged as corrupted, 10, median 0.1" in found
     tops = [re.findall(r"V([\d.]+)H", path) for path in re.findall(r'd="([^"]+)"', found)]
-    heights = [[pictures.HEIGHT - float(top) for top in bars] for bars in tops]
+    heights = [[charts.HEIGHT - float(top) for top in bars] for bars in tops]
     # Bars of 1/40 from 0 to 1: 0.1 is in bar 4, 0.9 in bar 36, a third as high.
     assert heights[0].index(max(heights[0])) == 36
     assert heights[1].index(max(heights[1])) == 4
@@ -369,12 +355,27 @@ def test_weights_without_flags_are_one_histogram(tmp_path: Path) -> None:
     assert "all examples (2)" in found
 
 
-def test_a_distilled_set_is_shown_as_it_is(tmp_path: Path) -> None:
+def sheet(columns: int, rows: int) -> bytes:
+    """A picture of images of 56 pixels, as `save_grid` writes it."""
     file = io.BytesIO()
-    Image.new("L", (8, 8)).save(file, "PNG")
-    found, _ = _learned(tmp_path, "distilled.png", file.getvalue())
+    Image.new("L", (58 * columns - 2, 58 * rows - 2)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_distilled_set_is_shown_in_its_own_size_or_scrolls(tmp_path: Path) -> None:
+    found, _ = _learned(tmp_path, "distilled.png", sheet(10, 10))
     source = re.findall(r'src="data:image/png;base64,([^"]+)"', found)
-    assert base64.b64decode(source[0]) == file.getvalue()
+    assert base64.b64decode(source[0]) == sheet(10, 10)
+    assert 'width="578" height="578"' in found
+
+
+def test_a_column_of_distilled_images_stands_side_by_side_and_is_embedded_once(
+    tmp_path: Path,
+) -> None:
+    found, _ = _learned(tmp_path, "distilled.png", sheet(1, 10))
+    assert found.count("base64,") == 1
+    boxes = re.findall(r'viewBox="0 (\d+) 56 56" width="96"', found)
+    assert boxes == [str(58 * row) for row in range(10)]
 
 
 def test_penalties_are_shown_against_what_they_left_of_the_weights(tmp_path: Path) -> None:
@@ -383,11 +384,27 @@ def test_penalties_are_shown_against_what_they_left_of_the_weights(tmp_path: Pat
     assert found.count("<circle") == 2
 
 
-def test_the_best_row_of_hyperparameters_is_shown(tmp_path: Path) -> None:
-    text = "step,validation_loss,lr,best\n0,0.5,0.1,0\n5,0.25,0.2,1\n10,0.3,0.3,0\n"
+def test_what_was_learned_is_shown_where_it_was_best_with_its_scores(tmp_path: Path) -> None:
+    text = "step,validation_loss,lr,best\n0,0.5,0.1,0\n5,0.25,0.2,1\n10,0.3,0.4,0\n"
     found, _ = _learned(tmp_path, "hyperparameters.csv", text)
-    assert "<td>0.25</td>" in found
-    assert "<td>0.3</td>" not in found
+    assert "<td><code>lr</code></td><td>0.1</td><td><b>0.2</b></td>" in found
+    assert "<code>validation_loss</code>" not in found
+    assert "after 5 of 10 outer steps: validation loss 0.25" in found
+
+
+def test_the_examples_of_least_weight_are_shown_with_their_labels(tmp_path: Path) -> None:
+    rows = [f"{1000 + i},{i / 40},3,{int(i < 9)},{8.0 if i < 5 else 3.0}" for i in range(40)]
+    rows = ["77777,,3,0,", *reversed(rows)]  # not judged, so of no weight
+    text = "\n".join(["index,weight,label,flag,suggested", *rows])
+    found, _ = _learned(tmp_path, "weights.csv", text)
+    shown = re.findall(
+        r"<tr><td>(\d+)</td><td>3</td><td>(.*?)</td><td>.*?</td><td>(yes|no)</td>", found
+    )
+    assert [int(name) for name, _, _ in shown] == list(range(1000, 1000 + pictures.MOST_ROWS))
+    assert [suggested for _, suggested, _ in shown[:6]] == ["<b>8</b>"] * 5 + ["3"]
+    assert [flag for _, _, flag in shown].count("yes") == 9
+    assert "The 15 of 40 training examples" in found
+    assert "For 5 of them the classifier suggests another label" in found
 
 
 @pytest.mark.parametrize("name", ["weights.csv", "distilled.png", "hyperparameters.csv"])

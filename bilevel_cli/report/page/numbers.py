@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel_cli.report.compare.comparison import UNBOUNDED, Report
+from bilevel_cli.report.compare.comparison import END, UNBOUNDED, Budget, Report, Row
 from bilevel_cli.report.compare.configurations import Configuration, name
 from bilevel_cli.report.compare.measure import Course, course
 from bilevel_cli.report.costs import SECONDS, STEP, axes
@@ -22,6 +22,7 @@ from bilevel_cli.report.show.curves import (
     in_mean,
     spread,
 )
+from bilevel_cli.report.show.lineup import Entry, Lineup, lineup
 from bilevel_cli.report.show.palette import style
 from bilevel_cli.vocabulary import ENDED_BADLY
 
@@ -43,19 +44,31 @@ def data(report: Report) -> dict[str, Any]:
         pointwise: The costs against which there are no means.
         metric: The metric that is shown first.
         axis: The cost against which it is shown first.
-        series: For each configuration its looks, the means of its runs, and its runs.
+        budget: The axis and the limit at which runs are compared; None where there is no limit.
+        panels: What the panels are called.
+        entries: The entries of the legend and their looks, the best first.
+        series: For each configuration its place, the means of its runs, and its runs.
     """
     metrics = _metrics(report)
     counted, points = in_mean(report), _points(report, len(metrics))
-    names, known = short_names(report.runs), {report.metric: report.within}
+    names, placed = short_names(report.runs), lineup(report)
+    known = {report.metric: report.within}
+    rows = {id(row.configuration): row for row in report.rows}
     return {
         "metrics": metrics,
         "axes": axes(),
         "pointwise": [axis for axis in axes() if not has_mean(axis)],
         "metric": report.metric if report.metric in metrics else next(iter(metrics), None),
         "axis": axis_of(report.budget),
+        "budget": _budget(report.budget),
+        "panels": placed.panels,
+        "entries": list(map(_entry, placed.entries)),
         "series": [
-            _series(number, one, names, counted, metrics, points, known)
+            {
+                **_place(placed, number),
+                "compared": _compared(rows[id(one)]),
+                **_series(one, names, counted, metrics, points, known),
+            }
             for number, one in enumerate(report.configurations)
         ],
     }
@@ -80,8 +93,40 @@ def _points(report: Report, metrics: int) -> int:
     return max(FEWEST_POINTS, min(MOST_POINTS, MOST_NUMBERS // (of_runs + of_means + 1)))
 
 
+def _budget(budget: Budget) -> dict[str, Any] | None:
+    if budget.column == END or budget.limit is None:
+        return None
+    return {"axis": budget.column, "limit": budget.limit}
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    colour, dash = style(entry.style)
+    return {
+        "label": entry.label,
+        "colour": colour,
+        "dash": ",".join(f"{length * WIDTH:g}px" for length in dash) or "solid",
+        "front": entry.front,
+    }
+
+
+def _place(placed: Lineup, number: int) -> dict[str, int]:
+    return {
+        "entry": placed.entry[number],
+        "panel": placed.panel[number],
+        "rank": placed.rank[number],
+    }
+
+
+def _compared(row: Row) -> dict[str, Any] | None:
+    """Where the number of the table stands in a plot: at what its runs had spent there."""
+    if not row.values:
+        return None
+    (value,) = _rounded(np.array([row.estimate.value]))
+    spent = _rounded(np.array([row.costs[axis] for axis in axes()]), 8)
+    return {"x": dict(zip(axes(), spent, strict=True)), "y": value} if value is not None else None
+
+
 def _series(
-    number: int,
     configuration: Configuration,
     names: Mapping[str, str],
     counted: set[str],
@@ -89,13 +134,10 @@ def _series(
     points: int,
     known: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
-    colour, dash = style(number)
     courses = {run.name: _courses(run, metrics) for run in configuration.runs}
     averaged = [courses[run.name] for run in configuration.runs if run.name in counted]
     return {
         "label": name(configuration),
-        "colour": colour,
-        "dash": ",".join(f"{length * WIDTH:g}px" for length in dash) or "solid",
         **(_means(averaged, metrics, points, known) if len(averaged) > 1 else NO_MEANS),
         "runs": [
             {

@@ -13,9 +13,11 @@ from bilevel_cli.report.page import numbers
 from bilevel_cli.report.page.markup import escape, swatch
 from bilevel_cli.report.page.sections import SECTIONS
 from bilevel_cli.report.show.headline import headline
+from bilevel_cli.report.show.lineup import Entry, lineup
 from bilevel_cli.report.show.palette import COLOURS
 
 ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("scale.js", "curves.js", "page.js")  # in this order
 
 TABLES = {"eval": "Scores", "train": "Training"}  # what the list of metrics calls the two tables
 
@@ -64,12 +66,12 @@ def html(report: Report, plotly: str) -> str:
         metrics="".join(_metrics(data["metrics"], table) for table in TABLES),
         axes="".join(_axis(axis, name) for axis, name in axes().items()),
         plot_label=escape(f"Curves of {title}. The numbers are in the table."),
-        legend="".join(_entry(number, one["label"]) for number, one in enumerate(data["series"])),
+        legend="".join(_entry(number, one) for number, one in enumerate(lineup(report).entries)),
         sections="\n".join(section(report) for section in SECTIONS),
         footer=f"Written by bilevel-report {__version__}. Nothing on this page is fetched.",
         data=embedded(data),
         plotly=plotly,
-        js=_asset("page.js"),
+        js="\n".join(map(_asset, SCRIPTS)),
     )
 
 
@@ -110,8 +112,10 @@ def _axis(axis: str, name: str) -> str:
     return f'<label><input type="radio" name="axis" value="{axis}"><span>{name}</span></label>'
 
 
-def _entry(number: int, label: str) -> str:
+def _entry(number: int, entry: Entry) -> str:
+    pressed = str(entry.front).lower()
+    ranked = ' class="ranked"' if entry.ranked else ""
     return (
-        f'<li><button type="button" aria-pressed="true">{swatch(number)}'
-        f"<span>{escape(label)}</span></button></li>"
+        f'<li{ranked}><button type="button" data-entry="{number}" aria-pressed="{pressed}">'
+        f"{swatch(entry.style)}<span>{escape(entry.label)}</span></button></li>"
     )

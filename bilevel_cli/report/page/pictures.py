@@ -7,7 +7,9 @@ function from the folder of a run to HTML, or to None where there is nothing to 
 
 import base64
 import io
+import math
 import warnings as python_warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +19,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.costs import SECONDS, STEP
+from bilevel_cli.report.page import charts
+from bilevel_cli.report.page.charts import short
 from bilevel_cli.report.page.markup import escape
 from bilevel_cli.report.read import bounded, tables
 from bilevel_cli.report.read.bounded import Unread
+from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import LARGEST
 
 MOST_BYTES = 4_000_000  # of all pictures together, so that a browser still opens the page
-BINS = 40  # of a histogram
-WIDTH, HEIGHT, LEFT, FOOT = 320, 150, 8, 34  # of a plot and its margins, in units of its view box
+MOST_ROWS = 15  # of a table of rows, the most telling first
+MOST_LETTERS = 40  # of a cell of such a table
 PNG = b"\x89PNG\r\n\x1a\n"
+GAP = 2  # pixels between two images of distilled.png
+NARROW, LARGE = 240, 96  # pixels: a narrower picture is cut, and how wide its parts are shown
+MOST_PARTS, MOST_PIXELS = 200, 10_000  # of a picture, and of its width
+BEST, FLAG, WEIGHT, SUGGESTED = "best", "flag", "weight", "suggested"
+SHEET = "Distilled images, a row for each class"
+SCORES = ("validation_", "test_", "train_")  # how columns of scores begin
 
 
 class Picture(NamedTuple):
@@ -64,31 +76,78 @@ def found(configurations: Sequence[Configuration]) -> tuple[list[Picture], int]:
 
 
 def distilled(folder: Path) -> str | None:
-    """The picture distilled.png as it is."""
+    """The picture distilled.png, large enough to see its images."""
     content = bounded.content(folder / "distilled.png", MOST_BYTES)
     if content is None:
         return None
-    if not content.startswith(PNG):
+    if not content.startswith(PNG) or len(content) < 24:
         return _note("distilled.png is not a PNG file.")
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    picture = f'<img src="{source}" alt="Distilled images, a row for each class">'
-    return f"{picture}<figcaption>Distilled images, a row a class</figcaption>"
+    caption = f"<figcaption>{SHEET}</figcaption>"
+    # Square images in one column have this side; in several, it is that of some rows of them.
+    side = math.gcd(width + GAP, height + GAP)
+    parts = (height + GAP) // side
+    if width < NARROW and side > GAP and 1 < parts <= MOST_PARTS:
+        return _side_by_side(source, width, height, side) + caption
+    size = f'width="{width}" height="{height}"' if max(width, height) <= MOST_PIXELS else ""
+    return f'<div class="scroll sheet"><img src="{source}" {size} alt="{SHEET}"></div>{caption}'
+
+
+def _side_by_side(source: str, width: int, height: int, side: int) -> str:
+    """A tall picture cut into parts that stand side by side, since a page is wide."""
+    name = f"sheet{zlib.crc32(source.encode()):x}"
+    shown = max(width, LARGE)
+    whole = f'<image id="{name}" href="{source}" width="{width}" height="{height}"/>'
+    parts = "".join(
+        f'<svg viewBox="0 {top} {width} {side - GAP}" width="{shown}"><use href="#{name}"/></svg>'
+        for top in range(0, height, side)
+    )
+    hidden = f'<svg width="0" height="0"><defs>{whole}</defs></svg>'
+    return f'<div class="parts" role="img" aria-label="{SHEET}">{hidden}{parts}</div>'
 
 
 def weights(folder: Path) -> str | None:
     """A histogram of the weights of examples in weights.csv, flagged examples apart."""
     table = _table(folder / "weights.csv")
-    if table is None or "weight" not in table:
+    if table is None or WEIGHT not in table:
         return None
-    values = _numbers(table["weight"])
+    values = _numbers(table[WEIGHT])
     if not np.isfinite(values).any():
         return _note("weights.csv has no finite weight.")
-    if "flag" not in table:
+    if FLAG not in table:
         groups = {"all examples": values}
     else:
-        flagged = _numbers(table["flag"]) == 1
+        flagged = _numbers(table[FLAG]) == 1
         groups = {"not flagged": values[~flagged], "flagged as corrupted": values[flagged]}
-    return _histogram("Weights of training examples", groups)
+    return charts.histogram("Weights of training examples", groups)
+
+
+def suspects(folder: Path) -> str | None:
+    """From weights.csv with labels and suggestions: the examples whose labels are least trusted."""
+    table = _table(folder / "weights.csv")
+    if table is None or not {"index", WEIGHT, "label", SUGGESTED} <= {*table.columns}:
+        return None
+    values = _numbers(table[WEIGHT])
+    judged = int(np.isfinite(values).sum())
+    if not judged:
+        return None
+    order = np.argsort(values, kind="stable")[: min(judged, MOST_ROWS)]  # NaN comes last
+    shown = table.iloc[order]
+    flags = FLAG in table
+    head = ["example", "label", "suggested", "weight", *(["flagged"] if flags else [])]
+    rows, another = [], 0
+    for (_, row), weight in zip(shown.iterrows(), values[order], strict=True):
+        name, label, suggested = (_cut(row[column]) for column in ("index", "label", SUGGESTED))
+        another += label != suggested
+        suggestion = escape(suggested) if label == suggested else f"<b>{escape(suggested)}</b>"
+        flag = ["yes" if row[FLAG] == 1 else "no"] if flags else []
+        rows.append([escape(name), escape(label), suggestion, f"{weight:.3g}", *flag])
+    caption = (
+        f"The {len(rows)} of {judged:,} training examples of least weight, whose labels are most "
+        f"suspicious. For {another} of them the classifier suggests another label."
+    )
+    return _rows(head, rows, caption)
 
 
 def penalties(folder: Path) -> str | None:
@@ -96,28 +155,66 @@ def penalties(folder: Path) -> str | None:
     table = _table(folder / "hyperparameters.csv")
     if table is None or not {"log_l2", "weight"} <= {*table.columns}:
         return None
-    x, y = _numbers(table["log_l2"]), np.abs(_numbers(table["weight"]))
-    both = np.isfinite(x) & np.isfinite(y)
+    x, weight = _numbers(table["log_l2"]), _numbers(table["weight"])
+    both = np.isfinite(x) & np.isfinite(weight)
     if not both.any():
         return _note("hyperparameters.csv has no finite number.")
-    return _scatter("|weight| of each feature, by the log of its penalty", x[both], y[both])
+    features = table["feature"] if "feature" in table else pd.Series(range(len(table)))
+    names = [_cut(feature) for feature in features[both]]
+    x, weight = x[both], weight[both]
+    hints = [
+        f"feature {name}: log penalty {a:.3g}, weight {b:.3g}"
+        for name, a, b in zip(names, x.tolist(), weight.tolist(), strict=True)
+    ]
+    title = "|weight| of each feature, by the log of its penalty"
+    picture = charts.scatter(title, x, np.abs(weight), hints)
+    order = np.argsort(-np.abs(weight), kind="stable")[:MOST_ROWS]
+    with np.errstate(over="ignore"):
+        rows = [
+            [escape(names[n]), f"{np.exp(x[n]):.3g}", f"{x[n]:.3g}", f"{weight[n]:.3g}"]
+            for n in order
+        ]
+    caption = f"The {len(rows)} of {len(x):,} features of largest weight"
+    return picture + _rows(["feature", "penalty", "its log", "weight"], rows, caption)
 
 
-def best_row(folder: Path) -> str | None:
-    """From hyperparameters.csv with a column best: the row that it marks."""
+def learned_values(folder: Path) -> str | None:
+    """From hyperparameters.csv with a column best: what was learned, at first and where best."""
     table = _table(folder / "hyperparameters.csv")
-    if table is None or "best" not in table or not (table["best"] == 1).any():
+    if table is None or BEST not in table or not (table[BEST] == 1).any():
         return None
-    row = table[table["best"] == 1].iloc[0].drop("best")
-    items = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td>{escape(_short(value))}</td></tr>"
-        for name, value in row.items()
-    )
-    caption = "<figcaption>Hyperparameters of least validation loss</figcaption>"
-    return f'<div class="scroll"><table class="plain">{items}</table></div>{caption}'
+    place = int(np.argmax(table[BEST] == 1))
+    apart = {STEP, SECONDS, BEST}
+    values = {str(n): _numbers(table[n]) for n in table.columns if n not in apart}
+    scores = {name: some for name, some in values.items() if name.startswith(SCORES)}
+    rows = [
+        [
+            f"<code>{escape(name)}</code>",
+            short(float(some[0])),
+            f"<b>{short(float(some[place]))}</b>",
+            charts.spark(some, place),
+        ]
+        for name, some in values.items()
+        if name not in scores
+    ]
+    if STEP in table:
+        step = short(float(_numbers(table[STEP])[place]))
+        where = f"after {step} of {short(float(_numbers(table[STEP])[-1]))} outer steps"
+    else:
+        where = f"in row {place + 1} of {len(table)}"
+    reached = ", ".join(f"{words(n)} {short(float(some[place]))}" for n, some in scores.items())
+    caption = f"Hyperparameters of least validation loss, {where}"
+    caption += f": {escape(reached)}" if reached else ""
+    return _rows(["learned", "at first", "best", ""], rows, caption)
 
 
-KINDS: tuple[Callable[[Path], str | None], ...] = (distilled, weights, penalties, best_row)
+KINDS: tuple[Callable[[Path], str | None], ...] = (
+    distilled,
+    weights,
+    suspects,
+    penalties,
+    learned_values,
+)
 
 
 def _tried(kind: Callable[[Path], str | None], folder: Path) -> Iterable[str]:
@@ -147,66 +244,17 @@ def _numbers(column: "pd.Series[float]") -> NDArray[np.float64]:
     return np.where(np.abs(values) <= LARGEST, values, np.nan)
 
 
-def _histogram(title: str, groups: dict[str, NDArray[np.float64]]) -> str:
-    every = np.concatenate(list(groups.values()))
-    every = every[np.isfinite(every)]
-    low, high = float(every.min()), float(every.max())
-    if low >= 0 and high <= 1:  # shares, as most weights are, have the same axis in all pictures
-        low, high = 0.0, 1.0
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-    counts = {name: np.histogram(values, edges)[0] for name, values in groups.items()}
-    tallest = max(int(count.max()) for count in counts.values()) or 1
-    step = (WIDTH - 2 * LEFT) / BINS
-    bars = []
-    for index, count in enumerate(counts.values()):
-        tops = (1 - count / tallest) * HEIGHT
-        path = "".join(
-            f"V{top:.1f}H{LEFT + (i + 1) * step:.1f}" for i, top in enumerate(tops.tolist())
-        )
-        bars.append(f'<path class="part{index}" d="M{LEFT} {HEIGHT}{path}V{HEIGHT}Z"/>')
-    legend = "".join(
-        f'<span class="key"><i class="part{index}"></i>{name} ({len(values)})</span>'
-        for index, (name, values) in enumerate(groups.items())
-    )
-    label = f"{title}: " + ", ".join(
-        f"{name}, {len(values)}, median {np.nanmedian(values):.3g}"
-        for name, values in groups.items()
-        if np.isfinite(values).any()
-    )
-    plot = _plot(label, "".join(bars), float(edges[0]), float(edges[-1]))
-    return f"{plot}<figcaption>{title}<br>{legend}</figcaption>"
+def _cut(value: object) -> str:
+    text = short(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 
 
-def _scatter(title: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    left, right, top = float(x.min()), float(x.max()), float(y.max()) or 1.0
-    width = right - left or 1.0
-    dots = "".join(
-        f'<circle class="part0" r="3" cx="{LEFT + (a - left) / width * (WIDTH - 2 * LEFT):.1f}"'
-        f' cy="{HEIGHT - b / top * (HEIGHT - 10):.1f}"/>'
-        for a, b in zip(x.tolist(), y.tolist(), strict=True)
-    )
-    label = f"{title}: {len(x)} features"
-    return f"{_plot(label, dots, left, right)}<figcaption>{title}</figcaption>"
-
-
-def _plot(label: str, marks: str, left: float, right: float) -> str:
-    middle = (left + right) / 2
-    ticks = "".join(
-        f'<text x="{x}" y="{HEIGHT + 18}" text-anchor="{anchor}">{_short(value)}</text>'
-        for x, value, anchor in (
-            (LEFT, left, "start"),
-            (WIDTH / 2, middle, "middle"),
-            (WIDTH - LEFT, right, "end"),
-        )
-    )
-    line = f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
-    box = f"0 0 {WIDTH} {HEIGHT + FOOT - 10}"
-    name = escape(label)
-    return f'<svg viewBox="{box}" role="img" aria-label="{name}">{marks}{line}{ticks}</svg>'
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float | np.number) else str(value)
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A table of cells that are HTML already, below its caption."""
+    titles = "".join(f'<th scope="col">{title}</th>' for title in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<figcaption>{caption}</figcaption><div class="scroll rows">{table}</div>'
 
 
 def _note(text: str) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from bilevel_cli.report.compare.comparison import ALONE, Report, Row
-from bilevel_cli.report.compare.configurations import differences, text
+from bilevel_cli.report.compare.configurations import Configuration, differences, text
 from bilevel_cli.report.costs import STEP, cost_of
 from bilevel_cli.report.page import pictures
 from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
@@ -12,6 +12,7 @@ from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import cells
 from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import broken
+from bilevel_cli.report.show.lineup import FEW, lineup
 from bilevel_cli.vocabulary import ENDED_BADLY
 
 MOST_ROWS = 20  # a longer table of differences is folded
@@ -32,10 +33,11 @@ def results(report: Report) -> str:
         *([_header("doubts", first=DOWN)] if doubts else []),
         *(_header(cost_of(cost).title) for cost in costs),
     ]
-    numbers = {id(one): number for number, one in enumerate(report.configurations)}
+    placed, numbers = lineup(report), {id(one): n for n, one in enumerate(report.configurations)}
     rows = []
     for row, line in zip(report.rows, lines, strict=True):
-        label = f"{swatch(numbers[id(row.configuration)])}{escape(row.configuration.label)}"
+        number = numbers[id(row.configuration)]
+        label = f"{swatch(placed.style(number))}{escape(row.configuration.label)}"
         row_cells = [
             f'<th scope="row" class="label">{label}</th>',
             _measured(row, line),
@@ -44,7 +46,8 @@ def results(report: Report) -> str:
             *([_doubted(row, line.doubts)] if doubts else []),
             *(_cost(row.costs.get(cost, NAN)) for cost in costs),
         ]
-        rows.append(f'<tr class="{row.standing.kind}">{"".join(row_cells)}</tr>')
+        entry = f'class="{row.standing.kind}" data-entry="{placed.entry[number]}"'
+        rows.append(f"<tr {entry}>{''.join(row_cells)}</tr>")
     note = (
         "Mean over runs with its 95&nbsp;% interval. Level: its difference to the best may be "
         "chance. Costs are means of the same runs, where they are compared."
@@ -97,20 +100,33 @@ def differing(report: Report) -> str:
     found = differences(report.configurations)
     if not found:
         return ""
-    header = ['<th scope="col" class="text">setting</th>'] + [
-        f'<th scope="col">{swatch(number)} {escape(one.label)}</th>'
-        for number, one in enumerate(report.configurations)
+    settings = [f"<code>{escape(name)}</code>" for name in found]
+    placed = lineup(report)
+    labels = [f"{swatch(placed.style(n))} {escape(one.label)}" for n, one in _numbered(report)]
+    values = [[escape(text(value)) for value in row] for row in found.values()]
+    if len(labels) > FEW:  # dozens of columns would scroll out of view
+        settings, labels, values = (
+            labels,
+            settings,
+            [list(row) for row in zip(*values, strict=True)],
+        )
+    header = ['<th scope="col" class="text"></th>'] + [
+        f'<th scope="col">{label}</th>' for label in labels
     ]
     rows = [
-        f'<tr><th scope="row" class="label"><code>{escape(name)}</code></th>'
-        + "".join(f"<td>{escape(text(value))}</td>" for value in values)
+        f'<tr><th scope="row" class="label">{name}</th>'
+        + "".join(f"<td>{value}</td>" for value in row)
         + "</tr>"
-        for name, values in found.items()
+        for name, row in zip(settings, values, strict=True)
     ]
     table = _table("Settings that differ", header, rows)
     if len(rows) > MOST_ROWS:
-        table = f"<details><summary>{len(rows)} settings</summary>{table}</details>"
+        table = f"<details><summary>{len(found)} settings</summary>{table}</details>"
     return card("differences", "What differs", table)
+
+
+def _numbered(report: Report) -> list[tuple[int, Configuration]]:
+    return list(enumerate(report.configurations))
 
 
 def failures(report: Report) -> str:
@@ -144,9 +160,9 @@ def learned(report: Report) -> str:
     found, left_out = pictures.found(report.configurations)
     if not found:
         return ""
-    names = short_names(report.runs)
+    names, placed = short_names(report.runs), lineup(report)
     figures = "".join(
-        f"<figure><h3>{swatch(one.series)}{escape(report.configurations[one.series].label)}</h3>"
+        f"<figure><h3>{swatch(placed.style(one.series))}{escape(report.configurations[one.series].label)}</h3>"
         f'{one.html}<figcaption class="run">{breakable(names[one.run])}</figcaption></figure>'
         for one in found
     )
@@ -159,11 +175,11 @@ def learned(report: Report) -> str:
 
 def runs(report: Report) -> str:
     """What the manifest of each run says, folded; runs that were run again later come last."""
-    several, names = report.configurations, short_names(report.runs)
-    series = {id(run): number for number, one in enumerate(several) for run in one.runs}
-    ordered = sorted(report.runs, key=lambda run: series.get(id(run), len(several)))
+    names, placed = short_names(report.runs), lineup(report)
+    series = {id(run): number for number, one in _numbered(report) for run in one.runs}
+    ordered = sorted(report.runs, key=lambda run: series.get(id(run), len(report.configurations)))
     items = "".join(
-        f"<details><summary>{swatch(series[id(run)]) if id(run) in series else ''}"
+        f"<details><summary>{swatch(placed.style(series[id(run)])) if id(run) in series else ''}"
         f"<span>{breakable(names[run.name])}</span>{badge(run)}</summary>"
         f"<dl>{_manifest(run)}</dl></details>"
         for run in ordered

@@ -15,10 +15,6 @@ from bilevel_cli.vocabulary import ENDED_BADLY
 
 Numbers = NDArray[np.float64]
 
-# For `window`, and for rangeOf in page/assets/page.js, which has the same numbers.
-EARLY = 0.1  # the part of the axis, from its beginning, in which curves may leave the plot
-WORTH = 2  # they do where the whole is more than this many times as high as what comes after
-
 LARGEST = 1e150  # number that is drawn: the square of a larger one is infinite, and so is a range
 
 
@@ -133,40 +129,6 @@ def end(one: Curve) -> tuple[float, float] | None:
     """The last point with a finite number; None without any."""
     finite = np.flatnonzero(np.isfinite(one.y))
     return (float(one.x[finite[-1]]), float(one.y[finite[-1]])) if len(finite) else None
-
-
-def window(curves: Sequence[Curve], bands: Sequence[Band] = ()) -> tuple[float, float] | None:
-    """The vertical range in which curves can be told apart; None without a finite number.
-
-    Where the fall or rise from a bad start would take more than half of the height, the first tenth
-    of the curves may leave the range. Bands widen it on either side by half of its height at most,
-    since the band of two runs is 25 times as wide as their difference.
-
-    Args:
-        curves: The curves to compare.
-        bands: The bands around them.
-    """
-    x, y = _joined([one.x for one in curves]), _joined([one.y for one in curves])
-    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-    if not len(y):
-        return None
-    after = x.min() + EARLY * np.ptp(x)
-    late = y[x >= after]
-    # With few rows nothing is cut: the line from the first row to the next would leave the plot.
-    near = x[x >= after].min() <= after + EARLY * np.ptp(x)
-    cut = bool(near and np.ptp(y) > WORTH * np.ptp(late) > 0)
-    low, high = (float(end) for end in (np.min(late if cut else y), np.max(late if cut else y)))
-    edges = _joined([e[one.x >= after] if cut else e for one in bands for e in one[2:]])
-    edges = edges[np.isfinite(edges)]
-    height = high - low
-    low = max(edges.min(initial=low), low - height / 2)
-    high = min(edges.max(initial=high), high + height / 2)
-    room = 0.06 * (high - low) or 0.06 * abs(high) or 0.5
-    return float(low - room), float(high + room)
-
-
-def _joined(parts: Sequence[Numbers]) -> Numbers:
-    return np.concatenate([np.empty(0), *parts])
 
 
 def spread(length: int, count: int) -> NDArray[np.intp]:

@@ -1,43 +1,35 @@
 """The curves of the metric as a figure for a paper: PNG, SVG or PDF, the same bytes every time."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.report.compare import configurations
 from bilevel_cli.report.compare.comparison import Report
-from bilevel_cli.report.compare.configurations import Configuration
-from bilevel_cli.report.compare.measure import course
 from bilevel_cli.report.costs import axes as axes_of_costs
-from bilevel_cli.report.show import palette
 from bilevel_cli.report.show.cells import words
-from bilevel_cli.report.show.curves import (
-    LARGEST,
-    Band,
-    Curve,
-    axis_of,
-    band,
-    curve,
-    end,
-    has_mean,
-    in_mean,
-    spread,
-    window,
-)
-from bilevel_cli.vocabulary import ENDED_BADLY
+from bilevel_cli.report.show.curves import axis_of, has_mean
+from bilevel_cli.report.show.lineup import Lineup
+from bilevel_cli.report.show.plots import Traced, arrow, last_point, name_ends, plot, traced
+from bilevel_cli.report.show.scale import scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 3.3  # inches: a column of most templates
+PAGE = 6.9  # inches: two columns, for small plots and for several tasks
 HEIGHT = 2.2  # inches of the plot without its legend
+FOOT = 0.4  # inches of the axis below a plot
 ROW = 0.17  # inches of a row of the legend
+SMALL = 0.84  # inches of the height of a small plot
+COLUMNS, MANY = 5, 40  # how many small plots stand in a row: one more where there are many
+PANEL = 1.9  # inches of the height of the plot of a task
 LETTERS = 52  # how many letters of 8 pt fit into a row of the legend
-KEY = 7  # how many letters the line and the gaps of an entry of the legend are wide
-POINTS = 400  # the most points of a curve
+KEY = 9  # how many letters the line and the gaps of an entry of the legend are wide
+BESIDE = 14  # letters of a name that stands beside its curve
+NAME, SMALLEST = 18, 6.0  # letters above a small plot, and their size
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # The same bytes every time: no dates, no names from a random salt. No TeX: letters stay letters.
@@ -72,7 +64,9 @@ METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 def save(report: Report, path: Path) -> None:
     """Draws the metric against the cost at which runs are compared, with a band for each mean.
 
-    A run that broke ends in a cross. The legend stands above the plot, and covers nothing.
+    A run that broke ends in a cross, and a dotted line stands where runs are compared. Names stand
+    beside the ends of few curves, or above the plot. Of many configurations each has a small plot
+    of its own; several tasks have a plot each.
 
     Args:
         report: The comparison.
@@ -95,20 +89,14 @@ def save(report: Report, path: Path) -> None:
             "--figure needs matplotlib, got a Python without it. pip install 'bilevel-cli[report]'"
         ) from error
     with style.context(STYLE, after_reset=True):  # a matplotlibrc of this machine changes nothing
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        _draw(figure.add_subplot(), report)
-        columns = _columns([configurations.name(one) for one in report.configurations])
-        rows = -(-len(report.configurations) // columns)
-        figure.set_size_inches(WIDTH, HEIGHT + ROW * rows)
-        figure.legend(
-            loc="outside upper left",
-            ncols=columns,
-            handlelength=2.2,
-            columnspacing=1.2,
-            handletextpad=0.5,
-            borderaxespad=0.1,
-            labelspacing=0.25,
-        )
+        figure = Figure(layout="constrained")
+        placed, several = traced(report)
+        if len(placed.panels) > 1:
+            _panels(figure, report, placed, several)
+        elif placed.crowded:
+            _small(figure, report, [several[number] for number in placed.members(0)])
+        else:
+            _one(figure, report, [several[number] for number in placed.members(0)])
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph")  # one that the font lacks is a box
@@ -119,86 +107,108 @@ def save(report: Report, path: Path) -> None:
             ) from error
 
 
-def _draw(axes: "Axes", report: Report) -> None:
-    cost = axis_of(report.budget)
-    counted = in_mean(report)
-    drawn = [
-        _draw_series(axes, number, one, report.metric, cost, counted)
-        for number, one in enumerate(report.configurations)
-    ]
-    shown = window(
-        [c for one in drawn for c in one.curves], [b for one in drawn for b in one.bands]
-    )
-    axes.set_xlabel(axes_of_costs()[cost])
-    axes.set_ylabel(words(report.metric))
-    axes.margins(x=0.02)
+def _one(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
+    """All curves in one plot, their names beside their ends, or above where they are long."""
+    figure.set_size_inches(WIDTH, HEIGHT)
+    axes = figure.add_subplot()
+    shown = plot(axes, ranked, [], report.budget)
+    _name_axes(axes, report)
     axes.locator_params(nbins=6)
-    if shown:
-        axes.set_ylim(*shown)
-    for number, one in enumerate(drawn):
-        colour = palette.colour(number)
-        for x, y in one.crosses:  # of a run that left the plot, at the edge where it did
-            y = min(max(y, shown[0]), shown[1]) if shown else y
-            axes.plot(x, y, "X", color=colour, markersize=6, markeredgecolor="white", clip_on=False)
+    beside = has_mean(axis_of(report.budget)) and all(len(one.label) <= BESIDE for one in ranked)
+    if shown and beside:
+        name_ends(axes, ranked, shown, (HEIGHT - FOOT) * 72 / STYLE["font.size"])
+        without = [one.label for one in ranked if last_point(one) is None]
+        if without:
+            _say(figure, f"Without a curve: {', '.join(without)}")
+    else:
+        _legend(figure, ranked, [arrow(one, shown) for one in ranked])
 
 
-class Drawn(NamedTuple):
-    """What was drawn of a configuration.
+def _small(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
+    """A small plot of each configuration, with the best one in grey."""
+    columns = COLUMNS + (len(ranked) > MANY)
+    rows = -(-len(ranked) // columns)
+    figure.set_size_inches(PAGE, SMALL * rows + 2 * FOOT)
+    lines = [line for one in ranked for line in one.curves]
+    shown = scale(lines, [ranked[0].mean] if ranked[0].mean else [])
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(ranked):
+            axes.set_axis_off()
+            continue
+        one = ranked[place]._replace(style=0)
+        plot(axes, [one], [ranked[0]] if place else [], report.budget, shown)
+        axes.locator_params(nbins=3)
+        axes.tick_params(labelsize=SMALLEST, length=2, labelbottom=place + columns >= len(ranked))
+        title = f"{place + 1}. {one.label}" if one.compared else one.label
+        axes.set_title(_shortened(title, NAME) + arrow(one, shown), loc="left", fontsize=SMALLEST)
+        if one.compared:
+            axes.set_title(f"{one.compared[1]:.3g}", loc="right", fontsize=SMALLEST)
+    figure.supxlabel(axes_of_costs()[axis_of(report.budget)], fontsize=STYLE["font.size"])
+    figure.supylabel(words(report.metric), fontsize=STYLE["font.size"])
+    said = f"Grey: {ranked[0].label}, the best. Numbers are those of the table."
+    _say(figure, said)
 
-    Attributes:
-        curves: The curves that the plot must show.
-        bands: The bands around them.
-        crosses: Where runs broke.
-    """
 
-    curves: list[Curve]
-    bands: list[Band]
-    crosses: list[tuple[float, float]]
+def _panels(figure: "Figure", report: Report, placed: Lineup, several: Sequence[Traced]) -> None:
+    """A plot for each task, with one legend for all."""
+    columns = 2 if len(placed.panels) in (2, 4) else 3
+    rows = -(-len(placed.panels) // columns)
+    figure.set_size_inches(PAGE, PANEL * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(placed.panels):
+            axes.set_axis_off()
+            continue
+        own = placed.members(place)
+        ahead = [number for number in own if placed.entries[placed.entry[number]].front]
+        behind = [several[number] for number in own if number not in ahead]
+        plot(axes, [several[number] for number in ahead], behind, report.budget)
+        axes.set_title(_shortened(placed.panels[place], LETTERS), loc="left")
+        axes.locator_params(nbins=5)
+        _name_axes(axes, report)
+        if place % columns:
+            axes.set_ylabel("")
+        if place + columns < len(placed.panels):
+            axes.set_xlabel("")
+    firsts = {placed.entry[n]: several[n] for n in reversed(range(len(several)))}
+    listed = [firsts[n] for n, one in enumerate(placed.entries) if one.front]
+    _legend(figure, listed, [""] * len(listed))
 
 
-def _draw_series(
-    axes: "Axes",
-    number: int,
-    configuration: Configuration,
-    metric: str,
-    cost: str,
-    counted: set[str],
-) -> Drawn:
-    dash = palette.style(number).dash
-    looks: dict[str, Any] = {"color": palette.colour(number), "ls": (0, dash) if dash else "solid"}
-    # The legend has every configuration, also one without a curve.
-    axes.plot([], [], label=_shortened(configurations.name(configuration)), **looks)
-    curves = {run.name: _drawn(curve(course(run, metric), cost)) for run in configuration.runs}
-    whole = [one for name, one in curves.items() if name in counted]
-    mean = band(whole, POINTS) if has_mean(cost) else None
-    if mean is not None:
-        axes.plot(mean.x, mean.mean, **looks)
-        axes.fill_between(mean.x, mean.low, mean.high, color=looks["color"], alpha=0.16, lw=0)
-    single = {"lw": 0.7} if has_mean(cost) else {"marker": "o", "ms": 2, "lw": 0}
-    for name, one in curves.items():
-        if mean is None or name not in counted:
-            rows = spread(len(one.x), POINTS)
-            axes.plot(one.x[rows], one.y[rows], **looks, **single)
-    ends = [end(curves[run.name]) for run in configuration.runs if run.status in ENDED_BADLY]
-    return Drawn(
-        whole if mean is None else [Curve(mean.x, mean.mean)],
-        [] if mean is None else [mean],
-        [one for one in ends if one is not None],
+def _say(figure: "Figure", text: str) -> None:
+    figure.suptitle(text, fontsize=STYLE["font.size"], x=0.01, ha="left")
+
+
+def _name_axes(axes: "Axes", report: Report) -> None:
+    axes.set_xlabel(axes_of_costs()[axis_of(report.budget)])
+    axes.set_ylabel(words(report.metric))
+
+
+def _legend(figure: "Figure", listed: Sequence[Traced], arrows: Sequence[str]) -> None:
+    """A legend above all plots, which covers nothing, in rows from left to right."""
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    room = int(LETTERS * width / WIDTH)
+    labels = [_shortened(one.label, room - KEY) + a for one, a in zip(listed, arrows, strict=True)]
+    longest = max(map(len, labels), default=0)
+    columns = max(1, min(len(labels), room // (longest + KEY)))
+    figure.set_size_inches(width, height + ROW * -(-len(labels) // columns))
+    # matplotlib fills column after column: ranks are to be read along the rows.
+    order = [n for first in range(columns) for n in range(first, len(labels), columns)]
+    figure.legend(
+        [Line2D([], [], **listed[n].looks) for n in order],
+        [labels[n] for n in order],
+        loc="outside upper left",
+        ncols=columns,
+        handlelength=3.2,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        borderaxespad=0.1,
+        labelspacing=0.25,
     )
 
 
-def _drawn(one: Curve) -> Curve:
-    """The part of a curve that can be drawn."""
-    x, y = (values[np.abs(one.x) <= LARGEST] for values in one)
-    return Curve(x, np.where(np.abs(y) <= LARGEST, y, np.nan))
-
-
-def _columns(labels: list[str]) -> int:
-    """How many columns a legend with these labels may have in the width of the figure."""
-    longest = max((len(_shortened(label)) for label in labels), default=0)
-    return max(1, min(len(labels), LETTERS // (longest + KEY)))
-
-
-def _shortened(label: str) -> str:
-    room = LETTERS - KEY
+def _shortened(label: str, room: int) -> str:
     return label if len(label) <= room else f"{label[: room - 3]}..."

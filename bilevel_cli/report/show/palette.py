@@ -13,8 +13,9 @@ COLOURS = (
     ("#b98500", "#face4e"),
     ("#6d7886", "#aeb8c5"),
 )
-# Lengths of strokes and gaps in line widths. Beyond six series, colours come again with a dash.
-DASHES = ((), (4, 2), (1, 1.5), (6, 1.5, 1, 1.5), (8, 3), (3, 1.5, 1, 1.5, 1, 1.5))
+# Lengths of strokes and gaps in line widths. The first six series have a dash of their own each, so
+# that they are told apart where a page is printed in black and white.
+DASHES = ((), (4, 2), (1, 1.5), (7, 1.5, 1, 1.5), (8, 2), (4, 1.5, 1, 1.5, 1, 1.5))
 
 
 class Style(NamedTuple):
@@ -30,10 +31,15 @@ class Style(NamedTuple):
 
 
 def style(number: int) -> Style:
-    """How the series of this number is drawn; styles repeat after all pairs of colour and dash."""
-    return Style(number % len(COLOURS), DASHES[number // len(COLOURS) % len(DASHES)])
+    """How a series with this number is drawn.
+
+    Colour and dash change together. After all colours the dashes move on by one, so that styles
+    repeat after all pairs of the two.
+    """
+    turn, colour = divmod(number, len(COLOURS))
+    return Style(colour, DASHES[(colour + turn) % len(DASHES)])
 
 
 def colour(number: int) -> str:
-    """The colour of the series of this number on paper."""
+    """The colour of a series with this number on paper."""
     return COLOURS[style(number).colour][0]

@@ -1,14 +1,12 @@
-// The curves, their controls, and sorting. All numbers come with the page; nothing is fetched.
+// The plot, its legend and its controls, and sorting. All numbers come with the page; nothing is fetched.
 "use strict";
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const plot = document.getElementById("plot");
 const byId = (id) => document.getElementById(id);
-const state = { metric: report.metric, axis: report.axis, hidden: new Set() };
-const UNIFIED = 6; // series up to which one box with the values of all is readable
-
-const EARLY = 0.1; // of the curves may leave the plot, where it would take more than half of its
-const WORTH = 2; // height, as in curves.py
+const inFront = report.entries.map((_, number) => number).filter((number) => report.entries[number].front);
+const state = { metric: report.metric, axis: report.axis, front: new Set(inFront) };
+const crowded = inFront.length < report.entries.length;
 
 // ---------------------------------------------------------------- colours
 
@@ -24,8 +22,6 @@ function colour(name) {
   return found;
 }
 
-const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `, ${alpha})`);
-
 function nameTheme() {
   byId("theme").textContent = isDark() ? "Light" : "Dark";
 }
@@ -37,153 +33,118 @@ byId("theme").addEventListener("click", () => {
 });
 prefersDark.addEventListener("change", () => { nameTheme(); draw(); });
 
-// ---------------------------------------------------------------- curves
+// ---------------------------------------------------------------- the plot
 
-// Plotly reads tags in text: what people named their options is shown as it is.
-const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-
-/** x and y of a run, without the rows in which the cost is unknown. */
-function points(run, metric, axis) {
-  const table = run.tables[report.metrics[metric]];
-  const x = table && table.x[axis];
-  const y = table && table.y[metric];
-  if (!x || !y) return { x: [], y: [] };
-  const rows = x.map((_, row) => row).filter((row) => x[row] !== null);
-  return { x: rows.map((row) => x[row]), y: rows.map((row) => y[row]) };
-}
-
-function lastOf({ x, y }) {
-  for (let row = y.length - 1; row >= 0; row--) if (y[row] !== null) return { x: x[row], y: y[row] };
-  return null;
-}
-
-/** The traces of one series, with the one that people read last, on top. */
-function tracesOf(series, number, metric, axis, shown) {
-  const line = colour(`c${series.colour}`);
-  const name = plain(series.label);
-  const common = { visible: !state.hidden.has(number), name, showlegend: false, hoverlabel: { namelength: 40 } };
-  const traces = [];
-  const add = (kind, trace) => traces.push({ ...common, ...trace, meta: { series: number, kind } });
-  const mean = series.means[metric]?.[axis];
-  const grid = mean && series.grids[mean.grid];
-  if (mean && shown.bands) {
-    const edge = { x: grid, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
-    add("low", { ...edge, y: mean.low });
-    add("band", { ...edge, y: mean.high, fill: "tonexty", fillcolor: faded(line, 0.16) });
-  }
-  const alone = series.runs.filter((run) => run.counted).length === 1;
-  for (const run of series.runs) {
-    if (run.counted && mean && !shown.singles) continue;
-    const at = points(run, metric, axis);
-    if (!at.x.length) continue;
-    const dots = report.pointwise.includes(axis);
-    add(run.counted ? "single" : "apart", {
-      ...at, mode: dots ? "markers" : "lines", marker: { color: line, size: 6, opacity: 0.7 },
-      line: { color: line, width: run.counted && alone ? 2.4 : 1, dash: series.dash },
-      opacity: run.counted && alone ? 1 : 0.55,
-      hovertemplate: `%{y:.5g}<extra>${plain(run.name)}</extra>`,
-    });
-    const last = run.broken && lastOf(at);
-    if (last) {
-      add("cross", {
-        x: [last.x], y: [last.y], mode: "markers", customdata: [last.y],
-        marker: { symbol: "x", size: 11, color: line, line: { width: 1, color: colour("card") } },
-        hovertemplate: `${run.status} after %{customdata:.5g}<extra>${plain(run.name)}</extra>`,
-      });
-    }
-  }
-  if (mean) {
-    add("mean", {
-      x: grid, y: mean.mean, mode: grid.length > 1 ? "lines" : "markers",
-      line: { color: line, width: 2.4, dash: series.dash }, marker: { color: line, size: 8 },
-      customdata: mean.mean.map((value, row) => value === null ? null : mean.high[row] - value),
-      hovertemplate: `%{y:.5g} \u00b1 %{customdata:.2g}<extra>${name}</extra>`,
-    });
-  }
-  // Of a series without a number there is still a trace, so that hiding it means the same.
-  if (!traces.length) add("empty", { x: [null], y: [null], mode: "lines", hoverinfo: "skip" });
-  return traces;
-}
-
-/** The vertical range in which curves are told apart, as `window` in curves.py has it. */
-function rangeOf(traces, log, whole) {
-  const [compared, edges, others] = [["mean", "single"], ["low", "band"], ["apart"]].map((kinds) => traces
-    .filter((trace) => trace.visible && kinds.includes(trace.meta.kind))
-    .flatMap((trace) => trace.y.map((y, row) => ({ x: trace.x[row], y })))
-    .filter(({ y }) => y !== null && (!log || y > 0))
-    .map(({ x, y }) => ({ x, y: log ? Math.log10(y) : y })));
-  const points = compared.length ? compared : others;
-  if (!points.length) return { range: null, cut: false };
-  const [first, last] = ends(points.map(({ x }) => x));
-  const early = EARLY * (last - first);
-  const late = ({ x }) => x >= first + early;
-  const [all, some] = [points, points.filter(late)].map((found) => ends(found.map(({ y }) => y)));
-  const near = ends(points.filter(late).map(({ x }) => x))[0] <= first + 2 * early;
-  const cut = !whole && near && some[1] > some[0] && all[1] - all[0] > WORTH * (some[1] - some[0]);
-  let [low, high] = cut ? some : all;
-  const height = high - low;
-  const [least, most] = ends([low, high, ...edges.filter((edge) => !cut || late(edge)).map(({ y }) => y)]);
-  low = Math.max(least, low - height / 2);
-  high = Math.min(most, high + height / 2);
-  const room = (high - low) * 0.06 || Math.abs(high) * 0.06 || 0.5;
-  return { range: [low - room, high + room], cut };
-}
-
-const ends = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-
-function layoutOf(metric, axis, log, range, together) {
-  const ink = colour("soft");
-  const grid = colour("grid");
-  const line = { gridcolor: grid, zeroline: false, linecolor: colour("line"), tickcolor: grid, automargin: true };
-  return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink },
-    margin: { l: 8, r: 12, t: 26, b: 8 },
-    hovermode: together ? "x unified" : "closest",
-    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: colour("ink") },
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    xaxis: { ...line, type: log.x ? "log" : "linear", title: { text: plain(report.axes[axis]), standoff: 8 } },
-    yaxis: {
-      ...line, type: log.y ? "log" : "linear", ...(range ? { range } : {}), nticks: 8,
-      exponentformat: "power", ...(log.y && range && range[1] - range[0] < 3 ? { dtick: "D2" } : {}),
-    },
-    annotations: [{
-      text: plain(metric), xref: "paper", yref: "paper", x: 0, y: 1, yshift: 24,
-      xanchor: "left", yanchor: "top", showarrow: false, font: { size: 12.5, color: ink },
-    }],
-  };
-}
+let drawn = { ranges: [], traces: [], log: {} };
 
 function draw() {
-  const metric = state.metric;
+  const { metric, axis, front } = state;
   const log = { x: byId("log-x").checked, y: byId("log-y").checked };
   const shown = { bands: byId("bands").checked, singles: byId("singles").checked };
-  const traces = report.series.flatMap((series, number) => tracesOf(series, number, metric, state.axis, shown));
-  const { range, cut } = rangeOf(traces, log.y, byId("whole").checked);
-  for (const trace of traces.filter((one) => one.meta.kind === "cross" && range)) {
-    const [low, high] = log.y ? range.map((end) => 10 ** end) : range;
-    trace.y = trace.y.map((y) => Math.min(Math.max(y, low), high)); // at the edge it left through
-    trace.cliponaxis = false;
-  }
-  const few = report.series.length - state.hidden.size <= UNIFIED;
-  const together = few && !shown.singles && !report.pointwise.includes(state.axis);
-  Plotly.react(plot, traces, layoutOf(metric, state.axis, log, range, together), {
+  const ordered = report.series.map((_, number) => number).sort((a, b) => report.series[b].rank - report.series[a].rank);
+  const quiet = byId("context").checked ? ordered.filter((number) => !front.has(report.series[number].entry)) : [];
+  const loud = ordered.filter((number) => front.has(report.series[number].entry));
+  const traces = [
+    ...quiet.flatMap((number) => behind(report.series[number], number, metric, axis)),
+    ...loud.flatMap((number) => tracesOf(report.series[number], number, metric, axis, shown)),
+  ];
+  const filled = report.panels.map((_, panel) => panel)
+    .filter((panel) => traces.some(({ meta }) => meta.panel === panel));
+  const panels = filled.length ? filled : [0];
+  const ranges = panels.map((panel) => {
+    const own = traces.filter(({ meta }) => meta.panel === panel);
+    const found = rangesOf(own, log, byId("whole").checked);
+    bringIn(own, found.y, log);
+    return { panel, ...found };
+  });
+  for (const trace of traces) Object.assign(trace, axesOf(Math.max(panels.indexOf(trace.meta.panel), 0)));
+  const together = front.size <= UNIFIED && !quiet.length && !shown.singles && !report.pointwise.includes(axis);
+  drawn = { ranges, traces, log };
+  const layout = layoutOf(traces, metric, axis, log, ranges, together);
+  plot.style.height = layout.height ? `${layout.height}px` : "";
+  if (panels.length === 1) layout.annotations.push(...labelsOf(traces, ranges[0].x, ranges[0].y, log, heightOfPlot()));
+  Plotly.react(plot, traces, layout, {
     responsive: true, displaylogo: false, displayModeBar: "hover", plotlyServerURL: "",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // and none that uploads
   });
-  byId("plot-note").textContent = note(traces, log, cut);
+  byId("plot-note").textContent = note(traces, log, ranges, quiet.length);
+  small(traces, ranges[0]);
 }
 
-function note(traces, log, cut) {
-  const kinds = new Set(traces.filter((trace) => trace.visible).map((trace) => trace.meta.kind));
+const heightOfPlot = () => plot._fullLayout?.yaxis?._length ?? plot.clientHeight - 78;
+
+/** After a zoom, names stand at the new edge. */
+function rename(event) {
+  if (drawn.ranges.length !== 1 || !Object.keys(event).some((key) => /^[xy]axis\.(range|autorange)/.test(key))) return;
+  const { xaxis, yaxis } = plot._fullLayout;
+  const names = labelsOf(drawn.traces, [...xaxis.range], [...yaxis.range], drawn.log, heightOfPlot());
+  const others = plot.layout.annotations.filter((one) => one.name !== "end");
+  Plotly.relayout(plot, { annotations: [...others, ...names] });
+}
+
+function note(traces, log, ranges, quiet) {
+  const kinds = new Set(traces.map((trace) => trace.meta.kind));
   const lines = [];
-  if (!["mean", "single", "apart"].some((kind) => kinds.has(kind))) lines.push("No visible series has this number.");
-  if (cut) lines.push("The first values are out of view: see the full range.");
+  if (!["mean", "single", "apart", "quiet"].some((kind) => kinds.has(kind))) lines.push("No visible series has this number.");
+  if (quiet) lines.push(`${quiet} more in grey: point at a curve to see whose it is, press a name to bring it to the front.`);
+  if (ranges.some(({ cut }) => cut)) lines.push("The first values are out of view: see the full range.");
+  const far = [...new Set(ranges.flatMap((range) => range.far).map(({ meta }) => report.entries[meta.entry].label))];
+  if (far.length) lines.push(`Far from the others and out of view: ${far.join("; ")}. See the full range.`);
+  if (kinds.has("compared")) lines.push("A dot is the number in the table, where runs are compared.");
   if (report.pointwise.includes(state.axis)) lines.push("A point for each reading of each run: memory is no grid to average over.");
   if (kinds.has("cross")) lines.push("A cross ends a run that broke; it is in no mean.");
   if (log.x && !report.pointwise.includes(state.axis)) lines.push("A logarithmic axis leaves out what cost nothing yet.");
   return lines.join(" ");
+}
+
+// ---------------------------------------------------------------- one curve among all
+
+const entries = [...document.querySelectorAll(".legend button")];
+const rows = [...document.querySelectorAll("[data-entry]")];
+
+/** Shows which curve, name and row belong together; null ends it. */
+function light(entry) {
+  for (const one of document.querySelectorAll(".lit")) one.classList.remove("lit");
+  plot.classList.toggle("lighting", entry !== null);
+  if (entry === null) return;
+  for (const one of rows.filter((row) => row.dataset.entry === String(entry))) one.classList.add("lit");
+  for (const group of plot.querySelectorAll(".scatterlayer .trace")) {
+    if (group.__data__[0].trace.meta?.entry !== entry) continue;
+    group.classList.add("lit");
+    group.style.setProperty("--own", `var(--c${report.entries[entry].colour})`);
+    if (report.panels.length === 1) group.parentNode.append(group); // over the others
+  }
+}
+
+for (const row of rows) {
+  const entry = Number(row.dataset.entry);
+  for (const event of ["pointerenter", "focusin"]) row.addEventListener(event, () => light(entry));
+  for (const event of ["pointerleave", "focusout"]) row.addEventListener(event, () => light(null));
+}
+
+/** In each entry of the legend a small plot of its curve over all others. */
+function small(traces, range) {
+  const on = byId("small").checked && report.panels.length === 1;
+  document.querySelector(".legend").classList.toggle("plots", on);
+  for (const one of document.querySelectorAll(".legend .small")) one.remove();
+  if (!on || !range.x || !range.y) return;
+  const { metric, axis } = state;
+  const log = drawn.log;
+  const paths = report.series.map((series) => curvesOf(series, metric, axis).map((curve) => pathOf(curve, range, log)).join(""));
+  const all = `<svg class="small" width="0" height="0"><path id="all-curves" d="${paths.join("")}"/></svg>`;
+  document.querySelector(".legend").insertAdjacentHTML("afterbegin", `<li class="small">${all}</li>`);
+  report.series.forEach((series, number) => {
+    const own = `<path class="own" style="stroke: var(--c${report.entries[series.entry].colour})" d="${paths[number]}"/>`;
+    const box = `<svg class="small" viewBox="0 0 160 80" aria-hidden="true"><use href="#all-curves"/>${own}</svg>`;
+    entries[series.entry].insertAdjacentHTML("beforeend", box);
+  });
+}
+
+function pathOf(curve, { x, y }, log) {
+  const place = (value, [low, high], size) => ((value - low) / (high - low) * size).toFixed(1);
+  const some = pointsOf(curve, log.y).filter((point) => !log.x || point.x > 0);
+  const points = some.map((point) => `${place(log.x ? Math.log10(point.x) : point.x, x, 160)} ${80 - place(point.y, y, 80)}`);
+  return points.length ? `M${points.join("L")}` : "";
 }
 
 // ---------------------------------------------------------------- controls
@@ -194,28 +155,32 @@ for (const radio of document.querySelectorAll("input[name=axis]")) {
   radio.checked = radio.value === state.axis;
   radio.addEventListener("change", () => { state.axis = radio.value; draw(); });
 }
-for (const id of ["log-x", "log-y", "bands", "singles", "whole"]) byId(id).addEventListener("change", draw);
+byId("context").checked = crowded;
+byId("small").closest("label").hidden = !crowded || report.panels.length > 1;
+byId("picks").hidden = !crowded;
+for (const id of ["log-x", "log-y", "bands", "singles", "whole", "context", "small"]) byId(id).addEventListener("change", draw);
+NARROW.addEventListener("change", draw);
 
-const entries = [...document.querySelectorAll(".legend button")];
-
-function hide(hidden) {
-  state.hidden = hidden;
-  entries.forEach((entry, number) => entry.setAttribute("aria-pressed", String(!hidden.has(number))));
+function show(front) {
+  state.front = front;
+  entries.forEach((entry, number) => entry.setAttribute("aria-pressed", String(front.has(number))));
   draw();
 }
 
 entries.forEach((entry, number) => {
   entry.addEventListener("click", () => {
-    const hidden = new Set(state.hidden);
-    if (!hidden.delete(number)) hidden.add(number);
-    hide(hidden);
+    const front = new Set(state.front);
+    if (!front.delete(number)) front.add(number);
+    show(front);
   });
   entry.addEventListener("dblclick", () => {
-    const others = entries.map((_, other) => other).filter((other) => other !== number);
-    const already = others.every((other) => state.hidden.has(other));
-    hide(new Set(already ? [] : others));
+    const alone = state.front.size === 1 && state.front.has(number);
+    show(new Set(alone ? inFront : [number]));
   });
 });
+byId("pick-best").addEventListener("click", () => show(new Set(inFront)));
+byId("pick-all").addEventListener("click", () => show(new Set(entries.keys())));
+byId("pick-none").addEventListener("click", () => show(new Set()));
 
 // ---------------------------------------------------------------- sorting
 
@@ -244,3 +209,6 @@ for (const button of document.querySelectorAll("th button")) {
 
 nameTheme();
 draw();
+plot.on("plotly_hover", ({ points }) => { if (plot._fullLayout.hovermode === "closest") light(points[0].data.meta.entry); });
+plot.on("plotly_unhover", () => light(null));
+plot.on("plotly_relayout", rename);
