@@ -374,7 +374,7 @@ def test_a_column_of_distilled_images_stands_side_by_side_and_is_embedded_once(
 ) -> None:
     found, _ = _learned(tmp_path, "distilled.png", sheet(1, 10))
     assert found.count("base64,") == 1
-    boxes = re.findall(r'viewBox="0 (\d+) 56 56" width="96"', found)
+    boxes = re.findall(r'viewBox="0 (\d+) 56 56" width="92"', found)
     assert boxes == [str(58 * row) for row in range(10)]
 
 

@@ -23,7 +23,7 @@ from bilevel_cli.report.show.curves import (
     spread,
 )
 from bilevel_cli.report.show.lineup import Entry, Lineup, lineup
-from bilevel_cli.report.show.palette import style
+from bilevel_cli.report.show.palette import DASHES, style
 from bilevel_cli.vocabulary import ENDED_BADLY
 
 MOST_POINTS = 400  # of a curve: a screen has no room for more
@@ -105,6 +105,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "label": entry.label,
         "colour": colour,
         "dash": ",".join(f"{length * WIDTH:g}px" for length in dash) or "solid",
+        "layer": DASHES.index(dash),
         "front": entry.front,
     }
 

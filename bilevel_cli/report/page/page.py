@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bilevel_cli import __version__
@@ -19,6 +19,7 @@ from bilevel_cli.report.show.palette import COLOURS
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("scale.js", "curves.js", "page.js")  # in this order
 
+MOST_LINES = 5  # sentences below the headline before the others are folded
 TABLES = {"eval": "Scores", "train": "Training"}  # what the list of metrics calls the two tables
 
 
@@ -94,9 +95,17 @@ def _colours() -> str:
     return f":root {{ {' '.join(pairs)} }}\n"
 
 
-def _lines(lines: Iterable[str], kind: str) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="{kind}">{items}</ul>' if items else ""
+def _lines(lines: Sequence[str], kind: str) -> str:
+    """A list of sentences. A page of them is folded, so that the curves stay in sight."""
+    said = [f"<li>{escape(line)}</li>" for line in lines]
+    if len(said) <= MOST_LINES + 1:
+        return _list(said, kind)
+    folded = f"<summary>{len(said) - MOST_LINES} more</summary>{_list(said[MOST_LINES:], kind)}"
+    return f"{_list(said[:MOST_LINES], kind)}<details>{folded}</details>"
+
+
+def _list(items: Sequence[str], kind: str) -> str:
+    return f'<ul class="{kind}">{"".join(items)}</ul>' if items else ""
 
 
 def _metrics(metrics: Mapping[str, str], table: str) -> str:

@@ -33,10 +33,10 @@ MOST_ROWS = 15  # of a table of rows, the most telling first
 MOST_LETTERS = 40  # of a cell of such a table
 PNG = b"\x89PNG\r\n\x1a\n"
 GAP = 2  # pixels between two images of distilled.png
-NARROW, LARGE = 240, 96  # pixels: a narrower picture is cut, and how wide its parts are shown
+NARROW, LARGE = 240, 92  # pixels: a narrower picture is cut, and how wide its parts are shown
 MOST_PARTS, MOST_PIXELS = 200, 10_000  # of a picture, and of its width
 BEST, FLAG, WEIGHT, SUGGESTED = "best", "flag", "weight", "suggested"
-SHEET = "Distilled images, a row for each class"
+SHEET, PARTS = "Distilled images, a row for each class", "Distilled images, in the order of classes"
 SCORES = ("validation_", "test_", "train_")  # how columns of scores begin
 
 
@@ -84,14 +84,14 @@ def distilled(folder: Path) -> str | None:
         return _note("distilled.png is not a PNG file.")
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    caption = f"<figcaption>{SHEET}</figcaption>"
     # Square images in one column have this side; in several, it is that of some rows of them.
     side = math.gcd(width + GAP, height + GAP)
     parts = (height + GAP) // side
     if width < NARROW and side > GAP and 1 < parts <= MOST_PARTS:
-        return _side_by_side(source, width, height, side) + caption
+        return _side_by_side(source, width, height, side)
     size = f'width="{width}" height="{height}"' if max(width, height) <= MOST_PIXELS else ""
-    return f'<div class="scroll sheet"><img src="{source}" {size} alt="{SHEET}"></div>{caption}'
+    picture = f'<div class="scroll sheet"><img src="{source}" {size} alt="{SHEET}"></div>'
+    return f"{picture}<figcaption>{SHEET}</figcaption>"
 
 
 def _side_by_side(source: str, width: int, height: int, side: int) -> str:
@@ -104,7 +104,8 @@ def _side_by_side(source: str, width: int, height: int, side: int) -> str:
         for top in range(0, height, side)
     )
     hidden = f'<svg width="0" height="0"><defs>{whole}</defs></svg>'
-    return f'<div class="parts" role="img" aria-label="{SHEET}">{hidden}{parts}</div>'
+    picture = f'<div class="parts" role="img" aria-label="{PARTS}">{hidden}{parts}</div>'
+    return f"{picture}<figcaption>{PARTS}</figcaption>"
 
 
 def weights(folder: Path) -> str | None:
@@ -205,7 +206,7 @@ def learned_values(folder: Path) -> str | None:
     reached = ", ".join(f"{words(n)} {short(float(some[place]))}" for n, some in scores.items())
     caption = f"Hyperparameters of least validation loss, {where}"
     caption += f": {escape(reached)}" if reached else ""
-    return _rows(["learned", "at first", "best", ""], rows, caption)
+    return _rows(["learned", "at first", "best", "its course"], rows, caption, "wide")
 
 
 KINDS: tuple[Callable[[Path], str | None], ...] = (
@@ -249,12 +250,12 @@ def _cut(value: object) -> str:
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, kind: str = "") -> str:
     """A table of cells that are HTML already, below its caption."""
     titles = "".join(f'<th scope="col">{title}</th>' for title in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<figcaption>{caption}</figcaption><div class="scroll rows">{table}</div>'
+    return f'<figcaption>{caption}</figcaption><div class="scroll rows {kind}">{table}</div>'
 
 
 def _note(text: str) -> str:

@@ -184,6 +184,8 @@ def runs(report: Report) -> str:
         f"<dl>{_manifest(run)}</dl></details>"
         for run in ordered
     )
+    if len(ordered) > MOST_ROWS:
+        items = f"<details><summary>Manifests of {len(ordered)} runs</summary>{items}</details>"
     return card("runs", f"Runs ({len(ordered)})", items)
 
 

@@ -11,8 +11,16 @@ from bilevel_cli.report.costs import axes as axes_of_costs
 from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import axis_of, has_mean
 from bilevel_cli.report.show.lineup import Lineup
-from bilevel_cli.report.show.plots import Traced, arrow, last_point, name_ends, plot, traced
-from bilevel_cli.report.show.scale import scale
+from bilevel_cli.report.show.plots import (
+    Traced,
+    arrow,
+    hides,
+    last_point,
+    name_ends,
+    plot,
+    traced,
+)
+from bilevel_cli.report.show.scale import Scale, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,14 +122,15 @@ def _one(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
     shown = plot(axes, ranked, [], report.budget)
     _name_axes(axes, report)
     axes.locator_params(nbins=6)
+    said = _left_out(ranked, shown)
     beside = has_mean(axis_of(report.budget)) and all(len(one.label) <= BESIDE for one in ranked)
     if shown and beside:
         name_ends(axes, ranked, shown, (HEIGHT - FOOT) * 72 / STYLE["font.size"])
-        without = [one.label for one in ranked if last_point(one) is None]
-        if without:
-            _say(figure, f"Without a curve: {', '.join(without)}")
+        if without := [one.label for one in ranked if last_point(one) is None]:
+            said.append(f"Without a curve: {', '.join(without)}.")
     else:
         _legend(figure, ranked, [arrow(one, shown) for one in ranked])
+    _say(figure, *said)
 
 
 def _small(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
@@ -129,8 +138,11 @@ def _small(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
     columns = COLUMNS + (len(ranked) > MANY)
     rows = -(-len(ranked) // columns)
     figure.set_size_inches(PAGE, SMALL * rows + 2 * FOOT)
-    lines = [line for one in ranked for line in one.curves]
-    shown = scale(lines, [ranked[0].mean] if ranked[0].mean else [])
+    half = -(-len(ranked) // 2)
+    lines = [
+        [line for one in some for line in one.curves] for some in (ranked[:half], ranked[half:])
+    ]
+    shown = scale(lines[0], [], lines[1])
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(ranked):
@@ -142,42 +154,69 @@ def _small(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
         axes.tick_params(labelsize=SMALLEST, length=2, labelbottom=place + columns >= len(ranked))
         title = f"{place + 1}. {one.label}" if one.compared else one.label
         axes.set_title(_shortened(title, NAME) + arrow(one, shown), loc="left", fontsize=SMALLEST)
-        if one.compared:
-            axes.set_title(f"{one.compared[1]:.3g}", loc="right", fontsize=SMALLEST)
+        if one.compared and shown:
+            _number(axes, one.compared[1], shown)
     figure.supxlabel(axes_of_costs()[axis_of(report.budget)], fontsize=STYLE["font.size"])
     figure.supylabel(words(report.metric), fontsize=STYLE["font.size"])
-    said = f"Grey: {ranked[0].label}, the best. Numbers are those of the table."
-    _say(figure, said)
+    said = [f"Grey: {ranked[0].label}, the best. Numbers are those of the table."]
+    _say(figure, *said, *_left_out(ranked, shown))
 
 
 def _panels(figure: "Figure", report: Report, placed: Lineup, several: Sequence[Traced]) -> None:
     """A plot for each task, with one legend for all."""
-    columns = 2 if len(placed.panels) in (2, 4) else 3
-    rows = -(-len(placed.panels) // columns)
+    filled = [
+        panel
+        for panel in range(len(placed.panels))
+        if any(last_point(several[number]) for number in placed.members(panel))
+    ]
+    columns = min(2 if len(filled) == 4 else 3, len(filled)) or 1
+    rows = -(-len(filled) // columns) or 1
     figure.set_size_inches(PAGE, PANEL * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
+    said: list[str] = []
     for place, axes in enumerate(grid.flat):
-        if place >= len(placed.panels):
+        if place >= len(filled):
             axes.set_axis_off()
             continue
-        own = placed.members(place)
+        own = placed.members(filled[place])
         ahead = [number for number in own if placed.entries[placed.entry[number]].front]
         behind = [several[number] for number in own if number not in ahead]
-        plot(axes, [several[number] for number in ahead], behind, report.budget)
-        axes.set_title(_shortened(placed.panels[place], LETTERS), loc="left")
+        front = [several[number] for number in ahead]
+        shown = plot(axes, front, behind, report.budget)
+        said = said or _left_out(front, shown)
+        axes.set_title(_shortened(placed.panels[filled[place]], LETTERS), loc="left")
         axes.locator_params(nbins=5)
         _name_axes(axes, report)
         if place % columns:
             axes.set_ylabel("")
-        if place + columns < len(placed.panels):
+        if place + columns < len(filled):
             axes.set_xlabel("")
     firsts = {placed.entry[n]: several[n] for n in reversed(range(len(several)))}
     listed = [firsts[n] for n, one in enumerate(placed.entries) if one.front]
     _legend(figure, listed, [""] * len(listed))
+    without = [placed.panels[panel] for panel in range(len(placed.panels)) if panel not in filled]
+    if without:
+        said.append(f"Without {words(report.metric)}: {', '.join(without)}.")
+    _say(figure, *said)
 
 
-def _say(figure: "Figure", text: str) -> None:
-    figure.suptitle(text, fontsize=STYLE["font.size"], x=0.01, ha="left")
+def _number(axes: "Axes", value: float, shown: Scale) -> None:
+    """Writes the number of the table where the end of the curve is not."""
+    top = value < (shown.low + shown.high) / 2
+    looks: dict[str, Any] = {"fontsize": SMALLEST, "ha": "right", "va": "top" if top else "bottom"}
+    axes.text(0.96, 0.94 if top else 0.06, f"{value:.3g}", transform=axes.transAxes, **looks)
+
+
+def _left_out(several: Sequence[Traced], shown: Scale | None) -> list[str]:
+    hidden = any(one.mean is not None and hides(one.mean, shown) for one in several)
+    return ["Bands wider than the plot are left out."] if hidden else []
+
+
+def _say(figure: "Figure", *lines: str) -> None:
+    """Writes what a reader must know above the plots, or below them where a legend is above."""
+    if lines:
+        write = figure.supxlabel if figure.legends else figure.suptitle
+        write("\n".join(lines), fontsize=STYLE["font.size"], x=0.01, ha="left")
 
 
 def _name_axes(axes: "Axes", report: Report) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 POINTS = 400  # the most points of a curve
 GREY = "#b9b9b4"  # of curves behind others
 MARK = "#6b6b66"  # of the line where runs are compared
+MOST_FILLED = 0.5  # of the width of a plot by a band, as in page/assets/curves.js
 EARLY_END = 0.15  # of the width: a curve that ends before it has its name inside the plot
 LETTERS_HIGH = 1.25  # the height of a line of text, in sizes of its letters
 
@@ -127,13 +128,11 @@ def plot(
             axes.plot(*_thinned(line), color=GREY, lw=0.6, zorder=1.5)
     cost = axis_of(budget)
     single = {"lw": 0.7} if has_mean(cost) else {"marker": "o", "ms": 2, "lw": 0}
-    for place, one in enumerate(reversed(front)):  # the best on top
-        above = 2 + place / len(front)
+    for one in front:
+        # Dashes on top of solid lines: two curves that coincide are both seen.
+        above = 2 + palette.DASHES.index(palette.style(one.style).dash) / len(palette.DASHES)
         if one.mean is not None:
-            mean, colour = one.mean, one.looks["color"]
-            axes.plot(mean.x, mean.mean, zorder=above, **one.looks)
-            low, high = mean.low, mean.high
-            axes.fill_between(mean.x, low, high, color=colour, alpha=0.16, lw=0, zorder=1.8)
+            axes.plot(one.mean.x, one.mean.mean, zorder=above, **one.looks)
         for line in one.singles:
             axes.plot(*_thinned(line), zorder=above, **one.looks, **single)
     if shown is None:
@@ -142,12 +141,27 @@ def plot(
         shown = scale(compared, bands, [line for one in behind for line in one.curves])
     if shown:
         axes.set_ylim(shown.low, shown.high)
+    for one in front:
+        if one.mean is not None and not hides(one.mean, shown):
+            x, _, low, high = one.mean
+            colour = one.looks["color"]
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0, zorder=1.8)
     if budget.column != END and budget.limit is not None and cost == budget.column:
         axes.axvline(budget.limit, color=MARK, lw=0.6, ls=(0, (1, 2)), zorder=1.7)
-    for one in front:
+    for one in reversed(front):  # the best on top
         _mark(axes, one, shown)
     axes.margins(x=0.02)
     return shown
+
+
+def hides(one: Band, shown: Scale | None) -> bool:
+    """Whether a band fills most of the plot from top to bottom, and so says nothing.
+
+    The runs of hard problems and of easy ones differ by more than methods do.
+    """
+    if shown is None:
+        return False
+    return bool(((one.low <= shown.low) & (one.high >= shown.high)).mean() > MOST_FILLED)
 
 
 def _thinned(line: Curve) -> Curve:
@@ -197,6 +211,7 @@ def name_ends(axes: "Axes", front: Sequence[Traced], shown: Scale, height: float
                 textcoords="offset points",
                 color=one.looks["color"],
                 va="center",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.4},
             )
     late = [(one, at) for one, at in ends if not at[0] < right - EARLY_END * (right - left)]
     wanted = [(y - shown.low) / (shown.high - shown.low) for _, (_, y) in late]

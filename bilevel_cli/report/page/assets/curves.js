@@ -2,6 +2,7 @@
 "use strict";
 
 const UNIFIED = 6; // series up to which one box with the values of all is readable
+const BANDS = 8; // curves up to which each has a band around it
 const LABELLED = 12; // curves up to which each has its name at its end
 const LETTERS = 28; // of such a name
 const EARLY_END = 0.15; // of the width: a curve that ends before it has its name inside the plot
@@ -9,6 +10,7 @@ const LINE = 15; // pixels of the height of a name
 const NARROW = matchMedia("(max-width: 640px)"); // no room for names beside the plot
 const ROW = 250; // pixels of a panel, where there are several
 const MOST_COLUMNS = 3;
+const MOST_FILLED = 0.5; // of the width of a plot by a band
 
 const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `, ${alpha})`);
 
@@ -120,14 +122,31 @@ function rangesOf(traces, log, whole) {
     .map((kinds) => traces.filter((trace) => kinds.includes(trace.meta.kind)).reverse());
   const compared = means.some(({ y }) => y.some((value) => value !== null)) ? means : apart;
   const vertical = scaleOf(compared, edges, quiet, log.y, whole);
-  const drawn = traces.flatMap(({ x }) => Array.from(x))
-    .filter((x) => x !== null && (!log.x || x > 0)).map((x) => log.x ? Math.log10(x) : x);
+  return { x: across(traces, log.x), y: vertical.range, cut: vertical.cut, far: vertical.far.map((place) => compared[place]) };
+}
+
+/** The horizontal range of some traces; null where there is nothing to draw. */
+function across(traces, log) {
+  const drawn = traces.flatMap(({ x }) => Array.from(x)).filter((x) => x !== null && (!log || x > 0)).map((x) => log ? Math.log10(x) : x);
+  if (!drawn.length) return null;
   const [first, last] = ends(drawn);
   const room = (last - first) * 0.015 || Math.abs(last) * 0.05 || 0.5;
-  return {
-    y: vertical.range, cut: vertical.cut, far: vertical.far.map((place) => compared[place]),
-    x: drawn.length ? [first - room, last + room] : null,
-  };
+  return [first - room, last + room];
+}
+
+/** Whether the band of a series fills most of the plot from top to bottom, and so says nothing. */
+function hides(low, high, range, log) {
+  const [least, most] = log ? range.map((end) => 10 ** end) : range;
+  const filled = low.y.filter((y, row) => y !== null && y <= least && high.y[row] >= most);
+  return filled.length > MOST_FILLED * low.y.length;
+}
+
+/** The traces without bands that fill the plot. */
+function withoutFilling(traces, range, log) {
+  if (!range) return traces;
+  const hidden = traces.filter(({ meta }, place) => meta.kind === "low" && hides(traces[place], traces[place + 1], range, log));
+  const series = new Set(hidden.map(({ meta }) => meta.series));
+  return traces.filter(({ meta }) => !(["low", "band"].includes(meta.kind) && series.has(meta.series)));
 }
 
 /** Marks of broken runs that left the plot stand at the edge where they did. */
@@ -142,13 +161,14 @@ function bringIn(traces, range, log) {
 
 // ---------------------------------------------------------------- names at the ends of curves
 
-/** The curves in front that have names at their ends; none where there are too many. */
+/** The curves in front that have names at their ends, the best first; none where there are too many. */
 function named(traces) {
   const last = new Map();
   for (const trace of traces) {
     if (["mean", "single", "apart"].includes(trace.meta.kind)) last.set(trace.meta.entry, trace);
   }
-  return NARROW.matches || report.panels.length > 1 || last.size > LABELLED ? [] : [...last.values()];
+  const rank = ({ meta }) => report.series[meta.series].rank;
+  return NARROW.matches || report.panels.length > 1 || last.size > LABELLED ? [] : [...last.values()].sort((a, b) => rank(a) - rank(b));
 }
 
 function widthOf(text) {
@@ -161,7 +181,7 @@ function widthOf(text) {
 function labelsOf(traces, x, y, log, height) {
   if (!x || !y) return [];
   const [low, high] = y;
-  const found = named(traces).reverse().flatMap((trace) => {
+  const found = named(traces).flatMap((trace) => {
     const some = pointsOf(trace, log.y).filter((one) => !log.x || one.x > 0);
     if (!some.length) return [];
     const end = some[some.length - 1];
@@ -178,7 +198,7 @@ function labelsOf(traces, x, y, log, height) {
       xref: "x", yref: "y", x: one.at, y: one.inside, text: `${plain(short(report.entries[one.trace.meta.entry].label))}${one.arrow}`,
       xanchor: "left", align: "left", font: { size: 12, color: one.trace.line.color }, name: "end",
     };
-    if (early(one)) return { ...label, showarrow: false, xshift: 8 };
+    if (early(one)) return { ...label, showarrow: false, xshift: 8, bgcolor: faded(colour("card"), 0.75) };
     const leader = { arrowhead: 0, arrowwidth: 1, arrowcolor: faded(one.trace.line.color, 0.5), standoff: 4 };
     return { ...label, ...leader, showarrow: true, axref: "x", ayref: "y", ax: x[1], ay: high - one.pixel / height * (high - low) };
   });

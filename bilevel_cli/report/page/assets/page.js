@@ -40,23 +40,25 @@ let drawn = { ranges: [], traces: [], log: {} };
 function draw() {
   const { metric, axis, front } = state;
   const log = { x: byId("log-x").checked, y: byId("log-y").checked };
-  const shown = { bands: byId("bands").checked, singles: byId("singles").checked };
+  const shown = { bands: byId("bands").checked && front.size <= BANDS, singles: byId("singles").checked };
   const ordered = report.series.map((_, number) => number).sort((a, b) => report.series[b].rank - report.series[a].rank);
   const quiet = byId("context").checked ? ordered.filter((number) => !front.has(report.series[number].entry)) : [];
   const loud = ordered.filter((number) => front.has(report.series[number].entry));
-  const traces = [
+  const all = [
     ...quiet.flatMap((number) => behind(report.series[number], number, metric, axis)),
     ...loud.flatMap((number) => tracesOf(report.series[number], number, metric, axis, shown)),
   ];
   const filled = report.panels.map((_, panel) => panel)
-    .filter((panel) => traces.some(({ meta }) => meta.panel === panel));
+    .filter((panel) => all.some(({ meta }) => meta.panel === panel));
   const panels = filled.length ? filled : [0];
-  const ranges = panels.map((panel) => {
-    const own = traces.filter(({ meta }) => meta.panel === panel);
+  const ranges = [];
+  const traces = panels.flatMap((panel) => {
+    const own = all.filter(({ meta }) => meta.panel === panel);
     const found = rangesOf(own, log, byId("whole").checked);
+    ranges.push({ panel, ...found });
     bringIn(own, found.y, log);
-    return { panel, ...found };
-  });
+    return withoutFilling(own, found.y, log.y);
+  }).sort((a, b) => layerOf(a) - layerOf(b));
   for (const trace of traces) Object.assign(trace, axesOf(Math.max(panels.indexOf(trace.meta.panel), 0)));
   const together = front.size <= UNIFIED && !quiet.length && !shown.singles && !report.pointwise.includes(axis);
   drawn = { ranges, traces, log };
@@ -67,8 +69,14 @@ function draw() {
     responsive: true, displaylogo: false, displayModeBar: "hover", plotlyServerURL: "",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // and none that uploads
   });
-  byId("plot-note").textContent = note(traces, log, ranges, quiet.length);
-  small(traces, ranges[0]);
+  byId("plot-note").textContent = note(traces, log, ranges, quiet.length, all.length - traces.length);
+  small(log);
+}
+
+/** What is drawn over what: bands below, dashes on top of solid lines so that two curves that coincide are both seen. */
+function layerOf({ meta }) {
+  const layers = { quiet: 0, low: 1, band: 1, apart: 2, single: 3, mean: 4, cross: 5, compared: 6 };
+  return layers[meta.kind] + report.entries[meta.entry].layer * (["single", "mean"].includes(meta.kind) ? 0.1 : 0);
 }
 
 const heightOfPlot = () => plot._fullLayout?.yaxis?._length ?? plot.clientHeight - 78;
@@ -82,14 +90,18 @@ function rename(event) {
   Plotly.relayout(plot, { annotations: [...others, ...names] });
 }
 
-function note(traces, log, ranges, quiet) {
+function note(traces, log, ranges, quiet, filling) {
   const kinds = new Set(traces.map((trace) => trace.meta.kind));
   const lines = [];
+  if (byId("bands").checked && state.front.size > BANDS) lines.push(`Bands are drawn around at most ${BANDS} curves.`);
   if (!["mean", "single", "apart", "quiet"].some((kind) => kinds.has(kind))) lines.push("No visible series has this number.");
+  const empty = report.panels.filter((_, panel) => !ranges.some((range) => range.panel === panel));
+  if (empty.length && ranges.some((range) => range.x)) lines.push(`Without this number: ${empty.join("; ")}.`);
   if (quiet) lines.push(`${quiet} more in grey: point at a curve to see whose it is, press a name to bring it to the front.`);
   if (ranges.some(({ cut }) => cut)) lines.push("The first values are out of view: see the full range.");
   const far = [...new Set(ranges.flatMap((range) => range.far).map(({ meta }) => report.entries[meta.entry].label))];
   if (far.length) lines.push(`Far from the others and out of view: ${far.join("; ")}. See the full range.`);
+  if (filling) lines.push("Bands wider than the plot are left out.");
   if (kinds.has("compared")) lines.push("A dot is the number in the table, where runs are compared.");
   if (report.pointwise.includes(state.axis)) lines.push("A point for each reading of each run: memory is no grid to average over.");
   if (kinds.has("cross")) lines.push("A cross ends a run that broke; it is in no mean.");
@@ -123,14 +135,19 @@ for (const row of rows) {
 }
 
 /** In each entry of the legend a small plot of its curve over all others. */
-function small(traces, range) {
+function small(log) {
   const on = byId("small").checked && report.panels.length === 1;
   document.querySelector(".legend").classList.toggle("plots", on);
   for (const one of document.querySelectorAll(".legend .small")) one.remove();
-  if (!on || !range.x || !range.y) return;
+  if (!on) return;
   const { metric, axis } = state;
-  const log = drawn.log;
-  const paths = report.series.map((series) => curvesOf(series, metric, axis).map((curve) => pathOf(curve, range, log)).join(""));
+  const curves = report.series.map((series) => curvesOf(series, metric, axis));
+  const ranked = report.series.map((_, number) => number).sort((a, b) => report.series[a].rank - report.series[b].rank);
+  const half = Math.ceil(ranked.length / 2);
+  const [better, worse] = [ranked.slice(0, half), ranked.slice(half)].map((some) => some.flatMap((number) => curves[number]));
+  const range = { x: across([...better, ...worse], log.x), y: scaleOf(better, [], worse, log.y, byId("whole").checked).range };
+  if (!range.x || !range.y) return;
+  const paths = curves.map((some) => some.map((curve) => pathOf(curve, range, log)).join(""));
   const all = `<svg class="small" width="0" height="0"><path id="all-curves" d="${paths.join("")}"/></svg>`;
   document.querySelector(".legend").insertAdjacentHTML("afterbegin", `<li class="small">${all}</li>`);
   report.series.forEach((series, number) => {
@@ -141,9 +158,9 @@ function small(traces, range) {
 }
 
 function pathOf(curve, { x, y }, log) {
-  const place = (value, [low, high], size) => ((value - low) / (high - low) * size).toFixed(1);
+  const place = (value, [low, high], from, to) => (from + (value - low) / (high - low) * (to - from)).toFixed(1);
   const some = pointsOf(curve, log.y).filter((point) => !log.x || point.x > 0);
-  const points = some.map((point) => `${place(log.x ? Math.log10(point.x) : point.x, x, 160)} ${80 - place(point.y, y, 80)}`);
+  const points = some.map((point) => `${place(log.x ? Math.log10(point.x) : point.x, x, 0, 160)} ${place(point.y, y, 80, 0)}`);
   return points.length ? `M${points.join("L")}` : "";
 }
 
