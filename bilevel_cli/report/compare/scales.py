@@ -1,4 +1,4 @@
-"""What scores are compared on: themselves, or a scale on which those near a bound are not skewed."""
+"""What scores are compared on: themselves, or a scale that undoes the skew near a bound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
