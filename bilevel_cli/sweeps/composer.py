@@ -1,4 +1,4 @@
-"""The configurations of the jobs of a sweep, each put together once."""
+"""The configurations of the jobs of a sweep: what they have in common is composed once."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ _here: dict[str, "Composer"] = {}  # in a process that runs several jobs of a la
 
 
 class Composer(ConfigLoaderImpl):
-    """Hydra's loader, which composes a job of a sweep once.
+    """Hydra's loader, which composes once what the jobs of a sweep have in common.
 
     Hydra asks for a job three times: its sweeper, to see whether it can be composed; this package,
     to see whether it remains; and its launcher. Each time it reads some 20 files, for 0.08 s. Here
@@ -45,7 +45,7 @@ class Composer(ConfigLoaderImpl):
         self.config_search_path, self.repository = config_search_path, repository
         self._token = token
         self._bases: dict[tuple[Any, ...], Kept] = {}
-        self._jobs: dict[tuple[Any, ...], Kept] = {}
+        self._parsed: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -53,8 +53,8 @@ class Composer(ConfigLoaderImpl):
         return _unpickled, (self._token, self.config_search_path, self.repository)
 
     def forget(self) -> None:
-        """Lets go of the jobs, once they were launched: a search has no end of them."""
-        self._jobs.clear()
+        """Lets go of what jobs alone need, once they were launched: a search has no end of them."""
+        self._parsed.clear()
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -68,24 +68,23 @@ class Composer(ConfigLoaderImpl):
         Raises:
             Exception: As Hydra's own loader.
         """
-        key = (_of_all(master_config), *sweep_overrides)
-        if key not in self._jobs:
-            self._jobs[key] = _kept(self._composed(master_config, sweep_overrides))
-        return _copied(self._jobs[key], master_config)
-
-    def _composed(self, master: DictConfig, overrides: list[str]) -> DictConfig:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = [self._override(text) for text in sweep_overrides]
         if not all(map(_known, parsed)):
-            return super().load_sweep_config(master, overrides)
-        values = [override for override in parsed if not self._chooses(override, master)]
+            return super().load_sweep_config(master_config, sweep_overrides)
+        values = [override for override in parsed if not self._chooses(override, master_config)]
         choices = [str(override.input_line) for override in parsed if override not in values]
-        key = (_of_all(master), *choices)
+        key = (_of_all(master_config), *choices)
         if key not in self._bases:
-            self._bases[key] = _kept(super().load_sweep_config(master, choices))
-        config = _copied(self._bases[key], master)
+            self._bases[key] = _kept(super().load_sweep_config(master_config, choices))
+        config = _copied(self._bases[key], master_config)
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         _note(config, parsed)
         return config
+
+    def _override(self, text: str) -> Override:
+        if text not in self._parsed:
+            (self._parsed[text],) = OverridesParser.create().parse_overrides([text])
+        return self._parsed[text]
 
     def _chooses(self, override: Override, master: DictConfig) -> bool:
         """Whether an override chooses an option of a group, as Hydra decides it."""

@@ -145,7 +145,8 @@ class Remaining(Launcher):
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
+        # As its set_config does, without a copy, which takes 4 ms.
+        HydraConfig.instance().cfg = config  # type: ignore[assignment]
         try:
             check_names(config, "hydra.run.dir")
             root, usual = str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)

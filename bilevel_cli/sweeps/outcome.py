@@ -103,9 +103,7 @@ def digest(config: DictConfig) -> str:
     """SHA-256 of the settings of a job; empty where they are wrong, as the job itself will say."""
     kept = [str(key) for key in config if key not in NOT_OF_A_JOB]
     with contextlib.suppress(OmegaConfBaseException):
-        settings = OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=False)
-        assert isinstance(settings, dict)
-        settings = {key: _plain(config[key]) for key in settings}
+        settings = {key: _plain(config[key]) for key in kept}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return ""
 
