@@ -14,6 +14,7 @@ from bilevel_cli.data import digits
 from bilevel_cli.data.reading import files
 from bilevel_cli.machine import memory
 from bilevel_cli.nn import choosing
+from bilevel_cli.report.read import cache
 from bilevel_cli.runs import build
 from bilevel_cli.runs.runner import Runner
 
@@ -61,6 +62,12 @@ def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def choices_of_their_own(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the user's cache out of the tests, and what tests measure out of the cache."""
     monkeypatch.setattr(choosing, "cache_folder", lambda: kernels_cache)
+
+
+@pytest.fixture(autouse=True)
+def reports_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the user's cache out of the tests. What it does, its own tests show."""
+    monkeypatch.setattr(cache, "cache_folder", lambda: None)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def load(
 def _shown(runs: Sequence[Run]) -> dict[str, Value]:
     """The options that tell runs apart or were typed, in the order of columns."""
     options, groups = all_options(runs), config_groups(runs)
-    typed = {name for run in runs for name in _typed(run)}
+    typed = {name for texts in reading.typed(runs) for name in _names(texts)}
     # A group that was typed is a column itself, and does not stand for all settings below it.
     trees = typed - {name for group in groups for name in _beginnings(group, "/")}
     alike: dict[str, list[Run]] = {}
@@ -110,9 +110,8 @@ def _shown(runs: Sequence[Run]) -> dict[str, Value]:
     return {name: value for name, value in options.items() if wanted(name)}
 
 
-def _typed(run: Run) -> list[str]:
-    """The names of the settings that were typed for a run."""
-    texts = reading.typed(run.folder, run.warnings)
+def _names(texts: Sequence[str]) -> list[str]:
+    """The names of settings that were typed."""
     found = (re.match(r"[+~]*([^=@]+)", text) for text in texts)
     return [match[1] for match in found if match]
 

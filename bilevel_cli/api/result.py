@@ -102,7 +102,7 @@ def result(folder: Path, folders: Sequence[Path]) -> Run:
 
     from bilevel_cli.report.read import runs
 
-    found = [runs.read_one(one, one.name, {}) for one in folders]
+    found = [runs.read_one(one, one.name) for one in folders]
     tables = []
     for name in ("train", "evals"):
         parts = [whole_steps(getattr(one, name)) for one in found]

@@ -1,6 +1,6 @@
 """Settings by their dotted names, and which entries of a configuration are none."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # The parts of a configuration that change no number of a run: where it writes, what a sweeper
@@ -48,6 +48,18 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
-    joint = "." if prefix else ""
-    pairs = [flat(value, f"{prefix}{joint}{key}").items() for key, value in tree.items()]
-    return {key: value for part in pairs for key, value in part}
+    return dict(leaves(tree, f"{prefix}." if prefix else ""))
+
+
+def leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of `flat`, one by one, for a dict that is not empty.
+
+    Args:
+        tree: Nested dicts.
+        prefix: What is before each name.
+    """
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

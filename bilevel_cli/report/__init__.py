@@ -3,7 +3,8 @@
     read -> compare -> show, page
 
 1. Read (`read/runs.py`). Every folder with a manifest or a table is a `Run`: its status, its
-   settings, train.csv and eval.csv. Rows that a crash tore are left out (`read/tables.py`).
+   settings, train.csv and eval.csv. Rows that a crash tore are left out (`read/tables.py`). What
+   was read before comes from the user's cache (`read/contents.py`, `read/cache.py`).
 2. Group (`compare/configurations.py`). Runs that differ by their seed alone are a `Configuration`,
    named by the few options that tell it from the others.
 3. Choose a budget (`compare/question.py`). The user asks for a metric and for a `Budget` of one

@@ -1,9 +1,12 @@
 """What is read of the folders of whole and damaged runs."""
 
 import fcntl
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -100,6 +103,64 @@ def test_no_bytes_of_a_table_end_in_a_traceback(
         if len(table):
             assert table["step"].is_monotonic_increasing
             assert not np.isinf(table.to_numpy()).any()
+
+
+HEADERS = (b"step,a\n", b"step,b\n", b"step\n", b"step,a\r\n", b"time\n", b"")
+ROWS = (
+    *(
+        b"1,2\n",
+        b"2,inf\n",
+        b"3,nan\n",
+        b"1\n",
+        b"2\n",
+        b"3,",
+        b"\n",
+        b"4,1\r\n",
+        b"5\r6\n",
+        b"7\r",
+    ),
+    *(b'8,"1\n', b'9,1"\n', b",\n", b"1,2,3\n", b"9,0.1", b"-1,1\n", b"6,1e999\n", b"7,1-\n"),
+)
+BODIES = st.lists(st.sampled_from(ROWS), max_size=5).map(b"".join)
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(
+    several=st.lists(st.tuples(st.sampled_from(HEADERS), BODIES), max_size=8),
+    whole=st.integers(2, 5),
+)
+def test_tables_that_are_read_together_are_what_each_is_alone(
+    several: list[tuple[bytes, bytes]], whole: int
+) -> None:
+    contents = [header + body for header, body in several]
+    contents += [
+        b"step,a\n" + b"".join(b"%d,0.1\n" % n for n in range(whole)) for _ in range(whole)
+    ]
+    for content, (table, wrong) in zip(contents, tables.parse_all(contents), strict=True):
+        alone, reason = tables.parse(content)
+        pd.testing.assert_frame_equal(table, alone, check_exact=True)
+        assert wrong == reason
+        kept, noted = tables.unpacked(tables.packed((table, wrong)))
+        pd.testing.assert_frame_equal(
+            kept, table, check_exact=True, check_column_type=len(table) > 0
+        )
+        assert noted == wrong
+
+
+def test_whole_small_tables_of_one_header_are_one_table_to_pandas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read_csv, calls = pd.read_csv, list[int]()
+
+    def counted(file: io.BytesIO, **how: Any) -> pd.DataFrame:
+        calls.append(len(file.getvalue()))
+        return read_csv(file, **how)
+
+    monkeypatch.setattr(pd, "read_csv", counted)
+    contents = [b"step,a\n1,%d\n2,0.5\n" % number for number in range(50)]
+    found = tables.parse_all([*contents, b"step,a\n1,2\n\n"])
+    assert [table["a"].tolist() for table, _ in found[:50]] == [[n, 0.5] for n in range(50)]
+    assert len(calls) <= 3  # all of them; and the torn one, with its empty row and without
 
 
 @pytest.mark.parametrize(

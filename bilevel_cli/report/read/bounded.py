@@ -8,13 +8,14 @@ import json
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from bilevel_cli.records.folder import CAREFUL
-from bilevel_cli.records.settings import flat
+from bilevel_cli.records.settings import leaves
 
 MOST_BYTES = 1_000_000  # of a manifest or of what Hydra noted: a hundred times as much as one has
 MOST_NODES = 50_000  # of YAML, each of which takes Python microseconds
@@ -28,21 +29,22 @@ class Unread(Exception):
     """A file is not read. The message says why, and follows the name of the file."""
 
 
-def content(path: Path, most: int) -> bytes | None:
+def content(path: Path | str, most: int, status: os.stat_result | None = None) -> bytes | None:
     """The bytes of a file; None where there is none.
 
     Args:
         path: The file. A link is none: it may lead to what the reader would not show.
         most: How many bytes it may have.
+        status: What `os.lstat` said of it a moment ago; None to ask now.
 
     Raises:
         Unread: It is a link, a folder, a device or the like, is too large, or may not be read.
     """
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise Unread(
-                "is no file" if not path.is_symlink() else "is a link, which is not followed"
-            )
+        mode = (status or os.lstat(path)).st_mode
+        if not stat.S_ISREG(mode):
+            link = stat.S_ISLNK(mode)
+            raise Unread("is a link, which is not followed" if link else "is no file")
         descriptor = os.open(path, os.O_RDONLY | CAREFUL)
         with open(descriptor, "rb") as file:
             size = os.fstat(descriptor).st_size
@@ -62,8 +64,15 @@ def json_tree(path: Path) -> Any:
         Unread: As in `content`; or it is no JSON, or nested too deeply.
     """
     found = content(path, MOST_BYTES)
-    if found is None:
-        return None
+    return None if found is None else of_json(found)
+
+
+def of_json(found: bytes) -> Any:
+    """What the bytes of a JSON file have. Numbers of too many digits stay text.
+
+    Raises:
+        Unread: They are no JSON, or nested too deeply.
+    """
     try:
         return _shallow(json.loads(found, parse_int=_whole))
     except RecursionError as error:
@@ -72,16 +81,13 @@ def json_tree(path: Path) -> Any:
         raise Unread(f"is no JSON ({error})") from error
 
 
-def yaml_tree(path: Path) -> Any:
-    """What a YAML file has, interpolations as they stand; None where there is none.
+def of_yaml(found: bytes) -> Any:
+    """What the bytes of a YAML file have, interpolations as they stand.
 
     Raises:
-        Unread: As in `content`; or it is no YAML, is nested too deeply, or has aliases or tags,
-            which no run writes: a few hundred aliases make a file of gigabytes.
+        Unread: They are no YAML, are nested too deeply, or have aliases or tags, which no run
+            writes: a few hundred aliases make a file of gigabytes.
     """
-    found = content(path, MOST_BYTES)
-    if found is None:
-        return None
     try:
         depth = 0
         for number, event in enumerate(yaml.parse(found, _Loader)):
@@ -104,15 +110,22 @@ def settings_of(tree: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Unread: The names together would be longer than any file of settings.
     """
-    if _letters(tree) > MOST_BYTES:  # a long name above many leaves is in the name of each
-        raise Unread(f"has settings whose names have more than {MOST_BYTES} letters")
-    return flat(tree) if tree else {}
+    found, letters = dict[str, Any](), 0
+    for name, value in leaves(tree):
+        letters += len(name)
+        if letters > MOST_BYTES:  # a long name above many leaves is in the name of each
+            raise Unread(f"has settings whose names have more than {MOST_BYTES} letters")
+        found[sys.intern(name)] = shared(value)
+    return found
 
 
-def _letters(tree: Any, above: int = 0) -> int:
-    if not isinstance(tree, dict) or not tree:
-        return above
-    return sum(_letters(value, above + 1 + len(key)) for key, value in tree.items())
+def shared(tree: Any) -> Any:
+    """A tree each of whose texts is in memory once: thousands of runs have much the same."""
+    if type(tree) is str:
+        return sys.intern(tree)
+    if isinstance(tree, dict):
+        return {sys.intern(key): shared(value) for key, value in tree.items()}
+    return [shared(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _shallow(tree: Any, depth: int = 0) -> Any:

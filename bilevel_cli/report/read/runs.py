@@ -11,8 +11,10 @@ import pandas as pd
 from bilevel_cli.records import lock
 from bilevel_cli.records.plain import plain
 from bilevel_cli.records.settings import NOT_SETTINGS, chosen
-from bilevel_cli.report.read import bounded, folders, tables
+from bilevel_cli.report.read import bounded, contents, folders
 from bilevel_cli.report.read.bounded import Unread
+from bilevel_cli.report.read.cache import Cache
+from bilevel_cli.report.read.contents import Contents, Known
 from bilevel_cli.vocabulary import (
     COMPLETED,
     DIVERGED,
@@ -31,6 +33,9 @@ from bilevel_cli.vocabulary import (
 )
 
 STATUSES = (COMPLETED, RUNNING, INTERRUPTED, FAILED, DIVERGED, OOM)  # that a manifest may have
+FILES = (MANIFEST, TRAIN, EVAL)
+TOGETHER = 64  # runs whose files are looked at together
+APART = ("settings", "choices")  # entries of a manifest that a `Run` has itself
 LONGEST = 1_000  # letters of an error or a doubt, of which a run writes a few lines
 
 
@@ -49,7 +54,7 @@ class Run:
         settings: The resolved configuration, by dotted names. Of a run without a manifest,
             interpolations stand as Hydra noted them.
         choices: The option that was chosen from each config group, as far as that is known.
-        manifest: The whole manifest; empty if missing.
+        manifest: The manifest without its settings and choices; empty if missing.
         train: train.csv; no rows without the file.
         evals: eval.csv, likewise.
         warnings: What was damaged, a line each.
@@ -85,43 +90,52 @@ class Run:
         }
 
 
-def read(roots: Sequence[Path], known: tables.Known | None = None) -> list[Run]:
+def read(roots: Sequence[Path], known: Known | None = None) -> list[Run]:
     """The runs in some folders and in all folders below them, each once.
 
     Args:
         roots: Folders of runs or of sweeps, or folders above them.
-        known: Tables that were read before; `watch` reads the same folders again and again.
+        known: What was read before; `watch` reads the same folders again and again.
 
     Raises:
         UsageError: A root is no folder.
         NoRuns: A root has no run in it.
     """
-    known = {} if known is None else known
     skipped: list[str] = []
-    found = [read_one(*one, known) for one in folders.found(roots, skipped)]
+    places, found = folders.found(roots, skipped), list[Run]()
+    with contents.opened() as kept:
+        at_hand = Contents(known, kept)
+        for start in range(0, len(places), TOGETHER):
+            some = places[start : start + TOGETHER]
+            at_hand.fetch([f"{folder}/{name}" for folder, _ in some for name in FILES])
+            found += [_run(*one, at_hand) for one in some]
     found[0].warnings[:0] = skipped  # a comparison takes its warnings from its runs
     return found
 
 
-def read_one(folder: Path, name: str, known: tables.Known) -> Run:
+def read_one(folder: Path, name: str) -> Run:
     """The run in a folder; one without rows where there is none.
 
     Args:
         folder: Of the run.
         name: What people call it.
-        known: As in `read`.
     """
+    return _run(folder, name, Contents(None, Cache(None, "")))
+
+
+def _run(folder: Path, name: str, at_hand: Contents) -> Run:
     warnings: list[str] = []
-    manifest = _manifest(folder / MANIFEST, warnings)
+    manifest = _manifest(folder / MANIFEST, at_hand, warnings)
     settings, source = manifest.get("settings"), folder / MANIFEST
     if not isinstance(settings, dict):
-        settings, source = _config(folder, warnings), folder / NOTES / "config.yaml"
+        settings = _config(folder, at_hand, warnings)
+        source = folder / NOTES / "config.yaml"
     try:
         named = bounded.settings_of(settings)
     except Unread as reason:
         warnings.append(f"{source}: {reason}; its settings count as unknown.")
         named = {}
-    train, evals = (tables.read(folder / name, known, warnings) for name in (TRAIN, EVAL))
+    train, evals = (_table(folder / name, at_hand, warnings) for name in (TRAIN, EVAL))
     error, patterns = manifest.get("error"), manifest.get("higher_is_better")
     return Run(
         folder,
@@ -129,8 +143,8 @@ def read_one(folder: Path, name: str, known: tables.Known) -> Run:
         _status(manifest, folder),
         None if error is None else plain(str(error), LONGEST),
         named,
-        _choices(manifest, folder, warnings),
-        manifest,
+        _choices(manifest, folder, at_hand, warnings),
+        bounded.shared({key: value for key, value in manifest.items() if key not in APART}),
         train,
         evals,
         warnings,
@@ -138,9 +152,9 @@ def read_one(folder: Path, name: str, known: tables.Known) -> Run:
     )
 
 
-def _manifest(path: Path, warnings: list[str]) -> dict[str, Any]:
+def _manifest(path: Path, at_hand: Contents, warnings: list[str]) -> dict[str, Any]:
     try:
-        manifest = bounded.json_tree(path)
+        manifest = at_hand.of(path)
     except Unread as error:
         warnings.append(f"{path}: {error}; its status counts as missing.")
         return {}
@@ -155,23 +169,34 @@ def _manifest(path: Path, warnings: list[str]) -> dict[str, Any]:
     return manifest
 
 
-def _config(folder: Path, warnings: list[str]) -> dict[str, Any]:
+def _table(path: Path, at_hand: Contents, warnings: list[str]) -> pd.DataFrame:
+    """The whole rows of a table; no rows without a file."""
+    try:
+        table, wrong = at_hand.of(path) or (pd.DataFrame(), None)
+    except Unread as error:
+        table, wrong = pd.DataFrame(), str(error)
+    if wrong:
+        warnings.append(f"{path}: {wrong}.")
+    return table
+
+
+def _config(folder: Path, at_hand: Contents, warnings: list[str]) -> dict[str, Any]:
     """The settings as Hydra noted them, for a run that has no manifest yet or lost it.
 
     Interpolations stay as they stand: `${oc.env:TOKEN}` would show a secret of the reader.
     """
-    found = _noted(folder, "config.yaml", warnings)
+    found = _noted(folder, "config.yaml", at_hand, warnings)
     found = found if isinstance(found, dict) else {}
     return {key: value for key, value in found.items() if key not in NOT_SETTINGS}
 
 
-def _noted(folder: Path, name: str, warnings: list[str]) -> Any:
+def _noted(folder: Path, name: str, at_hand: Contents, warnings: list[str]) -> Any:
     """What a file of Hydra's notes has; None where there is none, or none that can be read."""
     path = folder / NOTES / name
     try:
         if path.parent.is_symlink():
             raise Unread("is in a folder that is a link, which is not followed")
-        return bounded.yaml_tree(path)
+        return at_hand.of(path)
     except Unread as error:
         warnings.append(f"{path}: {error}.")
         return None
@@ -187,29 +212,37 @@ def _status(manifest: dict[str, Any], folder: Path) -> str:
     return KILLED if status == RUNNING and held is False else status
 
 
-def _choices(manifest: dict[str, Any], folder: Path, warnings: list[str]) -> dict[str, str]:
+def _choices(
+    manifest: dict[str, Any], folder: Path, at_hand: Contents, warnings: list[str]
+) -> dict[str, str]:
     """The choices in the manifest; of a run of version 0.1, or without a manifest, Hydra's notes.
 
     Replicas share these notes in the folder above them.
     """
     noted = manifest.get("choices")
     if not noted:
-        noted = _noted(_with_notes(folder, "hydra.yaml"), "hydra.yaml", warnings)
+        noted = _noted(_with_notes(folder, "hydra.yaml"), "hydra.yaml", at_hand, warnings)
         for name in ("hydra", "runtime", "choices"):
             noted = noted.get(name) if isinstance(noted, dict) else None
-    return chosen(noted) if isinstance(noted, dict) else {}
+    return bounded.shared(chosen(noted)) if isinstance(noted, dict) else {}
 
 
-def typed(folder: Path, warnings: list[str]) -> list[str]:
-    """The settings that were typed for a run, as Hydra noted them: `task=meta`, `solver.lr=0.1`.
+def typed(found: Sequence[Run]) -> list[list[str]]:
+    """The settings that were typed for each run, as Hydra noted them: `task=meta`, `solver.lr=0.1`.
 
     Those of Hydra itself are left out. Replicas share the notes in the folder above them.
 
     Args:
-        folder: Of the run.
-        warnings: A line is added where they cannot be read.
+        found: The runs. A warning is added to one whose notes cannot be read.
     """
-    noted = _noted(_with_notes(folder, "overrides.yaml"), "overrides.yaml", warnings)
+    with contents.opened() as kept:
+        at_hand = Contents(None, kept)
+        return [_typed(run, at_hand) for run in found]
+
+
+def _typed(run: Run, at_hand: Contents) -> list[str]:
+    name = "overrides.yaml"
+    noted = _noted(_with_notes(run.folder, name), name, at_hand, run.warnings)
     return [str(override) for override in noted] if isinstance(noted, list) else []
 
 

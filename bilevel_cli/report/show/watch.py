@@ -9,7 +9,8 @@ from pathlib import Path
 from bilevel_cli.errors import UsageError
 from bilevel_cli.machine import streams
 from bilevel_cli.report.read import folders as search
-from bilevel_cli.report.read import runs, tables
+from bilevel_cli.report.read import runs
+from bilevel_cli.report.read.contents import Known
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import RUNNING
 
@@ -28,7 +29,7 @@ def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: floa
         show: Makes the text to print of some runs.
         every: Seconds between two looks.
     """
-    known: tables.Known = {}
+    known: Known = {}
     printed, quiet = "", 0
     while quiet < QUIET and not streams.left():
         if printed:
@@ -42,7 +43,7 @@ def watch(folders: Sequence[Path], show: Callable[[list[Run]], str], every: floa
 
 
 def _look(
-    folders: Sequence[Path], show: Callable[[list[Run]], str], known: tables.Known
+    folders: Sequence[Path], show: Callable[[list[Run]], str], known: Known
 ) -> tuple[list[Run], str]:
     try:
         found = runs.read(folders, known)
