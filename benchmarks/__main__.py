@@ -12,6 +12,7 @@ from benchmarks import (
     kernels,
     linear,
     machine,
+    many_runs,
     memory,
     precision,
     report,
@@ -36,6 +37,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "after": {"type": Path, "default": Path(), "help": "the other one; this one without it"},
     "steps": {"type": int, "default": 2000, "help": "outer steps; 2000"},
     "jobs": {"type": int, "default": 200, "help": "of a sweep; 200"},
+    "runs": {"type": int, "default": 10_000, "help": "of a report; 10000"},
+    "rows": {"type": int, "default": 200, "help": "of each table of a run; 200"},
 }
 
 
@@ -173,6 +176,14 @@ COMMANDS = {
             given.folder or Path("outputs/benchmarks_sweep"), given.jobs, given.before
         ),
         ("folder", "jobs", "before"),
+    ),
+    "reports": Command(
+        "what the first and the second report on many runs take",
+        lambda given: many_runs.run(
+            *(given.folder or Path("outputs/benchmarks_reports"), given.runs, given.rows),
+            given.before,
+        ),
+        ("folder", "runs", "rows", "before"),
     ),
     "scaling": Command(
         "how time and memory grow, into docs/scaling.md",
