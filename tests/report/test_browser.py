@@ -373,7 +373,10 @@ def test_the_page_and_the_figure_have_one_range(opened: Opened) -> None:
         plain = [
             [{"x": c.x.tolist(), "y": c.y.tolist()} for c in some] for some in (curves[:5], behind)
         ]
-        edges = [{"x": b.x.tolist(), "y": e.tolist()} for b in bands for e in (b.low, b.high)]
+        edges = [
+            [{"x": b.x.tolist(), "y": e.tolist()} for e in (b.low, b.high)] if b else []
+            for b in bands
+        ]
         arguments = ", ".join(map(json.dumps, (plain[0], edges, plain[1])))
         call = f"scaleOf({arguments}, false, false)"
         found = opened.page.evaluate(call)

@@ -92,6 +92,15 @@ def test_a_wide_band_widens_the_plot_by_half_its_height_at_most() -> None:
         assert_allclose([found.low, found.high], [1 - end, end])
 
 
+def test_the_band_of_a_curve_that_is_out_of_view_widens_nothing() -> None:
+    curves = [Curve(EVERY, shift + sign * EVERY) for shift, sign in ((0.0, 1), (0.1, 1), (1, -1e6))]
+    bands = [None, None, Band(EVERY, curves[2].y, curves[2].y, curves[2].y + 0.5)]
+    found = scale(curves, bands)
+    assert found is not None
+    assert found.far == [2]
+    assert -0.1 < found.low < found.high < 1.2
+
+
 def test_curves_in_grey_widen_the_plot_by_its_height_at_most() -> None:
     found = in_view(
         Curve(EVERY, EVERY), behind=(Curve(EVERY, EVERY - 50), Curve(EVERY, EVERY + 0.1))
@@ -167,6 +176,14 @@ def test_of_many_methods_the_best_are_in_front_and_have_the_first_styles(tmp_pat
     ]
     assert [one.style for one in placed.entries] == list(range(FEW + 3))
     assert (placed.entries[-1].label, placed.entries[-1].ranked) == ("broken0", False)
+
+
+def test_a_curve_of_survivors_says_how_many_are_missing(tmp_path: Path) -> None:
+    for seed in range(3):
+        leave(tmp_path, "shaky", seed, [0.1, 0.9], "diverged" if seed else "completed")
+        leave(tmp_path, "firm", seed, [0.1, 0.8])
+    labels = [one.label for one in lineup(reported(tmp_path)).entries]
+    assert sorted(labels) == ["firm", "shaky (2 of 3 broke)"]
 
 
 def test_each_task_has_a_panel_in_which_a_method_has_its_own_name_and_colour(

@@ -1,6 +1,7 @@
 """The page: one HTML file that fetches nothing, so that it works from a disk and for years."""
 
 import json
+import re
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from bilevel_cli.report.show.palette import COLOURS
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("scale.js", "curves.js", "page.js")  # in this order
 
+NUMBER = re.compile(r"\S+ \u00b1 \S+|\S+ \[\S+, \S+\]")  # with its interval, in one line
 MOST_LINES = 5  # sentences below the headline before the others are folded
 TABLES = {"eval": "Scores", "train": "Training"}  # what the list of metrics calls the two tables
 
@@ -62,7 +64,7 @@ def html(report: Report, plotly: str) -> str:
     return string.Template(_asset("page.html")).substitute(
         title=escape(title),
         css=_colours() + _asset("page.css"),
-        headline=escape(headline(report, "\u00b1")).replace(" \u00b1 ", "&nbsp;\u00b1&nbsp;"),
+        headline=NUMBER.sub(_unbroken, escape(headline(report, "\u00b1"))),
         statements=_lines(report.statements, "statements") + _lines(report.warnings, "warnings"),
         metrics="".join(_metrics(data["metrics"], table) for table in TABLES),
         axes="".join(_axis(axis, name) for axis, name in axes().items()),
@@ -84,6 +86,10 @@ def embedded(data: object) -> str:
     """
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _unbroken(found: re.Match[str]) -> str:
+    return found[0].replace(" ", "&nbsp;")
 
 
 def _asset(name: str) -> str:

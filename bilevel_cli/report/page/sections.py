@@ -25,9 +25,11 @@ def results(report: Report) -> str:
     lines = cells.lines(report)
     others = any(line.others for line in lines)
     doubts = any(row.doubtful for row in report.rows)
+    marks = any(row.standing.why != ALONE for row in report.rows)
     header = [
         _header("configuration", "text"),
         _header(escape(words(report.metric or "score")), first=DOWN if report.higher else UP),
+        *([_header("against the best", "text")] if marks else []),
         _header("runs", first=DOWN),
         *([_header("other runs", "text")] if others else []),
         *([_header("doubts", first=DOWN)] if doubts else []),
@@ -35,12 +37,13 @@ def results(report: Report) -> str:
     ]
     placed, numbers = lineup(report), {id(one): n for n, one in enumerate(report.configurations)}
     rows = []
-    for row, line in zip(report.rows, lines, strict=True):
+    for place, (row, line) in enumerate(zip(report.rows, lines, strict=True)):
         number = numbers[id(row.configuration)]
         label = f"{swatch(placed.style(number))}{escape(row.configuration.label)}"
         row_cells = [
             f'<th scope="row" class="label">{label}</th>',
-            _measured(row, line),
+            _measured(row),
+            *([_stands(row, line, place)] if marks else []),
             f'<td data-sort="{row.estimate.n}">{line.n}</td>',
             *([f'<td class="text">{_ended(row, line.others)}</td>'] if others else []),
             *([_doubted(row, line.doubts)] if doubts else []),
@@ -55,14 +58,17 @@ def results(report: Report) -> str:
     return card("results", "Table", f'{_table("Results", header, rows)}<p class="note">{note}</p>')
 
 
-def _measured(row: Row, line: cells.Line) -> str:
-    mark = f' <span class="badge {row.standing.kind}">{escape(line.mark)}</span>'
-    if row.standing.why == ALONE:
-        mark = ""
+def _measured(row: Row) -> str:
     if not row.values:
-        return f'<td class="metric" data-sort="">{mark}</td>'
+        return '<td class="metric" data-sort="">-</td>'
     number = cells.estimate(row.estimate, "\u00b1")
-    return f'<td class="metric" data-sort="{row.estimate.value!r}">{number}{mark}</td>'
+    return f'<td class="metric" data-sort="{row.estimate.value!r}">{number}</td>'
+
+
+def _stands(row: Row, line: cells.Line, place: int) -> str:
+    """How a row stands to the best; sorted, the column has the order of the report."""
+    badge = f'<span class="badge {row.standing.kind}">{escape(line.mark)}</span>'
+    return f'<td class="text" data-sort="{place}">{badge}</td>'
 
 
 def _ended(row: Row, text: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from bilevel_cli.report.compare import configurations
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import Configuration, text
+from bilevel_cli.vocabulary import ENDED_BADLY
 
 FEW = 8  # curves that a reader can tell apart in one plot: up to these, all are in front
 FRONT = 5  # of more, how many are in front at first
@@ -74,6 +75,8 @@ def lineup(report: Report) -> Lineup:
     panels = list(dict.fromkeys(titles))
     panel = [panels.index(title) for title in titles]
     labels = [_label(one, title) for one, title in zip(several, titles, strict=True)]
+    if panels == [""]:
+        labels = [_of_survivors(one, label) for one, label in zip(several, labels, strict=True)]
     position = {id(row.configuration): place for place, row in enumerate(report.rows)}
     counted = {id(row.configuration): bool(row.values) for row in report.rows}
     placed = sorted(range(len(several)), key=lambda number: position[id(several[number])])
@@ -109,6 +112,13 @@ def _label(configuration: Configuration, panel: str) -> str:
         if option in parts:
             parts.remove(option)
     return ", ".join(parts) if panel and parts else whole
+
+
+def _of_survivors(configuration: Configuration, label: str) -> str:
+    """The label, with how many runs are missing from the curve."""
+    runs = configuration.runs
+    broke = sum(run.status in ENDED_BADLY for run in runs)
+    return f"{label} ({broke} of {len(runs)} broke)" if 0 < broke < len(runs) else label
 
 
 def _mean_rank(

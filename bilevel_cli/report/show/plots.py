@@ -78,7 +78,7 @@ def traced(report: Report) -> tuple[Lineup, list[Traced]]:
         runs = configuration.runs
         curves = {run.name: _drawn(curve(course(run, report.metric), cost)) for run in runs}
         whole = [one for name, one in curves.items() if name in counted]
-        mean = band(whole, POINTS) if has_mean(cost) else None
+        mean = band(whole, POINTS, report.within) if has_mean(cost) else None
         ends = [end(curves[run.name]) for run in runs if run.status in ENDED_BADLY]
         found.append(
             Traced(
@@ -137,7 +137,7 @@ def plot(
             axes.plot(*_thinned(line), zorder=above, **one.looks, **single)
     if shown is None:
         compared = [line for one in front for line in one.curves]
-        bands = [one.mean for one in front if one.mean is not None]
+        bands = [one.mean for one in front for _ in one.curves]
         shown = scale(compared, bands, [line for one in behind for line in one.curves])
     if shown:
         axes.set_ylim(shown.low, shown.high)

@@ -37,7 +37,9 @@ class Scale(NamedTuple):
 
 
 def scale(
-    curves: Sequence[Curve], bands: Sequence[Band] = (), behind: Sequence[Curve] = ()
+    curves: Sequence[Curve],
+    bands: Sequence[Band | None] = (),
+    behind: Sequence[Curve] = (),
 ) -> Scale | None:
     """The range in which curves can be told apart; None without a finite number.
 
@@ -49,7 +51,7 @@ def scale(
 
     Args:
         curves: The curves to compare, the best first.
-        bands: The bands around them.
+        bands: The bands around them, None for a curve without; or no bands at all.
         behind: Curves that are drawn in grey behind them.
     """
     numbers = [number for number, one in enumerate(curves) if np.isfinite(one.y).any()]
@@ -66,7 +68,9 @@ def scale(
     kept = _together(extents)
     low, high = _around(extents[place] for place in kept)
     height = high - low
-    edges = np.concatenate([np.empty(0), *(_edges(one, cut) for one in bands)])
+    far = [numbers[place] for place in range(len(numbers)) if place not in kept]
+    near = [one for number, one in enumerate(bands) if one is not None and number not in far]
+    edges = np.concatenate([np.empty(0), *(_edges(one, cut) for one in near)])
     low = max(edges.min(initial=low), low - height / 2)
     high = min(edges.max(initial=high), high + height / 2)
     height = high - low
@@ -75,7 +79,6 @@ def scale(
         least, most = _around(others)
         low, high = min(low, max(least, low - height)), max(high, min(most, high + height))
     room = ROOM * (high - low) or ROOM * abs(high) or 0.5
-    far = [numbers[place] for place in range(len(numbers)) if place not in kept]
     return Scale(float(low - room), float(high + room), cut, far)
 
 

@@ -121,7 +121,8 @@ function rangesOf(traces, log, whole) {
   const [means, edges, apart, quiet] = [["mean", "single"], ["low", "band"], ["apart"], ["quiet"]]
     .map((kinds) => traces.filter((trace) => kinds.includes(trace.meta.kind)).reverse());
   const compared = means.some(({ y }) => y.some((value) => value !== null)) ? means : apart;
-  const vertical = scaleOf(compared, edges, quiet, log.y, whole);
+  const bands = compared.map(({ meta }) => edges.filter((edge) => edge.meta.series === meta.series));
+  const vertical = scaleOf(compared, bands, quiet, log.y, whole);
   return { x: across(traces, log.x), y: vertical.range, cut: vertical.cut, far: vertical.far.map((place) => compared[place]) };
 }
 

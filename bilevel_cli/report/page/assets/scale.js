@@ -29,7 +29,7 @@ function lateOf(points) {
 
 /**
  * The range of some curves, the best first, with the bands around them and others in grey behind.
- * Each is a trace { x, y }. `far` has the positions of the curves that are out of view.
+ * Each is a trace { x, y }; of each curve `bands` has the traces of both edges, if it has a band. `far` has the positions of the curves that are out of view.
  */
 function scaleOf(curves, bands, behind, log, whole) {
   const all = curves.map((curve) => pointsOf(curve, log));
@@ -44,11 +44,12 @@ function scaleOf(curves, bands, behind, log, whole) {
   const part = (points) => cut ? lateOf(points) : points;
   const extents = (cut ? late : finite).map(extentOf);
   const kept = whole ? extents.map((_, place) => place) : together(extents);
+  const far = numbers.filter((_, place) => !kept.includes(place));
   let [low, high] = around(kept.map((place) => extents[place]));
-  widen(bands, 0.5);
+  widen(bands.filter((_, number) => !far.includes(number)).flat(), 0.5);
   widen(behind, whole ? Infinity : 1);
   const room = ROOM * (high - low) || ROOM * Math.abs(high) || 0.5;
-  return { range: [low - room, high + room], cut, far: numbers.filter((_, place) => !kept.includes(place)) };
+  return { range: [low - room, high + room], cut, far };
 
   /** Widens the range by what others take, and by some share of its height at most. */
   function widen(traces, share) {
