@@ -237,6 +237,17 @@ def test_the_switch_turns_light_into_dark_and_back(opened: Opened) -> None:
     assert page_and_line() == light
 
 
+def test_a_dark_page_is_printed_on_white_paper(opened: Opened) -> None:
+    opened.page.locator("#theme").click()
+    ink = "[getComputedStyle(document.body).backgroundColor, plot._fullLayout.font.color]"
+    dark = opened.page.evaluate(ink)
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.evaluate(ink) != dark
+    assert opened.page.evaluate("isDark()") is False
+    opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.page.evaluate(ink) == dark
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_but_boxes_of_tables_scrolls_sideways(
@@ -325,6 +336,26 @@ def test_a_row_a_name_and_a_curve_are_lit_together(many: Opened) -> None:
     assert many.page.evaluate(stroke) != many.page.evaluate("colour('quiet')")
     many.page.mouse.move(0, 0)
     assert many.page.locator(".lit").count() == 0
+
+
+def test_a_curve_in_grey_says_whose_it_is(many: Opened) -> None:
+    place = many.page.evaluate(
+        """(() => {
+            const series = report.series.find(({ label }) => label === "m20");
+            const mean = series.means.test_accuracy.step;
+            const { xaxis, yaxis } = plot._fullLayout;
+            const box = plot.getBoundingClientRect();
+            const x = box.left + xaxis._offset + xaxis.l2p(series.grids[mean.grid].at(-1));
+            return [x, box.top + yaxis._offset + yaxis.l2p(mean.mean.at(-1))];
+        })()"""
+    )
+    many.page.mouse.move(place[0] - 4, place[1])
+    many.page.mouse.move(*place)
+    many.page.wait_for_selector("#plot .hoverlayer text")
+    said = many.page.locator("#plot .hoverlayer").text_content()
+    (lit,) = many.page.locator(".legend button.lit").all_inner_texts()
+    assert lit in said
+    assert abs(int(lit[1:]) - 20) <= 2  # curves here are a thousandth apart
 
 
 def test_each_curve_has_a_small_plot_if_asked_for(many: Opened) -> None:

@@ -195,6 +195,9 @@ def _panels(figure: "Figure", report: Report, placed: Lineup, several: Sequence[
     listed = [firsts[n] for n, one in enumerate(placed.entries) if one.front]
     _legend(figure, listed, [""] * len(listed))
     without = [placed.panels[panel] for panel in range(len(placed.panels)) if panel not in filled]
+    grey = sum(not one.front for one in placed.entries)
+    if grey:
+        said.append(f"Grey: the {grey} others.")
     if without:
         said.append(f"Without {words(report.metric)}: {', '.join(without)}.")
     _say(figure, *said)

@@ -56,7 +56,7 @@ function behind(series, number, metric, axis) {
   return curvesOf(series, metric, axis).map(({ x, y }) => ({
     x, y, name, showlegend: false, meta: { series: number, entry: series.entry, panel: series.panel, kind: "quiet" },
     mode: dots || x.length === 1 ? "markers" : "lines", line: { color: grey, width: 1 }, marker: { color: grey, size: 4 },
-    hovertemplate: `%{y:.5g}<extra>${name}</extra>`, hoverlabel: { namelength: 40 },
+    hovertemplate: `${name}: %{y:.5g}<extra></extra>`, // not as extra, which has the pale colour of the curve
   }));
 }
 
@@ -183,7 +183,8 @@ function labelsOf(traces, x, y, log, height) {
   if (!x || !y) return [];
   const [low, high] = y;
   const found = named(traces).flatMap((trace) => {
-    const some = pointsOf(trace, log.y).filter((one) => !log.x || one.x > 0);
+    const all = pointsOf(trace, log.y).filter((one) => !log.x || one.x > 0);
+    const some = all.filter((one) => (log.x ? Math.log10(one.x) : one.x) <= x[1]); // after a zoom
     if (!some.length) return [];
     const end = some[some.length - 1];
     const inside = Math.min(Math.max(end.y, low), high);

@@ -33,6 +33,11 @@ byId("theme").addEventListener("click", () => {
 });
 prefersDark.addEventListener("change", () => { nameTheme(); draw(); });
 
+// Paper is white, whatever the page is.
+let scheme = "";
+addEventListener("beforeprint", () => { scheme = root.style.colorScheme; root.style.colorScheme = "light"; draw(); });
+addEventListener("afterprint", () => { root.style.colorScheme = scheme; draw(); });
+
 // ---------------------------------------------------------------- the plot
 
 let drawn = { ranges: [], traces: [], log: {} };
