@@ -180,6 +180,10 @@ docs: $(READY)  ## measure the tables of docs/methods.md and docs/measured/ anew
 		hydra.sweep.dir=outputs/docs/methods || true  # methods that refuse are part of the table
 	$(BIN)/python docs/generate.py budget outputs/docs/methods
 
+.PHONY: simulate
+simulate: $(READY)  ## how often intervals and comparisons of a report hold, into docs/report.md, in a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.comparisons
+
 .PHONY: site
 site: $(READY)  ## the pages of docs/ with notebooks and reference, into build/site; off the network
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going \

@@ -243,8 +243,8 @@ def test_few_seeds_are_said_to_be_few_with_what_they_can_tell(tmp_path: Path) ->
     method_at(tmp_path, "best", [0.90, 0.92, 0.94])
     method_at(tmp_path, "worse", [0.80, 0.82, 0.845])
     # t of 2 and of 9 degrees of freedom, over the root of 3 and of 10.
-    said = f"with 3, a difference is shown from {4.3027 / math.sqrt(3):.2g} of its standard"
-    later = f"with 10, from {2.2622 / math.sqrt(10):.2g}."
+    said = f"with 3, a difference is shown if it is {4.3027 / math.sqrt(3):.2g} or more"
+    later = f"with 10, if it is {2.2622 / math.sqrt(10):.2g}."
     assert any(said in line and later in line for line in reported(tmp_path).statements)
     method_at(tmp_path / "more", "best", [0.90, 0.92, 0.94, 0.9, 0.92])
     method_at(tmp_path / "more", "worse", [0.80, 0.82, 0.845, 0.81, 0.8])

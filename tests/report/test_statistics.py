@@ -96,17 +96,29 @@ def test_scores_near_a_bound_are_compared_by_scipy_s_test_of_their_logits() -> N
     twin = stats.ttest_rel(special.logit(one), special.logit(other))
     assert found.p == pytest.approx(twin.pvalue)
     assert found.value == pytest.approx(one.mean() - other.mean())
-    # The interval of the scale is brought back where the mean of the other is.
-    ends = twin.confidence_interval(0.95)
-    back = [
-        special.expit(special.logit(other.mean()) + end) - other.mean()
-        for end in (ends.low, ends.high)
-    ]
-    assert found.interval() == pytest.approx(tuple(back))
-    # It excludes 0 at the p value, where two intervals of other levels touch 0.
-    assert found.interval(1 - 0.99 * found.p)[0] < 0 < found.interval(1 - 0.99 * found.p)[1]
-    touching = found.interval(1 - 1.01 * found.p)
-    assert touching[0] * touching[1] > 0
+    # Beyond the difference, t of the scores and 2 r^2 / d; both locations are d from the bound.
+    plain = stats.ttest_rel(one, other).confidence_interval(0.95)
+    longer = 2 * ((plain.high - plain.low) / 2) ** 2 / (2 - one.mean() - other.mean())
+    assert max(map(abs, found.interval())) == pytest.approx(
+        max(abs(plain.low), abs(plain.high)) + longer
+    )
+
+
+def test_an_interval_excludes_0_where_the_test_of_its_scale_does() -> None:
+    random = np.random.default_rng(0)
+    agreed = 0
+    for _ in range(200):
+        one, other = random.lognormal(0, 1, 6), random.lognormal(0.8, 1, 6)
+        found = statistics.difference(
+            dict(enumerate(one)), dict(enumerate(other)), scale=scales.LOGARITHMS
+        )
+        assert found is not None
+        low, high = found.interval(0.95)
+        assert low <= found.value <= high
+        alike = found.value * float(found.measured.value) > 0
+        assert (low > 0 or high < 0) == (found.p <= 0.05 and alike)
+        agreed += found.p <= 0.05
+    assert 10 < agreed < 190  # of both kinds there were some
 
 
 def test_scores_are_compared_as_they_are_unless_many_are_skewed_by_a_bound() -> None:
@@ -185,3 +197,22 @@ def test_the_best_of_several_shares_the_error_among_all_pairs() -> None:
     found = statistics.holm([0.001, 0.002, 0.003], chosen=True)
     assert found == pytest.approx([0.05 / 6, 0.05 / 3, 0.05])
     assert statistics.holm([0.03], chosen=True) == pytest.approx([0.05])
+
+
+@pytest.mark.parametrize(
+    ("n", "value", "low", "high"),
+    [
+        (3, -0.032215687734406785, -2.5556650313141818, 2.0409191213851825),
+        (5, -0.20994926976105818, -1.1502164721699124, 0.8975127676816023),
+        (8, -1.0016489652802187, -1.6810333911389628, -0.18889719608460778),
+        (10, -0.09262190298515334, -0.6053861717421041, 0.47256876522416746),
+    ],
+)
+def test_the_interquartile_mean_is_rliable_s_and_its_interval_is_no_narrower(
+    n: int, value: float, low: float, high: float
+) -> None:
+    # Of rliable 1.2.0: get_interval_estimates of aggregate_iqm, with 20 000 resamples.
+    found = student(list(scores(n)), iqm=True)
+    assert found.value == pytest.approx(value, rel=1e-12)
+    assert found.low < low
+    assert found.high > high

@@ -1,4 +1,4 @@
-"""What scores are compared on: themselves, or a scale that undoes the skew near a bound."""
+"""What scores are compared on: themselves, or a scale on which they are not skewed by a bound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,24 @@ class Scale:
         name: What it is called in sentences; "" for the scores as they are.
         free: From scores to the scale, increasing.
         back: From the scale to scores.
+        low: The least score.
+        high: The most.
     """
 
     name: str
     free: Callable[[Numbers], Numbers]
     back: Callable[[Numbers], Numbers]
+    low: float
+    high: float
+
+    def distance(self, score: float) -> float:
+        """The distance of a score from the nearer bound."""
+        return min(score - self.low, self.high - score)
 
 
-PLAIN = Scale("", np.asarray, np.asarray)
-LOGARITHMS = Scale("logarithms", np.log, np.exp)
-LOGITS = Scale("logits", logit, expit)
+PLAIN = Scale("", np.asarray, np.asarray, -np.inf, np.inf)
+LOGARITHMS = Scale("logarithms", np.log, np.exp, 0.0, np.inf)
+LOGITS = Scale("logits", logit, expit, 0.0, 1.0)
 
 
 def nearness(values: Numbers, low: float, high: float) -> Numbers:

@@ -113,7 +113,7 @@ def _compared(rows: list[Row], sign: int, iqm: bool, scale: Scale) -> list[Row]:
 
 def _is_worse(behind: Behind) -> bool:
     """Whether it is called worse; not where the seeds in common say the contrary of all seeds."""
-    return behind.p <= behind.limit and behind.by.value > 0
+    return behind.p <= behind.limit and behind.by.low > 0
 
 
 def _behind(found: Difference, sign: int, limit: float) -> Estimate:

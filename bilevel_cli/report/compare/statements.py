@@ -100,8 +100,8 @@ def _compared(rows: Sequence[Row], scale: str) -> list[str]:
         if fewest < FEW:
             shown, later = (f"{least(count, len(behind)):.2g}" for count in (fewest, 10))
             lines.append(
-                f"few seeds: with {fewest}, a difference is shown from {shown} of its standard "
-                f"deviations over seeds on; with 10, from {later}."
+                f"few seeds: with {fewest}, a difference is shown if it is {shown} or more of its "
+                f"standard deviations over seeds; with 10, if it is {later}."
             )
     if any(row.standing.kind == BROKE and row.values for row in rows):
         lines.append(

@@ -16,6 +16,7 @@ from bilevel_cli.report.compare.scales import PLAIN, Scale
 Numbers = NDArray[np.float64]
 
 LEVEL = 0.95  # of an interval, and of all statements of a family together
+ERROR = 0.05  # what is left of it
 FEWEST_PAIRS = 3  # common seeds, below which methods that have other seeds too are not paired
 
 
@@ -118,18 +119,24 @@ class Difference(NamedTuple):
     """How far one configuration is from another.
 
     Attributes:
-        measured: The location of the one minus that of the other, on a scale without bounds.
+        measured: The location of the one minus that of the other, on a scale on which scores are
+            not skewed. The p value is that of this.
         scale: That scale.
-        value: The location of the one minus that of the other, as scores are.
-        other: The location of the other, as scores are.
+        plain: The same of the scores as they are.
+        locations: Those of the one and of the other, as scores are.
         pairs: How many common seeds it was taken from; 0 where seeds were not paired.
     """
 
     measured: Measured
     scale: Scale
-    value: float
-    other: float
+    plain: Measured
+    locations: tuple[float, float]
     pairs: int
+
+    @property
+    def value(self) -> float:
+        """The difference of the scores as they are."""
+        return float(self.plain.value)
 
     @property
     def p(self) -> float:
@@ -137,16 +144,28 @@ class Difference(NamedTuple):
         return float(self.measured.p())
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Both ends of the interval of the difference, as scores are.
+        """Both ends of the interval of the difference of the scores as they are.
 
-        It is that of the scale, brought back at the location of the other. It contains 0 where the
-        p value is above 1 - `level`, and only there. It contains `value` too: the locations on two
-        scales may differ where scores are skewed.
+        It is that of Student's t. Where scores are skewed by a bound, the end beyond the difference
+        is farther, as in `bounded`. And the end before it is that of the scale, brought back to
+        scores, where one of the two has 0 beyond it and the other has not: so the interval excludes
+        0 where the p value is 1 - `level` or less and both scales order the methods alike.
         """
-        ends = np.asarray(self.measured.interval(level))
+        low, high = (float(end) for end in self.plain.interval(level))
+        if self.scale is PLAIN:
+            return low, high
+        sign = 1.0 if self.value >= 0 else -1.0
+        before, beyond = sorted((sign * low, sign * high))
+        other = self.locations[1]
         with np.errstate(over="ignore"):
-            low, high = self.scale.back(self.scale.free(np.asarray(self.other)) + ends) - self.other
-        return min(float(low), self.value), max(float(high), self.value)
+            ends = self.scale.free(np.asarray(other)) + np.asarray(self.measured.interval(level))
+            of_scale = float((sign * (self.scale.back(ends) - other)).min())
+        if (before > 0) != (of_scale > 0):
+            before = min(of_scale, sign * self.value)
+        distance = sum(map(self.scale.distance, self.locations))
+        beyond += 2 * ((high - low) / 2) ** 2 / distance
+        low, high = sorted((sign * before, sign * beyond))
+        return low, high
 
 
 def difference(
@@ -183,13 +202,11 @@ def difference(
         for values in (one, other)
     )
     compared = paired if pairs else unpaired
-    cut = _cut(len(left), iqm), _cut(len(right), iqm)
-    first, second = (_center(v, c) for v, c in zip((left, right), cut, strict=True))
     return Difference(
         compared(scale.free(left), scale.free(right), iqm),
         scale,
-        float(_minus(first, second)),
-        float(second),
+        compared(left, right, iqm),
+        (float(location(left, iqm).value), float(location(right, iqm).value)),
         pairs,
     )
 
@@ -197,7 +214,7 @@ def difference(
 def holm(p_values: Sequence[float], chosen: bool = False) -> list[float]:
     """The p value that each comparison of a family may have at most to be called different.
 
-    Holm (1979): the smallest of m p values may be (1 - `LEVEL`) / m, the next one a m-1st part, and
+    Holm (1979): the smallest of m p values may be `ERROR` / m, the next one a m-1st part, and
     so on; at the first that is larger all stop, and share its limit. So no equal pair of the family
     is called different, with probability `LEVEL`, and the interval of a comparison at 1 minus its
     limit contains 0 where it is not called different, and only there.
@@ -212,7 +229,7 @@ def holm(p_values: Sequence[float], chosen: bool = False) -> list[float]:
     stopped = None
     for step, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         if stopped is None:
-            limits[place] = (1 - LEVEL) / _sharing(len(p_values) - step, chosen)
+            limits[place] = ERROR / _sharing(len(p_values) - step, chosen)
             stopped = limits[place] if p_values[place] > limits[place] else None
         else:
             limits[place] = stopped
@@ -229,7 +246,7 @@ def least(seeds: int, comparisons: int) -> float:
     Returns:
         In standard deviations of the difference over seeds.
     """
-    limit = (1 - LEVEL) / _sharing(comparisons, chosen=True)
+    limit = ERROR / _sharing(comparisons, chosen=True)
     return float(stdtrit(seeds - 1, 1 - limit / 2) / np.sqrt(seeds))
 
 

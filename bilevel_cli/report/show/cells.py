@@ -100,8 +100,8 @@ def estimate(found: Estimate, sign: str = "+-") -> str:
     value, low, high = (
         _fixed(one / scale, decimals) for one in (found.value, found.low, found.high)
     )
-    middle = (found.high + found.low) / 2
-    if abs(middle - found.value) < 1e-6 * half:
+    skew = (found.high - found.value) - (found.value - found.low)
+    if abs(skew / scale) < 10.0**-decimals:
         text = f"{value} {sign} {_fixed(half / scale, decimals)}"
         return f"({text})e{power:+03d}" if power else text
     text = f"{value} [{low}, {high}]"

@@ -1,5 +1,6 @@
 """A comparison as plain text that fits the width of the terminal."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ def _table(report: Report, width: int) -> list[str] | None:
         found = _fitted([row[:end] for row in table], READABLE, width)
         if found is not None:
             return [*found, *_left_out(head[end:], width)]
-    found = _fitted([_shorter(row[:least]) for row in table], SHORTEST, width)
+    found = _fitted(_shorter([row[:least] for row in table]), SHORTEST, width)
     return found and [*found, *_left_out(head[least:], width)]
 
 
@@ -60,10 +61,13 @@ def _fitted(table: list[Cells], letters: int, width: int) -> list[str] | None:
     ]
 
 
-def _shorter(row: Cells) -> Cells:
-    """The cells of a row in fewer letters: the metric cut, the kinds of failures left out."""
-    label, number, *others = row
-    return (label, shortened(number, 22), *(cell.partition(" broke: ")[0] for cell in others))
+def _shorter(table: list[Cells]) -> list[Cells]:
+    """The cells in fewer letters: the metric cut to its numbers, no kinds of failures."""
+    (label, metric, *heads), *rows = table
+    widest = max(len(number) for _, number, *_ in rows)
+    cut = [tuple(re.sub(" broke: .*", " broke", cell) for cell in row) for row in rows]
+    named = [(row[0], *others) for row, (_, *others) in zip(rows, cut, strict=True)]
+    return [(label, shortened(metric, max(widest, SHORTEST)), *heads), *named]
 
 
 def _left_out(names: Sequence[str], width: int) -> list[str]:
@@ -88,7 +92,9 @@ def columns(report: Report) -> list[Cells]:
     empty = {place for place in (4, 5) if not any(row[place] for row in table[1:])}
     if all(row.standing.why == ALONE for row in report.rows):
         empty.add(2)
-    return [tuple(c for place, c in enumerate(row) if place not in empty) for row in table]
+    return [
+        tuple(cell or "-" for place, cell in enumerate(row) if place not in empty) for row in table
+    ]
 
 
 def shortened(label: str, width: int) -> str:
