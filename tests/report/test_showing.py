@@ -76,6 +76,12 @@ def test_latex_escapes_what_it_would_take_for_commands(tmp_path: Path) -> None:
     assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
 
 
+def test_latex_has_powers_of_ten_where_scores_are_tiny_and_equal(tmp_path: Path) -> None:
+    method_at(tmp_path, "equal", [1e-7, 1e-7, 1e-7])
+    table = papers.latex(reported(tmp_path))
+    assert r"1 \cdot 10^{-7} \pm 0" in table
+
+
 def test_markdown_has_as_many_cells_in_every_row(tmp_path: Path) -> None:
     method_at(tmp_path, "a|b", [0.7, 0.8])
     method_at(tmp_path, "c", [0.7, 0.6])

@@ -24,6 +24,7 @@ _LATEX = {
 }
 # An underscore within a word is text already, and stays readable where Markdown is not rendered.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)|^[#+=-]")
+_POWER = re.compile(r"e([+-]\d+)")
 
 
 def markdown(report: Report) -> str:
@@ -138,8 +139,7 @@ def _row(row: list[str]) -> str:
 
 def _exponent(number: str) -> str:
     """The power of ten of (1.2 +- 0.3)e-05 as LaTeX writes it."""
-    mantissa, _, power = number.rpartition("e")
-    return rf"{mantissa} \cdot 10^{{{int(power)}}}" if mantissa else number
+    return _POWER.sub(lambda power: rf" \cdot 10^{{{int(power[1])}}}", number)
 
 
 def _full(value: float | None) -> str:
