@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     direction = found.add_mutually_exclusive_group()
     direction.add_argument("--higher", action="store_true", help="the metric is better higher")
     direction.add_argument("--lower", action="store_true", help="the metric is better lower")
+    add("--tasks", metavar="OPTION,...", help="options that make a task; default: task,data")
     add("--markdown", action="store_true", help="print the table in Markdown")
     add("--csv", type=Path, metavar="FILE", help="also write the numbers in full")
     add("--latex", type=Path, metavar="FILE", help="also write a booktabs table")
@@ -95,11 +96,11 @@ def _report(arguments: argparse.Namespace) -> None:
     with collecting.paused():
         import numpy as np
 
-        from bilevel_cli.report.compare.compare import compare
+        from bilevel_cli.report import outputs
+        from bilevel_cli.report.across.apart import compared
         from bilevel_cli.report.compare.question import Question
-        from bilevel_cli.report.outputs import WRITERS
         from bilevel_cli.report.read.runs import read
-        from bilevel_cli.report.show import papers, terminal, watch
+        from bilevel_cli.report.show import watch
 
     question = Question(
         metric=arguments.metric,
@@ -109,15 +110,16 @@ def _report(arguments: argparse.Namespace) -> None:
         group_by=arguments.by.split(",") if arguments.by else None,
         higher=True if arguments.higher else False if arguments.lower else None,
     )
+    makers = arguments.tasks.split(",") if arguments.tasks else None
     redrawn = arguments.watch and sys.stdout.isatty()
     warned: set[str] = set()
     report: Report | None = None
 
     def show(runs: "list[Run]") -> str:
         nonlocal report
-        report = compare(runs, question)
+        report = compared(runs, question, makers)
         width, _ = shutil.get_terminal_size((WIDTH, 24))
-        text = papers.markdown(report) if arguments.markdown else terminal.text(report, width)
+        text = outputs.markdown(report) if arguments.markdown else outputs.text(report, width)
         if redrawn:  # lines of stderr would be drawn over: warnings are part of the text
             return "\n".join([text, *([""] if report.warnings else []), *report.warnings])
         for warning in dict.fromkeys(report.warnings):
@@ -134,7 +136,7 @@ def _report(arguments: argparse.Namespace) -> None:
             print(show(read(arguments.folders)))
         if report is not None:
             for path, option in files.items():
-                WRITERS[option](report, path)
+                outputs.WRITERS[option](report, path)
                 print(f"Wrote {plain(str(path))}", file=sys.stderr)
 
 

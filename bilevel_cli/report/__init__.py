@@ -1,6 +1,6 @@
 """From folders of runs to what may be said of them. Reads files that runs left; imports no torch.
 
-    read -> compare -> show, page
+    read -> compare -> show, across, page
 
 1. Read (`read/runs.py`). Every folder with a manifest or a table is a `Run`: its status, its
    settings, train.csv and eval.csv. Rows that a crash tore are left out (`read/tables.py`). What
@@ -19,7 +19,10 @@
 7. Show it: in a terminal (`show/terminal.py`), in papers (`show/papers.py`, `show/figures.py`), on
    a page with curves (`page/page.py`). `show/watch.py` does all of this again and again, and
    `outputs.py` names the files that can be written.
+8. Of several tasks, each is a comparison of its own, and they are then taken together
+   (`across/__init__.py`).
 
 What a cost is called in all of these is in `costs.py`, a record for each. A part imports those
-before it in this order and none after it: costs, read, compare, show, page, outputs.
+before it in this order and none after it: costs, read, compare, show, across, page,
+outputs.
 """

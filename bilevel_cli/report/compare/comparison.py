@@ -137,6 +137,10 @@ class Report:
         scale: What scores are compared on, such as "logits"; "" where as they are.
         statements: What a reader must know, a line each.
         warnings: What is unfair about the comparison, and which files are damaged; a line each.
+        parts: Where the runs have several tasks, the comparison of each task, by its name. The rows
+            of this report are then theirs, with the marks that they have there. Its metric is that
+            of most tasks, and its budget has a limit only where all tasks have the same.
+        iqm: Whether interquartile means were asked for.
     """
 
     runs: list[Run]
@@ -149,3 +153,5 @@ class Report:
     scale: str = ""
     statements: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    parts: "dict[str, Report]" = field(default_factory=dict)
+    iqm: bool = False

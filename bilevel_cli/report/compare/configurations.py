@@ -57,7 +57,8 @@ def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> li
         groups = _grouped(runs, [keys.__getitem__])
         shown = _needed(all_options(runs), [group[0] for group in groups])
     else:
-        shown = {name: _named(name, runs) for name in group_by}
+        options = all_options(runs)
+        shown = {name: options[full_name(name, runs)] for name in group_by}
         groups = _grouped(runs, shown.values())
     groups.sort(key=lambda group: [_order(value(group[0])) for value in shown.values()])
     short = _short(shown)
@@ -141,7 +142,7 @@ def all_options(runs: Sequence[Run]) -> dict[str, Value]:
     settings = dict.fromkeys(name for run in runs for name in run.settings if _is_option(name))
     # Classes before numbers: a class may come with several numbers, and says more.
     ranked = sorted(settings, key=lambda name: not name.endswith(TARGET))
-    groups = {group: _choice(group) for group in sorted(config_groups(runs), key=_rank)}
+    groups = {group: choice(group) for group in sorted(config_groups(runs), key=_rank)}
     # A group from which a run chose nothing is among its settings, as null: not a second option.
     return groups | {name: _setting(name) for name in ranked if name not in groups}
 
@@ -168,7 +169,9 @@ def _rank(group: str) -> tuple[int, int]:
     return (place, group.count("/"))
 
 
-def _choice(group: str) -> Value:
+def choice(group: str) -> Value:
+    """What a run chose from a group: the option, or else the name of the class."""
+
     def value(run: Run) -> Any:
         if group in run.choices:
             return run.choices[group]
@@ -199,14 +202,23 @@ def _needed(options: dict[str, Value], firsts: list[Run]) -> dict[str, Value]:
     return needed
 
 
-def _named(name: str, runs: Sequence[Run]) -> Value:
-    """An option by its whole name, or by the end of its name where only one has that end."""
+def full_name(name: str, runs: Sequence[Run], asked: str = "--by") -> str:
+    """The whole name of an option, of which only the end may be given where only one has that end.
+
+    Args:
+        name: The option, such as `lr` for `optimizer.lr`.
+        runs: The runs that may have it.
+        asked: The option of the command that names it, for the error.
+
+    Raises:
+        UsageError: No run has it, or several options end in this name.
+    """
     options = all_options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
         several = f": it may be {plain(', '.join(ends), 200)}." if ends else hint(name, options)
-        raise UsageError(f"--by needs options of the runs, got {name}{several}")
-    return options[name if name in options else ends[0]]
+        raise UsageError(f"{asked} needs options of the runs, got {name}{several}")
+    return name if name in options else ends[0]
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -31,21 +31,21 @@ def markdown(report: Report) -> str:
     """The headline, the sentences and the table, the best in bold."""
     (first, metric, *heads), *rows = terminal.columns(report)
     marked = [
-        (_marked_down(label), _bold(number, row), *others)
+        (marked_down(label), _bold(number, row), *others)
         for (label, number, *others), row in zip(rows, report.rows, strict=True)
     ]
     rule = (":---", *(["---:"] * (1 + len(heads))))
-    lines = [(first, _marked_down(metric), *heads), rule, *marked]
+    lines = [(first, marked_down(metric), *heads), rule, *marked]
     table = [f"| {' | '.join(line)} |" for line in lines]
-    said = map(_marked_down, report.statements)
-    return "\n".join([f"**{_marked_down(headline(report))}**", "", *said, "", *table])
+    said = map(marked_down, report.statements)
+    return "\n".join([f"**{marked_down(headline(report))}**", "", *said, "", *table])
 
 
 def _bold(number: str, row: Row) -> str:
     return f"**{number}**" if row.standing.kind == BEST else number
 
 
-def _marked_down(text: str) -> str:
+def marked_down(text: str) -> str:
     """Text as Markdown shows it."""
     return _MARKDOWN.sub(r"\\\g<0>", text)
 
@@ -59,7 +59,7 @@ def latex(report: Report) -> str:
     named = ["$n$" if head == "n" else escaped(head) for head in heads]
     body = [_row([first, escaped(metric), *named]), r"\midrule"]
     for (label, number, *others), row in zip(rows, report.rows, strict=True):
-        body.append(_row([escaped(label), _number(number, row), *map(escaped, others)]))
+        body.append(_row([escaped(label), formula(number, row), *map(escaped, others)]))
     aligned = "".join("l" if head == terminal.COMPARED else "r" for head in heads)
     return "\n".join(
         [
@@ -74,13 +74,19 @@ def latex(report: Report) -> str:
     )
 
 
-def _number(number: str, row: Row) -> str:
+def formula(number: str, row: Row) -> str:
+    """The number of a row in LaTeX, the best in bold, and underlined where it is level with it.
+
+    Args:
+        number: What stands there if the row has none.
+        row: The row.
+    """
     if not row.values:
         return escaped(number)
-    formula = _exponent(cells.estimate(row.estimate, r"\pm"))
+    found = _exponent(cells.estimate(row.estimate, r"\pm"))
     if row.standing.kind == BEST:
-        return rf"$\mathbf{{{formula}}}$"
-    return rf"\underline{{${formula}$}}" if row.standing.kind == LEVEL else f"${formula}$"
+        return rf"$\mathbf{{{found}}}$"
+    return rf"\underline{{${found}$}}" if row.standing.kind == LEVEL else f"${found}$"
 
 
 def escaped(label: str) -> str:

@@ -1,0 +1,119 @@
+"""Comparisons of several tasks for papers and other programs: LaTeX and CSV."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from bilevel_cli.records.plain import plain
+from bilevel_cli.report.across.overall import Competitor, overall
+from bilevel_cli.report.across.told import headline, sentences
+from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.configurations import text
+from bilevel_cli.report.costs import columns
+from bilevel_cli.report.show import cells, papers
+from bilevel_cli.report.show.formulas import harmless
+
+
+def latex(report: Report) -> str:
+    """A booktabs table: a row for each configuration, a column for each task, and the mean rank.
+
+    The best of each task is in bold, those that are level with it are underlined. What is said is
+    in comments.
+    """
+    found = overall(report)
+    said = [headline(report), *(sentences(report, found) if found else [])]
+    said += [
+        f"{name}: {part.statements[0]}" for name, part in report.parts.items() if part.statements
+    ]
+    competitors = found.competitors if found else []
+    tasks = found.tasks if found else []
+    head = ["configuration", *tasks, "rank"]
+    arrows = [r"$\uparrow$" if report.parts[task].higher else r"$\downarrow$" for task in tasks]
+    metrics = [
+        f"{papers.escaped(report.parts[t].metric)} {a}" for t, a in zip(tasks, arrows, strict=True)
+    ]
+    body = [
+        _row([papers.escaped(cell) for cell in head]),
+        _row(["", *metrics, r"$\downarrow$"]),
+        r"\midrule",
+    ]
+    for one in competitors:
+        rank = "-" if math.isnan(one.rank) else f"{one.rank:.2f}"
+        numbers = [_cell(one, task) for task in tasks]
+        body.append(_row([papers.escaped(one.label), *numbers, rank]))
+    return "\n".join(
+        [
+            *(f"% {plain(line)}" for line in said),
+            rf"\begin{{tabular}}{{l{'l' * len(tasks)}r}}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _cell(one: Competitor, task: str) -> str:
+    row = one.rows.get(task)
+    if row is None:
+        return "--"
+    return papers.formula(cells.mark(row), row)
+
+
+def _row(row: Sequence[str]) -> str:
+    return " & ".join(row) + r" \\"
+
+
+def write_latex(report: Report, path: Path) -> None:
+    """Writes the LaTeX table."""
+    path.write_text(latex(report), encoding="utf-8")
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Writes a row for each configuration of each task, with every number in full.
+
+    Its rank there and its normalised score are beside its mean, so that a mean over the rows of a
+    configuration is what the report says of all tasks. No cell is a formula to a spreadsheet.
+    """
+    found = overall(report)
+    competitors = found.competitors if found else []
+    of_row = {id(row): one for one in competitors for row in one.rows.values()}
+    options = dict.fromkeys(name for one in competitors for name in one.options)
+    rows = [(task, part, row) for task, part in report.parts.items() for row in part.rows]
+    statuses = sorted({status for _, _, row in rows for status in row.counts})
+    lines: list[Sequence[object]] = [
+        [
+            "task",
+            "configuration",
+            *options,
+            "metric",
+            "higher_is_better",
+            "value",
+            "low",
+            "high",
+            "n",
+        ]
+        + ["mark", "rank", "normalised", *statuses, "doubts"]
+        + [f"mean_{cost}" for cost in columns()]
+    ]
+    for task, part, row in rows:
+        one, estimate = of_row.get(id(row)), row.estimate
+        chosen, ranks, numbers = (one.options, one.ranks, one.numbers) if one else ({}, {}, {})
+        normalised = float(numbers[task].mean()) if task in numbers else math.nan
+        lines.append(
+            [task, one.label if one else row.configuration.label]
+            + [text(chosen.get(name, "")) for name in options]
+            + [part.metric, "yes" if part.higher else "no"]
+            + [_full(value) for value in (estimate.value, estimate.low, estimate.high)]
+            + [estimate.n, cells.mark(row), _full(ranks.get(task, math.nan)), _full(normalised)]
+            + [row.counts.get(status, 0) for status in statuses]
+            + [row.doubtful, *(_full(row.costs.get(cost, math.nan)) for cost in columns())]
+        )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([harmless(cell) for cell in line] for line in lines)
+
+
+def _full(value: float) -> str:
+    return "" if math.isnan(value) else repr(float(value))
