@@ -31,6 +31,7 @@ Compares runs at one budget: means and 95 % intervals over seeds, ties, failures
   bilevel-report SWEEP --at inner_grads=15000              what 15 000 inner gradients buy
   bilevel-report SWEEP --select best --validation outer_loss   early stopping, on validation data
   bilevel-report SWEEP --html page.html --latex table.tex --figure curves.pdf
+  bilevel-report SWEEP --target 0.9                          what 0.9 took
   bilevel-report SWEEP --watch                             again every 5 s, until all have ended
 
 The folders are only read. What the numbers mean: docs/report.md.
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     direction.add_argument("--higher", action="store_true", help="the metric is better higher")
     direction.add_argument("--lower", action="store_true", help="the metric is better lower")
     add("--tasks", metavar="OPTION,...", help="options that make a task; default: task,data")
+    add("--target", metavar="SCORE", help="also what it took to reach it; or TASK=SCORE,...")
     add("--markdown", action="store_true", help="print the table in Markdown")
     add("--csv", type=Path, metavar="FILE", help="also write the numbers in full")
     add("--latex", type=Path, metavar="FILE", help="also write a booktabs table")
@@ -98,6 +100,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
         from bilevel_cli.report import outputs
         from bilevel_cli.report.across.apart import compared
+        from bilevel_cli.report.across.reached import target_of
         from bilevel_cli.report.compare.question import Question
         from bilevel_cli.report.read.runs import read
         from bilevel_cli.report.show import watch
@@ -111,13 +114,14 @@ def _report(arguments: argparse.Namespace) -> None:
         higher=True if arguments.higher else False if arguments.lower else None,
     )
     makers = arguments.tasks.split(",") if arguments.tasks else None
+    target = None if arguments.target is None else target_of(arguments.target)
     redrawn = arguments.watch and sys.stdout.isatty()
     warned: set[str] = set()
     report: Report | None = None
 
     def show(runs: "list[Run]") -> str:
         nonlocal report
-        report = compared(runs, question, makers)
+        report = compared(runs, question, makers, target)
         width, _ = shutil.get_terminal_size((WIDTH, 24))
         text = outputs.markdown(report) if arguments.markdown else outputs.text(report, width)
         if redrawn:  # lines of stderr would be drawn over: warnings are part of the text

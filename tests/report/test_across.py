@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import method_at, reported, run_at
+from pages import bilevel_report, method_at, reported, run_at
 from several_tasks import STRENGTH, TASKS, four_by_six, task_at
 
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.across import exported, printed, told
 from bilevel_cli.report.across.apart import compared
 from bilevel_cli.report.across.overall import Overall, overall
+from bilevel_cli.report.across.reached import reached, target_of
 from bilevel_cli.report.compare.comparison import BEST, BROKE, Report
 from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.read.runs import Run, read
@@ -20,11 +21,12 @@ from bilevel_cli.report.read.runs import Run, read
 Rows = list[dict[str, str]]
 
 
-def report_of(found: Path | list[Run], **question: Any) -> Report:
+def report_of(found: Path | list[Run], target: str | None = None, **question: Any) -> Report:
     """The report of some runs, or of those below a folder."""
     tasks = question.pop("tasks", None)
+    asked = None if target is None else target_of(target)
     runs = read([found]) if isinstance(found, Path) else found
-    return compared(runs, Question(**question), tasks)
+    return compared(runs, Question(**question), tasks, asked)
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +285,81 @@ def test_latex_has_a_column_for_each_task(report: Report) -> None:
     assert table.count(r"\mathbf") == 4
     assert rows[-1].startswith("cg &")
     assert rows[-1].endswith(r"& -- & - \\")
+
+
+# Targets
+
+
+def test_a_target_is_reached_at_the_first_evaluation_as_good(tmp_path: Path) -> None:
+    for seed, scores in enumerate([(0.1, 0.9, 0.2), (0.1, 0.2, 0.95), (0.1, 0.2, 0.3)]):
+        run_at(tmp_path / str(seed), scores, seed, choices={"method": "cg"})
+    run_at(tmp_path / "x", (0.1, 0.95, 0.1), 0, "diverged", choices={"method": "broke"}, grads=50)
+    run_at(tmp_path / "y", (0.1,), 1, "interrupted", choices={"method": "broke"})
+    first, second = reached(report_of(tmp_path, target="0.9"))
+    assert (first.configuration.label, first.count, len(first.runs), first.going) == (
+        *("broke", 1, 1),
+        1,
+    )
+    assert first.median("step") == 10  # it had the score, however it ended
+    assert (second.count, len(second.runs)) == (2, 3)
+    # Steps 10, 20 and never: half of the runs needed 20; a step takes 100 gradients and 2 s.
+    assert [second.median(cost) for cost in ("step", "seconds", "inner_grads")] == [20, 40, 2000]
+    lower = report_of(tmp_path, target="0.15", higher=False)
+    assert reached(lower)[0].median("step") == 0
+
+
+def test_fewer_than_half_of_the_runs_say_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method_at(tmp_path, "cg", [0.7, 0.8, 0.9])
+    assert bilevel_report(monkeypatch, tmp_path, "--target", "0.85") == 0
+    text = capsys.readouterr().out
+    assert "To test_accuracy at least 0.85" in text
+    assert text.splitlines()[-1].split() == ["cg", "1", "of", "3", *["never"] * 4]
+
+
+def test_each_task_has_its_target_or_the_common_one(sweep: list[Run]) -> None:
+    some = report_of(sweep, target="reweight=0.89,hpo=0.5")
+    assert {name: part.target for name, part in some.parts.items()} == {
+        **{"hpo": 0.5, "meta": None, "reweight": 0.89},
+        "ridge": None,
+    }
+    common = target_of("0.5,hpo=0.4")
+    assert [common.of(task) for task in ("meta", "hpo", None)] == [0.5, 0.4, 0.5]
+    text = printed.text(some, 100)
+    assert text.count("had spent at their") == 2
+    assert "| iaptt | 5 of 5 |" in printed.markdown(some)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("soon", "a score, or TASK=SCORE"),
+        ("nan", "a score, or TASK=SCORE"),
+        ("", "a score, or TASK=SCORE"),
+        ("a=0.5,,", "a score, or TASK=SCORE"),
+        ("rewieght=0.5", "They have one task"),
+    ],
+)
+def test_a_wrong_target_ends_with_one_line(
+    target: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    method_at(tmp_path, "cg", [0.7])
+    assert bilevel_report(monkeypatch, tmp_path, f"--target={target}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert len(line) <= 400
+
+
+def test_a_target_of_a_task_that_is_not_there_is_refused(sweep: list[Run]) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'reweight'"):
+        report_of(sweep, target="rewieght=0.5")
+
+
+def test_a_target_of_a_task_whose_name_has_a_comma_is_understood() -> None:
+    found = target_of("reweight, digits=0.9,meta=-1e-3")
+    assert found.tasks == {"reweight, digits": 0.9, "meta": -1e-3}

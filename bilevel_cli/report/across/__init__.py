@@ -1,4 +1,4 @@
-"""Several tasks: what may be said of a method on all of them.
+"""Several tasks: what may be said of a method on all of them, and what it took to reach a target.
 
 A score of one task says nothing beside a score of another. So runs of several tasks are first
 compared task by task (`across/apart.py`), each at its own metric, direction and budget. Then
@@ -10,4 +10,5 @@ compared task by task (`across/apart.py`), each at its own metric, direction and
 
 `across/overall.py` has all of it in one `Overall`, `across/told.py` what it says in sentences;
 `across/printed.py` and `across/exported.py` show it.
+`across/reached.py` asks what it took to reach a target.
 """

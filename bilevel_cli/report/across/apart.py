@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bilevel_cli.records.plain import plain
+from bilevel_cli.report.across.reached import Target, check_tasks
 from bilevel_cli.report.compare.compare import compare
 from bilevel_cli.report.compare.comparison import Budget, Report
 from bilevel_cli.report.compare.configurations import (
@@ -25,6 +26,7 @@ def compared(
     runs: list[Run],
     question: Question,
     options: Sequence[str] | None = None,
+    target: Target | None = None,
 ) -> Report:
     """The comparison of some runs, with one for each of their tasks if they have several.
 
@@ -35,6 +37,7 @@ def compared(
         question: What is asked; its `group_by` need not name what makes a task.
         options: Options that make a task: groups, or settings such as `task.noise.share`. None for
             `GROUPS`.
+        target: The scores of which is asked what it took to reach them.
 
     Returns:
         That of `compare` where the runs have one task. Otherwise the comparison of all runs, with
@@ -42,8 +45,17 @@ def compared(
         have there, and its statements are those that all of the parts make.
 
     Raises:
-        UsageError: The question, or an option, names what no run has.
+        UsageError: The question, an option or the target names what no run has.
     """
+    report = _compared(runs, question, options)
+    if target is None:
+        return report
+    check_tasks(target, report)
+    parts = {name: replace(part, target=target.of(name)) for name, part in report.parts.items()}
+    return replace(report, target=target.of(None), parts=parts)
+
+
+def _compared(runs: list[Run], question: Question, options: Sequence[str] | None) -> Report:
     values = _makers(runs, options)
     tasks = configurations(runs, list(values)) if values else []
     known = [task for task in tasks if task.differing]

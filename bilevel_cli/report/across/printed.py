@@ -1,4 +1,4 @@
-"""Comparisons of several tasks in a terminal and in Markdown."""
+"""Comparisons of several tasks, and targets, in a terminal and in Markdown."""
 
 import math
 import textwrap
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bilevel_cli.report.across.overall import Competitor, Overall, overall
 from bilevel_cli.report.across.pairings import Pair
+from bilevel_cli.report.across.reached import Reached, reached, shown
 from bilevel_cli.report.across.told import (
     PROBABILITY,
     RECORDS,
@@ -16,6 +17,7 @@ from bilevel_cli.report.across.told import (
     standing,
 )
 from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.costs import cost_of
 from bilevel_cli.report.show import cells, papers, terminal
 
 Table = list[tuple[str, ...]]
@@ -26,13 +28,13 @@ LABEL = 24  # letters of a label in the table of pairs
 def text(report: Report, width: int) -> str:
     """A report as text: task by task if it has several, then all of them together."""
     if not report.parts:
-        return terminal.text(report, width)
+        return "\n\n".join([terminal.text(report, width), *_target(report, width)])
     blocks = [_wrapped([headline(report), *report.statements], width)]
     for name, part in report.parts.items():
         own = replace(
             part, statements=[one for one in part.statements if one not in report.statements]
         )
-        blocks += [f"{_title(name)}\n{terminal.text(own, width)}"]
+        blocks += [f"{_title(name)}\n{terminal.text(own, width)}", *_target(part, width)]
     found = overall(report)
     if found is not None:
         said = _wrapped(sentences(report, found), width)
@@ -46,7 +48,7 @@ def text(report: Report, width: int) -> str:
 def markdown(report: Report) -> str:
     """The same in Markdown."""
     if not report.parts:
-        return papers.markdown(report)
+        return "\n\n".join([papers.markdown(report), *_marked_target(report)])
     blocks = [
         f"**{papers.marked_down(headline(report))}**",
         *map(papers.marked_down, report.statements),
@@ -55,7 +57,7 @@ def markdown(report: Report) -> str:
         own = replace(
             part, statements=[one for one in part.statements if one not in report.statements]
         )
-        blocks += [f"### {papers.marked_down(name)}", papers.markdown(own)]
+        blocks += [f"### {papers.marked_down(name)}", papers.markdown(own), *_marked_target(part)]
     found = overall(report)
     if found is not None:
         blocks += [
@@ -133,6 +135,44 @@ def _fitting(found: Overall, width: int) -> list[str]:
             said.append(f"The first {len(some)} of {len(every)} fit here; --html has all.")
         return [_wrapped([" ".join(said)], width), "", *lines]
     return [_wrapped(["Too narrow for the table of pairs: --html has it."], width)]
+
+
+def targets(report: Report) -> tuple[str, Table]:
+    """What it took to reach the target of one task: a sentence, and a table."""
+    found = reached(report)
+    better = "at least" if report.higher else "at most"
+    sentence = (
+        f"To {report.metric} {better} {report.target:.6g}: what half of the runs had spent at "
+        "their first evaluation as good, over the whole of each run."
+    )
+    costs = shown(found)
+    table: Table = [("configuration", "reached", "", *(cost_of(cost).heading for cost in costs))]
+    for one in found:
+        amounts = [_needed(one, cost) for cost in costs]
+        going = f"{one.going} going" if one.going else ""
+        table.append((one.configuration.label, f"{one.count} of {len(one.runs)}", going, *amounts))
+    if not any(row[2] for row in table[1:]):
+        table = [(label, count, *others) for label, count, _, *others in table]
+    return sentence, table
+
+
+def _needed(one: Reached, cost: str) -> str:
+    median = one.median(cost)
+    return "never" if median == math.inf else cells.amount(median)
+
+
+def _target(report: Report, width: int) -> list[str]:
+    if report.target is None or not report.metric:
+        return []
+    sentence, table = targets(report)
+    return ["\n".join([_wrapped([sentence], width), "", *_fitted(table, width)])]
+
+
+def _marked_target(report: Report) -> list[str]:
+    if report.target is None or not report.metric:
+        return []
+    sentence, table = targets(report)
+    return [papers.marked_down(sentence), _marked(table)]
 
 
 def _wrapped(lines: Sequence[str], width: int) -> str:

@@ -141,6 +141,7 @@ class Report:
             of this report are then theirs, with the marks that they have there. Its metric is that
             of most tasks, and its budget has a limit only where all tasks have the same.
         iqm: Whether interquartile means were asked for.
+        target: The score of which is asked what it took to reach it; None where it is not asked.
     """
 
     runs: list[Run]
@@ -155,3 +156,4 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     parts: "dict[str, Report]" = field(default_factory=dict)
     iqm: bool = False
+    target: float | None = None
