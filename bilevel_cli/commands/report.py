@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bilevel_cli.report.read.runs import Run
 
 WIDTH = 120  # letters in a line where no terminal has a width
-FILES = ("csv", "latex", "html", "figure")  # options that name a file to write
+FILES = ("csv", "runs", "latex", "html", "figure")  # options that name a file to write
 
 DESCRIPTION = """\
 Compares runs at one budget: means and 95 % intervals over seeds, ties, failures, costs.
@@ -31,7 +31,7 @@ Compares runs at one budget: means and 95 % intervals over seeds, ties, failures
   bilevel-report SWEEP --at inner_grads=15000              what 15 000 inner gradients buy
   bilevel-report SWEEP --select best --validation outer_loss   early stopping, on validation data
   bilevel-report SWEEP --html page.html --latex table.tex --figure curves.pdf
-  bilevel-report SWEEP --target 0.9                          what 0.9 took
+  bilevel-report SWEEP --target 0.9 --runs runs.csv        what 0.9 took; a row a run
   bilevel-report SWEEP --watch                             again every 5 s, until all have ended
 
 The folders are only read. What the numbers mean: docs/report.md.
@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     add("--target", metavar="SCORE", help="also what it took to reach it; or TASK=SCORE,...")
     add("--markdown", action="store_true", help="print the table in Markdown")
     add("--csv", type=Path, metavar="FILE", help="also write the numbers in full")
+    add("--runs", type=Path, metavar="FILE", help="also write a row for each run, with options")
     add("--latex", type=Path, metavar="FILE", help="also write a booktabs table")
     add("--html", type=Path, metavar="FILE", help="also write a page with curves and pictures")
     add("--figure", type=Path, metavar="FILE", help="also draw the curves: .pdf, .svg or .png")

@@ -20,7 +20,7 @@
    a page with curves (`page/page.py`). `show/watch.py` does all of this again and again, and
    `outputs.py` names the files that can be written.
 8. Of several tasks, each is a comparison of its own, and they are then taken together
-   (`across/__init__.py`). What it took to reach a target is there too.
+   (`across/__init__.py`). What it took to reach a target, and a row for each run, are there too.
 
 What a cost is called in all of these is in `costs.py`, a record for each. A part imports those
 before it in this order and none after it: costs, read, compare, show, across, page,

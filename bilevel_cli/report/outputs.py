@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bilevel_cli.report.across import exported, printed
+from bilevel_cli.report.across import exported, printed, tidy
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.page import page
 from bilevel_cli.report.show import figures, papers
@@ -18,6 +18,7 @@ def _by_tasks(one: Writer, several: Writer) -> Writer:
 
 WRITERS: dict[str, Writer] = {
     "csv": _by_tasks(papers.write_csv, exported.write_csv),
+    "runs": tidy.write,
     "latex": _by_tasks(papers.write_latex, exported.write_latex),
     "html": page.write,
     "figure": figures.save,

@@ -10,6 +10,7 @@ from pages import bilevel_report, method_at, reported, run_at
 from several_tasks import STRENGTH, TASKS, four_by_six, task_at
 
 from bilevel_cli.errors import UsageError
+from bilevel_cli.report import outputs
 from bilevel_cli.report.across import exported, printed, told
 from bilevel_cli.report.across.apart import compared
 from bilevel_cli.report.across.overall import Overall, overall
@@ -363,3 +364,50 @@ def test_a_target_of_a_task_that_is_not_there_is_refused(sweep: list[Run]) -> No
 def test_a_target_of_a_task_whose_name_has_a_comma_is_understood() -> None:
     found = target_of("reweight, digits=0.9,meta=-1e-3")
     assert found.tasks == {"reweight, digits": 0.9, "meta": -1e-3}
+
+
+# A row a run
+
+
+def test_runs_csv_has_a_row_for_each_run_with_its_options(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    method_at(root, "cg", [0.7, 0.8, 0.91], solver={"lr": 0.1, "name": "=1+1"})
+    method_at(root / "broke", "iaptt", [0.1], status="diverged", solver={"lr": 0.2})
+    run_at(root / "again", (0.1, 0.5, 0.99), 0, choices={"method": "cg"}, solver={"status": 3})
+    asked = report_of(root, target="0.85", group_by=["method"])
+    outputs.WRITERS["runs"](asked, tmp_path / "runs.csv")
+    rows = {row["run"]: row for row in rows_of(tmp_path / "runs.csv")}
+    assert len(rows) == 5
+    first = rows["cg,seed=2"]
+    assert (first["configuration"], first["seed"], first["counted"]) == ("cg", "2", "yes")
+    assert (first["metric"], first["value"]) == ("test_accuracy", "0.91")
+    assert (first["method"], first["solver.lr"]) == ("cg", "0.1")
+    assert first["solver.name"] == "'=1+1"  # which a spreadsheet shows and does not compute
+    assert (first["step"], first["inner_grads"], first["step_to_target"]) == (
+        "20.0",
+        "2000.0",
+        "20.0",
+    )
+    assert Path(first["folder"]) == root / "cg,seed=2"
+    broke = rows["broke/iaptt,seed=0"]
+    assert (broke["counted"], broke["why_not"], broke["value"]) == ("no", "diverged", "")
+    assert broke["step"] == "20.0"  # where it ended
+    assert broke["step_to_target"] == ""
+
+
+def test_runs_csv_of_several_tasks_says_which(report: Report, tmp_path: Path) -> None:
+    outputs.WRITERS["runs"](report, tmp_path / "runs.csv")
+    rows = rows_of(tmp_path / "runs.csv")
+    assert len(rows) == 23 * 5
+    assert {(row["task"], row["metric"]) for row in rows} == {
+        (t, m) for t, (m, *_) in TASKS.items()
+    }
+
+
+def test_a_run_that_was_run_again_has_a_row_too(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    run_at(root / "b", (0.1, 0.9))
+    run_at(root / "a", (0.1, 0.5), manifest={"started": "2026-02-01"})
+    outputs.WRITERS["runs"](report_of(root), tmp_path / "runs.csv")
+    rows = {row["run"]: row for row in rows_of(tmp_path / "runs.csv")}
+    assert (rows["a"]["counted"], rows["b"]["why_not"]) == ("yes", "run again later")

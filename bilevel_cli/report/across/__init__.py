@@ -10,5 +10,5 @@ compared task by task (`across/apart.py`), each at its own metric, direction and
 
 `across/overall.py` has all of it in one `Overall`, `across/told.py` what it says in sentences;
 `across/printed.py` and `across/exported.py` show it.
-`across/reached.py` asks what it took to reach a target.
+`across/reached.py` asks what it took to reach a target, and `across/tidy.py` writes a row a run.
 """

@@ -71,7 +71,7 @@ def _compared(runs: list[Run], question: Question, options: Sequence[str] | None
 
 def _one(runs: list[Run], question: Question) -> Report:
     """The comparison of runs of one task."""
-    return replace(compare(runs, question), iqm=question.iqm)
+    return replace(compare(runs, question), iqm=question.iqm, validation=question.validation)
 
 
 def _makers(runs: Sequence[Run], options: Sequence[str] | None) -> dict[str, Value]:
@@ -139,6 +139,7 @@ def _joined(
         budget=Budget(first.budget.column, limits.pop() if len(limits) == 1 else None),
         parts=parts,
         iqm=question.iqm,
+        validation=question.validation,
     )
     joined.statements.extend(
         line for line in first.statements if all(line in part.statements for part in reports)

@@ -141,6 +141,7 @@ class Report:
             of this report are then theirs, with the marks that they have there. Its metric is that
             of most tasks, and its budget has a limit only where all tasks have the same.
         iqm: Whether interquartile means were asked for.
+        validation: The column that selects a row of each run; None for the last.
         target: The score of which is asked what it took to reach it; None where it is not asked.
     """
 
@@ -156,4 +157,5 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     parts: "dict[str, Report]" = field(default_factory=dict)
     iqm: bool = False
+    validation: str | None = None
     target: float | None = None
