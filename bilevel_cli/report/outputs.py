@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bilevel_cli.report.across import exported, printed, tidy
+from bilevel_cli.report.across import exported, panels, printed, tidy
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.page import page
 from bilevel_cli.report.show import figures, papers
@@ -22,5 +22,6 @@ WRITERS: dict[str, Writer] = {
     "latex": _by_tasks(papers.write_latex, exported.write_latex),
     "html": page.write,
     "figure": figures.save,
+    "profile": panels.save,
 }
 text, markdown = printed.text, printed.markdown

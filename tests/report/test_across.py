@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import bilevel_report, method_at, reported, run_at
+from pages import PLOTLY, bilevel_report, method_at, reported, run_at
 from several_tasks import STRENGTH, TASKS, four_by_six, task_at
 
 from bilevel_cli.errors import UsageError
@@ -17,6 +17,7 @@ from bilevel_cli.report.across.overall import Overall, overall
 from bilevel_cli.report.across.reached import reached, target_of
 from bilevel_cli.report.compare.comparison import BEST, BROKE, Report
 from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.page import page
 from bilevel_cli.report.read.runs import Run, read
 
 Rows = list[dict[str, str]]
@@ -288,6 +289,31 @@ def test_latex_has_a_column_for_each_task(report: Report) -> None:
     assert rows[-1].endswith(r"& -- & - \\")
 
 
+def test_the_page_has_all_tasks_and_every_task(report: Report) -> None:
+    text = page.html(report, PLOTLY)
+    assert 'id="across"' in text
+    assert "All 4 tasks" in text
+    assert "critical difference" in text
+    assert text.count("<polyline") == 5  # a profile for each of those that have all tasks
+    assert f"<h1>{told.headline(report)}".split(" over")[0] in text
+
+
+def test_ranks_and_profiles_are_drawn_as_the_same_bytes_each_time(
+    report: Report, tmp_path: Path
+) -> None:
+    for name in ("a.svg", "b.svg"):
+        outputs.WRITERS["profile"](report, tmp_path / name)
+    one, other = ((tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert one == other
+    assert len(one) > 5000
+
+
+def test_profiles_of_one_task_are_refused(tmp_path: Path) -> None:
+    method_at(tmp_path, "cg", [0.7, 0.8])
+    with pytest.raises(UsageError, match="two configurations that have runs of all tasks"):
+        outputs.WRITERS["profile"](report_of(tmp_path), tmp_path / "p.pdf")
+
+
 # Targets
 
 
@@ -329,6 +355,7 @@ def test_each_task_has_its_target_or_the_common_one(sweep: list[Run]) -> None:
     assert [common.of(task) for task in ("meta", "hpo", None)] == [0.5, 0.4, 0.5]
     text = printed.text(some, 100)
     assert text.count("had spent at their") == 2
+    assert 'id="target"' in page.html(some, PLOTLY)
     assert "| iaptt | 5 of 5 |" in printed.markdown(some)
 
 

@@ -9,6 +9,6 @@ compared task by task (`across/apart.py`), each at its own metric, direction and
   better than a run of the other, and on how many tasks is that no chance.
 
 `across/overall.py` has all of it in one `Overall`, `across/told.py` what it says in sentences;
-`across/printed.py` and `across/exported.py` show it.
+`across/printed.py` and `across/exported.py` show it, and `page/overview.py` on the page.
 `across/reached.py` asks what it took to reach a target, and `across/tidy.py` writes a row a run.
 """

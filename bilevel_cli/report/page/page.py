@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bilevel_cli import __version__
 from bilevel_cli.errors import UsageError
+from bilevel_cli.report.across.told import headline
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.costs import axes
 from bilevel_cli.report.page import numbers
 from bilevel_cli.report.page.markup import escape, swatch
 from bilevel_cli.report.page.sections import SECTIONS
-from bilevel_cli.report.show.headline import headline
 from bilevel_cli.report.show.lineup import Entry, lineup
 from bilevel_cli.report.show.palette import COLOURS
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from bilevel_cli.report.compare.comparison import ALONE, Report, Row
 from bilevel_cli.report.compare.configurations import Configuration, differences, text
 from bilevel_cli.report.costs import STEP, cost_of
-from bilevel_cli.report.page import pictures
+from bilevel_cli.report.page import overview, pictures
 from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import cells
@@ -20,7 +20,9 @@ UP, DOWN, NAN = "ascending", "descending", math.nan
 
 
 def results(report: Report) -> str:
-    """The table of the report, which readers can sort by any column."""
+    """The table of the report, which readers can sort by any column; a table of each task."""
+    if report.parts:
+        return overview.by_task(report)
     costs = cells.known_costs(report)
     lines = cells.lines(report)
     others = any(line.others for line in lines)
@@ -235,4 +237,4 @@ def _pairs(entries: object) -> str:
     return ", ".join(f"{name} {version}" for name, version in entries.items())
 
 
-SECTIONS = (results, failures, learned, differing, runs)
+SECTIONS = (overview.across, results, overview.reached, failures, learned, differing, runs)
