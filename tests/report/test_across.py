@@ -17,8 +17,9 @@ from bilevel_cli.report.across.overall import Overall, overall
 from bilevel_cli.report.across.reached import reached, target_of
 from bilevel_cli.report.compare.comparison import BEST, BROKE, Report
 from bilevel_cli.report.compare.question import Question
-from bilevel_cli.report.page import page
+from bilevel_cli.report.page import numbers, page
 from bilevel_cli.report.read.runs import Run, read
+from bilevel_cli.report.show import plots
 
 Rows = list[dict[str, str]]
 
@@ -296,6 +297,16 @@ def test_the_page_has_all_tasks_and_every_task(report: Report) -> None:
     assert "critical difference" in text
     assert text.count("<polyline") == 5  # a profile for each of those that have all tasks
     assert f"<h1>{told.headline(report)}".split(" over")[0] in text
+
+
+def test_each_task_is_drawn_with_its_own_score(report: Report) -> None:
+    data = numbers.data(report)
+    assert data["metric"] == ""
+    assert dict(zip(data["panels"], data["own"], strict=True)) == {
+        t: m for t, (m, *_) in TASKS.items()
+    }
+    assert all(data["own"][one["panel"]] in one["means"] for one in data["series"])
+    assert all(one.curves for one in plots.traced(report)[1])
 
 
 def test_ranks_and_profiles_are_drawn_as_the_same_bytes_each_time(

@@ -159,3 +159,8 @@ class Report:
     iqm: bool = False
     validation: str | None = None
     target: float | None = None
+
+    def part_of(self, configuration: Configuration) -> "Report":
+        """The comparison of the task of a configuration; this one where there is one task."""
+        run = configuration.runs[0]
+        return next((part for part in self.parts.values() if run in part.runs), self)

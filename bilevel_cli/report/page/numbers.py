@@ -42,7 +42,8 @@ def data(report: Report) -> dict[str, Any]:
         metrics: The table, "eval" or "train", of each metric.
         axes: The name of the axis of each cost.
         pointwise: The costs against which there are no means.
-        metric: The metric that is shown first.
+        metric: The metric that is shown first; "" where each panel shows its own.
+        own: The metric that is compared in each panel.
         axis: The cost against which it is shown first.
         budget: The axis and the limit at which runs are compared; None where there is no limit.
         panels: What the panels are called.
@@ -52,13 +53,17 @@ def data(report: Report) -> dict[str, Any]:
     metrics = _metrics(report)
     counted, points = in_mean(report), _points(report, len(metrics))
     names, placed = short_names(report.runs), lineup(report)
-    known = {report.metric: report.within}
+    parts = [report, *report.parts.values()]
+    known = {part.metric: part.within for part in parts}
+    own = _own(report, placed)
     rows = {id(row.configuration): row for row in report.rows}
+    first = next(iter(metrics), None)
     return {
         "metrics": metrics,
         "axes": axes(),
         "pointwise": [axis for axis in axes() if not has_mean(axis)],
-        "metric": report.metric if report.metric in metrics else next(iter(metrics), None),
+        "metric": "" if len(set(own)) > 1 else own[0] if own[0] in metrics else first,
+        "own": own,
         "axis": axis_of(report.budget),
         "budget": _budget(report.budget),
         "panels": placed.panels,
@@ -72,6 +77,13 @@ def data(report: Report) -> dict[str, Any]:
             for number, one in enumerate(report.configurations)
         ],
     }
+
+
+def _own(report: Report, placed: Lineup) -> list[str]:
+    """The metric that is compared in each panel; that of the report where there is none."""
+    firsts = [placed.panel.index(panel) for panel in range(len(placed.panels))]
+    found = [report.part_of(report.configurations[first]).metric for first in firsts]
+    return found or [report.metric]
 
 
 def _metrics(report: Report) -> dict[str, str]:

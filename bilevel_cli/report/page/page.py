@@ -22,6 +22,7 @@ SCRIPTS = ("scale.js", "curves.js", "page.js")  # in this order
 
 NUMBER = re.compile(r"\S+ \u00b1 \S+|\S+ \[\S+, \S+\]")  # with its interval, in one line
 MOST_LINES = 5  # sentences below the headline before the others are folded
+OWN = '<option value="">each task\'s own</option>'
 TABLES = {"eval": "Scores", "train": "Training"}  # what the list of metrics calls the two tables
 
 
@@ -66,7 +67,8 @@ def html(report: Report, plotly: str) -> str:
         css=_colours() + _asset("page.css"),
         headline=NUMBER.sub(_unbroken, escape(headline(report, "\u00b1"))),
         statements=_lines(report.statements, "statements") + _lines(report.warnings, "warnings"),
-        metrics="".join(_metrics(data["metrics"], table) for table in TABLES),
+        metrics=OWN * (data["metric"] == "")
+        + "".join(_metrics(data["metrics"], table) for table in TABLES),
         axes="".join(_axis(axis, name) for axis, name in axes().items()),
         plot_label=escape(f"Curves of {title}. The numbers are in the table."),
         legend="".join(_entry(number, one) for number, one in enumerate(lineup(report).entries)),

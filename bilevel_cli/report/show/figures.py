@@ -182,12 +182,13 @@ def _panels(figure: "Figure", report: Report, placed: Lineup, several: Sequence[
         ahead = [number for number in own if placed.entries[placed.entry[number]].front]
         behind = [several[number] for number in own if number not in ahead]
         front = [several[number] for number in ahead]
-        shown = plot(axes, front, behind, report.budget)
+        part = report.part_of(report.configurations[own[0]])
+        shown = plot(axes, front, behind, part.budget)
         said = said or _left_out(front, shown)
         axes.set_title(_shortened(placed.panels[filled[place]], LETTERS), loc="left")
         axes.locator_params(nbins=5)
-        _name_axes(axes, report)
-        if place % columns:
+        _name_axes(axes, part)
+        if place % columns and len({one.metric for one in report.parts.values()}) < 2:
             axes.set_ylabel("")
         if place + columns < len(filled):
             axes.set_xlabel("")

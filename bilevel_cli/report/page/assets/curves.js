@@ -18,6 +18,9 @@ const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `, ${alp
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const short = (text) => text.length > LETTERS ? `${text.slice(0, LETTERS - 1)}\u2026` : text;
 
+/** The metric of a panel: the chosen one, or that at which its task is compared. */
+const metricOf = (panel, chosen) => chosen || report.own[panel];
+
 /** x and y of a run, without the rows in which the cost is unknown. */
 function points(run, metric, axis) {
   const table = run.tables[report.metrics[metric]];
@@ -42,7 +45,8 @@ function meanOf(series, metric, axis) {
 }
 
 /** The curves that are compared: the mean of a series, or its runs where there is none. */
-function curvesOf(series, metric, axis) {
+function curvesOf(series, chosen, axis) {
+  const metric = metricOf(series.panel, chosen);
   const mean = meanOf(series, metric, axis);
   if (mean) return [mean];
   return series.runs.map((run) => points(run, metric, axis)).filter(({ x }) => x.length);
@@ -61,7 +65,8 @@ function behind(series, number, metric, axis) {
 }
 
 /** The traces of one series, with the one that people read last, on top. */
-function tracesOf(series, number, metric, axis, shown) {
+function tracesOf(series, number, chosen, axis, shown) {
+  const metric = metricOf(series.panel, chosen);
   const entry = report.entries[series.entry];
   const line = colour(`c${entry.colour}`);
   const name = plain(entry.label);
@@ -104,7 +109,7 @@ function tracesOf(series, number, metric, axis, shown) {
     });
   }
   const compared = series.compared;
-  if (compared && metric === report.metric && compared.x[axis] !== null && traces.length) {
+  if (compared && metric === report.own[series.panel] && compared.x[axis] !== null && traces.length) {
     add("compared", {
       x: [compared.x[axis]], y: [compared.y], mode: "markers", hoverinfo: "skip", cliponaxis: false,
       marker: { color: line, size: 9, line: { width: 1.5, color: colour("card") } },
@@ -264,7 +269,7 @@ function layoutOf(traces, metric, axis, log, ranges, together) {
       ...line, type: log.y ? "log" : "linear", ...(range.y ? { range: range.y } : {}), nticks: panels > 1 ? 5 : 8,
       exponentformat: "power", ...(log.y && range.y && range.y[1] - range.y[0] < 3 ? { dtick: "D2" } : {}),
     };
-    const title = panels > 1 ? `${report.panels[range.panel]}: ${metric}` : metric;
+    const title = panels > 1 ? `${report.panels[range.panel]}: ${metricOf(range.panel, metric)}` : metric;
     layout.annotations.push({
       text: plain(title), xref: `${xaxis} domain`, yref: `${yaxis} domain`, x: 0, y: 1, yshift: 6,
       xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12.5, color: ink },
