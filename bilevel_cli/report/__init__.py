@@ -17,12 +17,12 @@
    the budget, and every run that is not in a mean; warnings name what else differed, such as data.
    All of this is a `Report` (`compare/comparison.py`), the only thing that is shown.
 7. Show it: in a terminal (`show/terminal.py`), in papers (`show/papers.py`, `show/figures.py`), on
-   a page with curves (`page/page.py`). `show/watch.py` does all of this again and again, and
-   `outputs.py` names the files that can be written.
+   a page with curves (`page/page.py`). Which curves stand in front, in which plot and colour, says
+   `show/lineup.py`, and which range tells them apart `show/scale.py`. `show/watch.py` does all of
+   this again and again, and `outputs.py` names the files that can be written.
 8. Of several tasks, each is a comparison of its own, and they are then taken together
    (`across/__init__.py`). What it took to reach a target, and a row for each run, are there too.
 
 What a cost is called in all of these is in `costs.py`, a record for each. A part imports those
-before it in this order and none after it: costs, read, compare, show, across, page,
-outputs.
+before it in this order and none after it: costs, read, compare, show, across, page, outputs.
 """

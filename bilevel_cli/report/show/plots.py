@@ -33,6 +33,8 @@ GREY = "#b9b9b4"  # of curves behind others
 MARK = "#6b6b66"  # of the line where runs are compared
 MOST_FILLED = 0.5  # of the width of a plot by a band, as in page/assets/curves.js
 EARLY_END = 0.15  # of the width: a curve that ends before it has its name inside the plot
+LEADER = {"arrowstyle": "-", "lw": 0.4, "shrinkA": 1, "shrinkB": 2}  # from a curve to its name
+BACKING = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.4}  # of a name among curves
 LETTERS_HIGH = 1.25  # the height of a line of text, in sizes of its letters
 
 Point = tuple[float, float]
@@ -198,36 +200,26 @@ def name_ends(axes: "Axes", front: Sequence[Traced], shown: Scale, height: float
         height: Of the axes, in sizes of letters.
     """
     ends = [(one, last) for one in front if (last := last_point(one)) is not None]
-    right = max((x for _, (x, _) in ends), default=0.0)
-    left = min(
-        (float(line.x[0]) for one, _ in ends for line in one.curves if len(line.x)), default=0
-    )
-    for one, (x, y) in ends:
-        if x < right - EARLY_END * (right - left):
+    starts = [float(line.x[0]) for one, _ in ends for line in one.curves if len(line.x)]
+    right, left = max((x for _, (x, _) in ends), default=0.0), min(starts, default=0.0)
+    early = [one for one in ends if one[1][0] < right - EARLY_END * (right - left)]
+    late = [one for one in ends if one not in early]
+    edge: dict[str, Any] = {"textcoords": "axes fraction", "annotation_clip": False}
+    inside: dict[str, Any] = {"textcoords": ("offset points", "axes fraction"), "bbox": BACKING}
+    for some, x_text, coordinates in ((early, 10.0, inside), (late, 1.03, edge)):
+        wanted = [(y - shown.low) / (shown.high - shown.low) for _, (_, y) in some]
+        places = apart(np.clip(wanted, 0, 1), LETTERS_HIGH / height)
+        for (one, (x, y)), place in zip(some, places, strict=True):
+            colour = one.looks["color"]
             axes.annotate(
-                one.label,
-                (x, y),
-                (6, 0),
-                textcoords="offset points",
-                color=one.looks["color"],
+                f"{one.label}{arrow(one, shown)}",
+                (x, min(max(y, shown.low), shown.high)),
+                xytext=(x_text, place),
+                color=colour,
                 va="center",
-                bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.4},
+                arrowprops={**LEADER, "color": colour},
+                **coordinates,
             )
-    late = [(one, at) for one, at in ends if not at[0] < right - EARLY_END * (right - left)]
-    wanted = [(y - shown.low) / (shown.high - shown.low) for _, (_, y) in late]
-    places = apart(np.clip(wanted, 0, 1), LETTERS_HIGH / height)
-    for (one, (x, y)), place in zip(late, places, strict=True):
-        colour = one.looks["color"]
-        axes.annotate(
-            f"{one.label}{arrow(one, shown)}",
-            (x, min(max(y, shown.low), shown.high)),
-            xytext=(1.03, place),
-            textcoords="axes fraction",
-            color=colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "shrinkA": 1, "shrinkB": 2},
-        )
 
 
 def apart(wanted: Sequence[float] | NDArray[np.float64], room: float) -> list[float]:

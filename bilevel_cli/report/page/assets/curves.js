@@ -174,7 +174,7 @@ function named(traces) {
     if (["mean", "single", "apart"].includes(trace.meta.kind)) last.set(trace.meta.entry, trace);
   }
   const rank = ({ meta }) => report.series[meta.series].rank;
-  return NARROW.matches || report.panels.length > 1 || last.size > LABELLED ? [] : [...last.values()].sort((a, b) => rank(a) - rank(b));
+  return NARROW.matches || report.pointwise.includes(state.axis) || report.panels.length > 1 || last.size > LABELLED ? [] : [...last.values()].sort((a, b) => rank(a) - rank(b));
 }
 
 function widthOf(text) {
@@ -198,15 +198,15 @@ function labelsOf(traces, x, y, log, height) {
     return [{ trace, at, inside, arrow, pixel: (high - inside) / (high - low) * height }];
   });
   const early = ({ at }) => at < x[1] - EARLY_END * (x[1] - x[0]);
-  const late = found.filter((one) => !early(one));
-  apart(late, height);
+  for (const one of found) one.wanted = one.pixel;
+  for (const some of [found.filter(early), found.filter((one) => !early(one))]) apart(some, height);
   return found.map((one) => {
     const label = {
       xref: "x", yref: "y", x: one.at, y: one.inside, text: `${plain(short(report.entries[one.trace.meta.entry].label))}${one.arrow}`,
       xanchor: "left", align: "left", font: { size: 12, color: one.trace.line.color }, name: "end",
     };
-    if (early(one)) return { ...label, showarrow: false, xshift: 8, bgcolor: faded(colour("card"), 0.75) };
     const leader = { arrowhead: 0, arrowwidth: 1, arrowcolor: faded(one.trace.line.color, 0.5), standoff: 4 };
+    if (early(one)) return { ...label, ...leader, showarrow: true, ax: 16, ay: one.pixel - one.wanted, bgcolor: faded(colour("card"), 0.75) };
     return { ...label, ...leader, showarrow: true, axref: "x", ayref: "y", ax: x[1], ay: high - one.pixel / height * (high - low) };
   });
 }
