@@ -79,11 +79,12 @@ def load(
     if kind == "runs":
         rows = [one | _scores(run) | _costs(run) for one, run in zip(known, runs, strict=True)]
         return pd.DataFrame(rows).assign(folder=folders)
-    tables = [whole_steps(run.train if kind == "train" else run.evals) for run in runs]
+    tables = [run.train if kind == "train" else run.evals for run in runs]
     counts = [len(table) for table in tables]
     named = pd.DataFrame(known).assign(folder=folders)
     repeated = named.loc[named.index.repeat(counts)].reset_index(drop=True)
-    return pd.concat([repeated, pd.concat(tables, ignore_index=True)], axis=1)
+    every = whole_steps(pd.concat(tables, ignore_index=True))
+    return pd.concat([repeated, every], axis=1)
 
 
 def _shown(runs: Sequence[Run]) -> dict[str, Value]:

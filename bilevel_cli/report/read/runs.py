@@ -34,6 +34,7 @@ from bilevel_cli.vocabulary import (
 
 STATUSES = (COMPLETED, RUNNING, INTERRUPTED, FAILED, DIVERGED, OOM)  # that a manifest may have
 FILES = (MANIFEST, TRAIN, EVAL)
+OVERRIDES = "overrides.yaml"  # of Hydra's notes
 TOGETHER = 64  # runs whose files are looked at together
 APART = ("settings", "choices")  # entries of a manifest that a `Run` has itself
 LONGEST = 1_000  # letters of an error or a doubt, of which a run writes a few lines
@@ -236,14 +237,16 @@ def typed(found: Sequence[Run]) -> list[list[str]]:
         found: The runs. A warning is added to one whose notes cannot be read.
     """
     with contents.opened() as kept:
-        at_hand = Contents(None, kept)
-        return [_typed(run, at_hand) for run in found]
-
-
-def _typed(run: Run, at_hand: Contents) -> list[str]:
-    name = "overrides.yaml"
-    noted = _noted(_with_notes(run.folder, name), name, at_hand, run.warnings)
-    return [str(override) for override in noted] if isinstance(noted, list) else []
+        at_hand, texts = Contents(None, kept), list[list[str]]()
+        for start in range(0, len(found), TOGETHER):
+            some = found[start : start + TOGETHER]
+            places = [_with_notes(run.folder, OVERRIDES) for run in some]
+            notes = [place / NOTES for place in places]
+            at_hand.fetch([f"{one / OVERRIDES}" for one in notes if not one.is_symlink()])
+            for run, folder in zip(some, places, strict=True):
+                noted = _noted(folder, OVERRIDES, at_hand, run.warnings)
+                texts.append([str(one) for one in noted] if isinstance(noted, list) else [])
+        return texts
 
 
 def _with_notes(folder: Path, name: str) -> Path:
