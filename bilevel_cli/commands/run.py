@@ -123,7 +123,8 @@ def main() -> None:
         code = getattr(stop, "code", 128 + signal.SIGINT)
         atexit.register(signals.ignore)  # while torch is taken down, which takes a while
         with signals.unheard():
-            _exit(code, ending.stopped(stop, where, arguments))
+            left = summary.going_on(known) if known else ""
+            _exit(code, ending.stopped(stop, where, arguments) + left)
     if known and where:
         _tell(f"Next: {where.report}")
     for reason in _errors:

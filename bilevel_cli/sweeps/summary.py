@@ -8,7 +8,7 @@ from bilevel_cli.errors import Failed, Unwritten, UsageError
 from bilevel_cli.records.plain import plain
 from bilevel_cli.sweeps.job import Job
 from bilevel_cli.sweeps.outcome import Outcome
-from bilevel_cli.vocabulary import COMPLETED, FAILED, OOM, REFUSED, TRACEBACK
+from bilevel_cli.vocabulary import COMPLETED, FAILED, OOM, REFUSED, RUNNING, TRACEBACK
 
 
 def table(known: list[Job]) -> str:
@@ -55,6 +55,17 @@ def failures(known: list[Job]) -> tuple[int, str] | None:
     if statuses == {REFUSED} and len(failed) == len(known):
         return UsageError.code, message
     return Unwritten.code if Unwritten.code in codes else Failed.code, message
+
+
+def going_on(known: list[Job]) -> str:
+    """What to say of jobs that a stopped command leaves running, as on a cluster; or nothing."""
+    count = sum(job.outcome().status == RUNNING for job in known)
+    if not count:
+        return ""
+    return (
+        f"\n{count} of the jobs go on without it, and so do those in a queue: scancel ends jobs of "
+        "SLURM, and the same command waits for those that run."
+    )
 
 
 def reason(job: Job, found: Outcome) -> str:

@@ -102,9 +102,10 @@ def test_an_array_of_jobs_runs_and_the_table_tells_of_each(tmp_path: Path) -> No
     assert code == 1, said
     assert len(re.findall(r"^method=cg seed=\d +completed +[\d.]+$", said, re.MULTILINE)) == 2
     assert len(re.findall(r"^method=direct seed=\d +refused +-  Direct needs", said, re.MULTILINE))
+    assert "bilevel-run: method=direct (2 jobs): Direct needs" in said
     assert "4 jobs: 2 completed, 2 refused" in said
     numbered = [path.name for path in (tmp_path / ".submitit").glob("[0-9]*_*")]
-    assert len(numbered) == 4
+    assert len(numbered) == 2  # those of direct are refused before
     assert len({name.partition("_")[0] for name in numbered}) == 1  # one array
 
 
@@ -141,6 +142,17 @@ def test_a_killed_job_is_named_and_the_same_command_continues_it(
     assert code == 0, said
     assert "1 of 2 jobs are completed" in said
     check_alike(whole, tmp_path)
+
+
+def test_ctrl_c_leaves_the_jobs_of_a_cluster_running_and_says_so(tmp_path: Path) -> None:
+    sweep = begun(tmp_path, 20)
+    sweep.send_signal(signal.SIGINT)
+    code, said = finish(sweep)
+    assert code == 130
+    assert "2 jobs: 2 running" in said
+    assert "2 of the jobs go on without it" in said
+    assert statuses(tmp_path) == ["running"] * 2
+    subprocess.run(["scancel", *squeue("%i")], check=True)
 
 
 def test_jobs_outlive_the_launcher_and_the_same_command_waits_for_them(
