@@ -62,7 +62,7 @@ def definition(name: str) -> Definition | None:
     """The statement that defines a dotted name, followed through imports; None if not found."""
     module, _, inside = name.rpartition(".")
     while module:
-        path = _file(module)
+        path = source(module)
         if path is not None and "." not in inside:
             return _defined(module, inside)
         module, _, last = module.rpartition(".")
@@ -78,7 +78,7 @@ def named(expression: ast.expr, module: str) -> Definition | None:
     root, _, rest = text.partition(".")
     if not rest:
         return _defined(module, root)
-    for statement in _parsed(module).body:
+    for statement in parsed(module).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             prefix = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
             for alias in statement.names:
@@ -137,11 +137,11 @@ def checks(found: Definition) -> Definition | None:
 
 
 def _defined(module: str, name: str, seen: frozenset[str] = frozenset()) -> Definition | None:
-    if module in seen or _file(module) is None:
+    if module in seen or source(module) is None:
         return None
     if module == "torch":  # a long file, of which only names such as Tensor are asked for
         return Definition(ast.parse(f"class {name}: ...").body[0], module)
-    for statement in _statements(_parsed(module)):
+    for statement in _statements(parsed(module)):
         if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
             return Definition(statement, module)
         if isinstance(statement, ast.Assign) and name in map(ast.unparse, statement.targets):
@@ -149,7 +149,7 @@ def _defined(module: str, name: str, seen: frozenset[str] = frozenset()) -> Defi
         if isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 if (alias.asname or alias.name) == name:
-                    home = _absolute(statement, module)
+                    home = absolute(statement, module)
                     return _defined(home, alias.name, seen | {module})
     return None
 
@@ -157,8 +157,8 @@ def _defined(module: str, name: str, seen: frozenset[str] = frozenset()) -> Defi
 def _from_torch(expression: ast.expr, module: str) -> bool:
     """Whether a module imports a name from one of torch."""
     return any(
-        _torch(_absolute(statement, module))
-        for statement in _parsed(module).body
+        _torch(absolute(statement, module))
+        for statement in parsed(module).body
         if isinstance(statement, ast.ImportFrom)
         if ast.unparse(expression) in (alias.asname or alias.name for alias in statement.names)
     )
@@ -168,10 +168,11 @@ def _torch(name: str) -> bool:
     return name.partition(".")[0] == "torch"
 
 
-def _absolute(statement: ast.ImportFrom, module: str) -> str:
+def absolute(statement: ast.ImportFrom, module: str) -> str:
+    """The module from which a statement in another module imports."""
     if not statement.level:
         return str(statement.module)
-    path = _file(module)
+    path = source(module)
     package = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
     for _ in range(statement.level - 1):
         package = package.rpartition(".")[0]
@@ -187,8 +188,8 @@ def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 @functools.cache
-def _file(module: str) -> Path | None:
-    """The source of a module. No package is imported to find it."""
+def source(module: str) -> Path | None:
+    """The file of a module in Python; None where it is not found. No package is imported."""
     root, *inside = module.split(".")
     if root in sys.stdlib_module_names:  # nothing that a setting could be wrong about
         return None
@@ -209,8 +210,9 @@ def _file(module: str) -> Path | None:
 
 
 @functools.cache
-def _parsed(module: str) -> ast.Module:
-    path = _file(module)
+def parsed(module: str) -> ast.Module:
+    """A module of which `source` finds the file; without a statement where it cannot be read."""
+    path = source(module)
     assert path is not None
     try:
         return ast.parse(path.read_bytes())

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from bilevel_cli.config import sources
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.sweeps import outcome
 from bilevel_cli.sweeps.outcome import Outcome
@@ -56,6 +57,7 @@ class Job:
             before = note.read()
             if before and (before.status, before.settings) == (COMPLETED, self.settings):
                 return False
+            note.sources = before.sources if before else None
             note.write(Outcome(WAITING, self.settings))
             return True
 
@@ -64,6 +66,14 @@ class Job:
         with outcome.noting(self.folder) as note:
             if note is not None:
                 note.write(Outcome(REFUSED, self.settings, reason, UsageError.code))
+
+    def changed(self, before: sources.Digests) -> list[str]:
+        """The modules behind its classes that are not as they were.
+
+        Args:
+            before: As noted when the job ran.
+        """
+        return sources.changed(before, sources.digests(self.config))
 
     def outcome(self) -> Outcome:
         """How the job stands, as far as its folder tells: missing, if it never began."""

@@ -66,6 +66,7 @@ class Remaining(Launcher):
         ]
         apart = job_folders.check_apart(batch, self.known, kinds.lists(self.config))
         self.known += batch
+        _tell_of_changes(apart)
         remaining = [job for job in apart if job.reserve()]
         if initial_job_idx == 0:
             self._announce(apart, remaining)
@@ -164,6 +165,24 @@ class Remaining(Launcher):
             subdir = QuotedString(name, Quote.single).with_quotes()
             overrides = [*overrides, f"hydra.sweep.subdir={subdir}"]
         return Job(overrides, config, Path(root) / name, name, settings)
+
+
+def _tell_of_changes(jobs: list[Job]) -> None:
+    """Warns of jobs that have run with code which is not as it was."""
+    older: dict[str, list[str]] = {}
+    for job in jobs:
+        before = outcome.read(job.folder)
+        for module in job.changed(before.sources) if before and before.sources else ():
+            older.setdefault(module, []).append(job.name)
+    for module, names in older.items():
+        log.warning(
+            "%s has changed since %d of the jobs ran, such as %s. What they have computed stays, "
+            "beside that of the code as it is now. Remove their folders, and the same command "
+            "runs them anew.",
+            module,
+            len(names),
+            plain(names[0]),
+        )
 
 
 @contextlib.contextmanager

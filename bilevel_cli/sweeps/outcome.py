@@ -13,6 +13,7 @@ from statistics import fmean
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bilevel_cli.config.sources import Digests
 from bilevel_cli.errors import Failed
 from bilevel_cli.records import lock, table
 from bilevel_cli.records.folder import CAREFUL
@@ -34,6 +35,7 @@ class Outcome:
         code: The exit code of a single run that ends so.
         score: The name and last value of the objective, or of the first score of eval.csv.
         returned: What a sweeper such as Optuna was told.
+        sources: The files of its classes, as in `config.sources`; None where it never ran.
     """
 
     status: str
@@ -42,6 +44,7 @@ class Outcome:
     code: int = 0
     score: tuple[str, float] | None = None
     returned: float | None = None
+    sources: Digests | None = None
 
 
 class Note:
@@ -49,17 +52,21 @@ class Note:
 
     Args:
         descriptor: Of the open file.
+
+    Attributes:
+        sources: Of the outcomes that are noted.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.sources: Digests | None = None
 
     def read(self) -> Outcome | None:
         return _parsed(os.pread(self._descriptor, 1 << 20, 0))
 
     def write(self, outcome: Outcome) -> None:
         """Notes an outcome; in place, where a full disk still has room."""
-        text = (json.dumps(asdict(outcome)) + "\n").encode()
+        text = (json.dumps(asdict(replace(outcome, sources=self.sources))) + "\n").encode()
         with contextlib.suppress(OSError):  # a job without a note is one that runs again
             os.pwrite(self._descriptor, text, 0)
             os.ftruncate(self._descriptor, len(text))
@@ -153,6 +160,7 @@ def _parsed(text: bytes) -> Outcome | None:
         return None  # empty, or not ours
     words = (found.status, found.settings, found.error or "")
     known = all(isinstance(word, str) for word in words) and isinstance(found.code, int)
+    known = known and isinstance(found.sources, dict | None)
     return found if known else None
 
 

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from omegaconf import DictConfig
 
+from bilevel_cli.config.sources import digests
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.machine import signals, streams
 from bilevel_cli.records.atomic import replaced
@@ -51,6 +52,7 @@ def carry_out(run: Callable[[], float | None], config: DictConfig, folder: Path)
         before = note.read()
         if before and (before.status, before.settings) == (COMPLETED, settings):
             return before.returned
+        note.sources = digests(config)
         note.write(Outcome(RUNNING, settings))
         carried.add(folder)
         if begun is not None:

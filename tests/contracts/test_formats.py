@@ -148,7 +148,7 @@ def test_a_job_of_a_sweep_leaves_a_note_besides(
     }
     text = (tmp_path / "sweep" / "1" / "job.json").read_text()
     note = json.loads(text)
-    assert list(note) == ["status", "settings", "error", "code", "score", "returned"]
+    assert list(note) == ["status", "settings", "error", "code", "score", "returned", "sources"]
     assert text == json.dumps(note) + "\n"
     assert note["status"] == "completed"
     assert re.fullmatch("[0-9a-f]{64}", note["settings"])
