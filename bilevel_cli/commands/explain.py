@@ -63,6 +63,11 @@ def _explained(error: BaseException) -> str:
             return _each(several[1])
         if error.__cause__ is not None:
             return _explained(error.__cause__)
+    if _RANGE in str(error):
+        return (
+            "a range such as interval(0.1,1) is for a search. Add hydra/sweeper=optuna to search "
+            "it, or list its values with commas: 0.1,0.3,1."
+        )
     if not isinstance(error, UsageError | Failed):  # logging, for one, hides what it was refused
         error = refusal(error) or error
     lines = [line for line in str(error).splitlines() if line.strip()]
@@ -80,12 +85,20 @@ def check_words(given: Arguments) -> None:
             raise UsageError(suggest.meant(word, given.folders, _known()))
 
 
+# What Hydra says of interval(...) in a sweep.
+_RANGE = "does not support sweep type : INTERVAL_SWEEP"
+
 # What Hydra says of several values, and of range(...) or glob(...), without -m.
 _SEVERAL = r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)"
 
 
 def _each(override: str) -> str:
     key = override.partition("=")[0]
+    if "interval(" in override:
+        return (
+            f"{override} names a range to search. Add -m hydra/sweeper=optuna, and objective=..., "
+            "the column of eval.csv to be optimised."
+        )
     return (
         f"{override} names several values. Add -m to run each: bilevel-run -m {override} ...\n"
         f"For a list, write {key}=[a,b]; for a text with a comma, {key}=\\'a,b\\'."

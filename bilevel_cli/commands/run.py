@@ -26,7 +26,7 @@ from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import collecting, compiler, signals, streams
 from bilevel_cli.runs.values import check_values
-from bilevel_cli.sweeps import launcher, plugins, status_line, summary, worker
+from bilevel_cli.sweeps import launcher, plugins, search, status_line, summary, worker
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def main() -> None:
                 completion.after_commas(),
                 single_composition.once(),
                 looked_at(),
+                search.offered(),
                 workers_elsewhere(),
             ):
                 _job()

@@ -79,6 +79,12 @@ class Remaining(Launcher):
             raise signals.Interrupted(requests[0])
         return [job.returned() for job in batch]
 
+    def recall(self, overrides: list[str], number: int) -> None:
+        """Adds a job of an earlier command to those that are known, if its folder tells of it."""
+        job = self._job(overrides, number)
+        if outcome.read(job.folder):
+            self.known.append(job)
+
     def _launch(self, remaining: list[Job], first: int, requests: list[int]) -> None:
         """Launches jobs. Where the death of one stopped all, launches those that did not begin."""
         while remaining and not requests:

@@ -29,6 +29,7 @@ from bilevel_cli.config.run_folder import check_names
 from bilevel_cli.config.targets import check_targets, on_a_shelf
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.read import bounded
+from bilevel_cli.sweeps.search import NAME
 
 PACKAGE = Path(bilevel_cli.__file__).parent
 pytestmark = [pytest.mark.hostile, pytest.mark.usefixtures("data_cache")]
@@ -223,10 +224,14 @@ def test_nothing_is_built_of_a_node_whose_parts_lead_away(evil: None) -> None:
 
 
 def test_every_class_of_conf_is_on_a_shelf() -> None:
-    texts = (path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
-    names = {name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text)}
+    names, hydras = set[str](), set[str]()
+    for path in CONF.rglob("*.yaml"):
+        found = re.findall(r"_target_: *([\w.]+)", path.read_text(encoding="utf-8"))
+        (hydras if path.is_relative_to(CONF / "hydra") else names).update(found)
     assert len(names) > 100
     assert [name for name in names if not on_a_shelf(name)] == []
+    # Hydra makes the sweeper, and it the sampler: no setting of a run leads there.
+    assert {name for name in hydras if not name.startswith("optuna.samplers.")} == {NAME}
 
 
 def test_a_composed_class_of_others_needs_a_folder_of_ones_own(tmp_path: Path) -> None:

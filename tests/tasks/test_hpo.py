@@ -461,12 +461,9 @@ def test_logistic_regression_refuses_what_is_no_table_of_two_classes(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not find_spec("hydra_plugins.hydra_optuna_sweeper") if find_spec("hydra_plugins") else True,
-    reason="needs hydra-optuna-sweeper",
-)
+@pytest.mark.skipif(not find_spec("optuna"), reason="needs optuna")
 def test_optuna_searches_on_the_validation_loss(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bilevel_cli", "experiment=hpo_tpe", "hydra/sweeper=optuna"]
+    command = [sys.executable, "-m", "bilevel_cli", "experiment=hpo_tpe"]
     command += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1", "data.train=20"]
     subprocess.run([*command, f"hydra.sweep.dir={tmp_path}", "inner_steps=5"], check=True)
     losses = [pd.read_csv(path)["validation_loss"].iloc[-1] for path in tmp_path.glob("*/eval.csv")]
