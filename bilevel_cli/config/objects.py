@@ -191,3 +191,7 @@ def make(
         if isinstance(cause, ValueError) and not blame.place(cause):
             raise UsageError(str(cause)) from cause
         raise UsageError(f"{key}: {blame.explained(cause)}") from cause
+    except (KeyboardInterrupt, UsageError):
+        raise
+    except BaseException as error:  # sys.exit in a class would end the run without a word
+        raise UsageError(f"{key}: {blame.explained(error)}") from error

@@ -62,7 +62,9 @@ def target(node: DictConfig, key: str) -> Any:
     try:
         with _unsaid("hydra.utils"):  # which would tell the same in three lines
             found = get_object(name)
-    except Exception as error:  # whatever the module raises when it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the module raises when it is imported, sys.exit too
         raise UsageError(
             f"{key}._target_ needs a class that can be imported, got {name}: "
             f"{blame.explained(blame.cause(error))}"

@@ -8,21 +8,36 @@ OURS = str(Path(__file__).parents[1])
 STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
 TOOLS = ("torch", "hydra", "omegaconf", "numpy")  # an error raised in these is of their caller
-LENGTH = 500  # characters of a message that are shown
+BEGIN, END = 180, 60  # characters of a long message that are shown
 
 
 def explained(error: BaseException) -> str:
     """Type, message, file and line of an error; of a ValueError of this package only its message.
 
+    Of an error that was raised from another one, that one too: it is what happened.
+
     Args:
         error: An error that was raised: its traceback tells whose code raised it.
     """
-    words, source = " ".join(str(error).split()), _source(error)
+    source = _source(error)
     if isinstance(error, ValueError) and source == OURS:
-        return words
-    shown = words if len(words) <= LENGTH else f"{words[:LENGTH]} ..."
+        return " ".join(str(error).split())
     at = f" ({source})" if source not in ("", OURS) else ""
-    return f"{type(error).__name__}{f': {shown}' if shown else ' without a message'}{at}"
+    first = cause(error)
+    if isinstance(error, BaseExceptionGroup):
+        first = error.exceptions[0]
+    return f"{_told(error)}{at}{f', from {_told(first)}' if first is not error else ''}"
+
+
+def _told(error: BaseException) -> str:
+    """Type and message of an error. Of a long message begin and end: which one tells is unknown."""
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # of a class that cannot say what it is
+        words = ""
+    if len(words) > BEGIN + END:
+        words = f"{words[:BEGIN]} ... {words[-END:]}"
+    return f"{type(error).__name__}{f': {words}' if words else ' without a message'}"
 
 
 def place(error: BaseException) -> str:

@@ -80,7 +80,8 @@ def too_large(
     if device.get("dtype") == "float64":
         ways.append("device.dtype=float32")
     sizes = [name for name in SIZES if OmegaConf.select(config, name) is not None]
-    return f"{needed}. Less is needed with {', '.join([*ways, *sizes])}."
+    known = ", ".join([*ways, *sizes])
+    return f"{needed}. Less is needed with {known}." if known else f"{needed}."
 
 
 def smaller(parts: Parts) -> list[str]:
