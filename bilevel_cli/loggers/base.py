@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bilevel_cli.nn import blame
 from bilevel_cli.records.table import Row
 
 log = logging.getLogger(__name__)
+
+LONGEST = 128  # characters of a run's name, which tools limit
 
 
 class Logger(abc.ABC):
@@ -42,21 +45,27 @@ class Logger(abc.ABC):
 class Loggers:
     """Several loggers, of which none can end a run: one that fails is dropped with a warning.
 
+    A run that is refused ends before it begins. Its loggers are told of neither.
+
     Args:
         loggers: By the names of their yaml options.
     """
 
     def __init__(self, loggers: dict[str, Logger]) -> None:
         self._loggers = dict(loggers)
+        self._begun = False
 
     def begin(self, directory: Path, settings: dict[str, Any], step: int) -> None:
+        self._begun = True
         self._tell(lambda logger: logger.begin(directory, settings, step))
 
     def write(self, table: str, row: Row) -> None:
         self._tell(lambda logger: logger.write(table, row))
 
     def end(self, status: str) -> None:
-        self._tell(lambda logger: logger.end(status))
+        if self._begun:
+            self._tell(lambda logger: logger.end(status))
+        self._begun = False
 
     def _tell(self, what: Callable[[Logger], None]) -> None:
         for name, logger in list(self._loggers.items()):
@@ -64,8 +73,16 @@ class Loggers:
                 what(logger)
             except Exception as error:  # of a network, of a service: anything
                 del self._loggers[name]
-                reason = (str(error) or type(error).__name__).splitlines()[0]
+                reason = blame.explained(error)
                 log.warning("%s gets no more rows, the CSV files do: %s", name, reason)
+
+
+def title(directory: Path) -> str:
+    """What a tool calls the run in a folder: the end of its path, which tells most.
+
+    `reweight-reverse/2026-11-30_18-22-00-123456`, or `three/method=reverse,seed=0` in a sweep.
+    """
+    return "/".join(directory.absolute().parts[-2:])[-LONGEST:]
 
 
 def require(package: str, extra: str) -> None:

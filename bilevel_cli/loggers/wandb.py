@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from bilevel_cli.loggers.base import Logger, require
+from bilevel_cli.loggers.base import Logger, require, title
 from bilevel_cli.records.table import Row
 from bilevel_cli.vocabulary import COMPLETED
 
@@ -31,9 +31,11 @@ class WandB(Logger):
             mode=self.mode,
             dir=directory,
             id=hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16],
-            name=directory.name,
+            name=title(directory),
             config=settings,
+            allow_val_change=True,  # a run that is continued may have more outer steps
             resume="allow",
+            reinit="create_new",  # replicas of one process are runs beside each other
         )
         # A step of theirs never goes back, and rows of a killed run come again: ours is a column.
         self._run.define_metric("*", step_metric="step")

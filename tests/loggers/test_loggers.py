@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from runners import runner_in
 
 from bilevel_cli.errors import UsageError
-from bilevel_cli.loggers.base import Logger, Loggers
+from bilevel_cli.loggers.base import Logger, Loggers, title
 from bilevel_cli.records.table import Row
 from bilevel_cli.runs import entry, lifetime
 from bilevel_cli.runs.runner import Runner
@@ -77,7 +77,20 @@ def test_a_logger_that_fails_is_dropped_and_the_run_completes(
     assert len(broken.told) == 2
     assert memory.told[-1] == ("end", "completed")
     (line,) = [line for line in caplog.messages if "broken" in line]
-    assert line == "broken gets no more rows, the CSV files do: no route to the server"
+    told = "broken gets no more rows, the CSV files do: ConnectionError: no route to the server and"
+    assert line.startswith(told)
+    assert "in write)" in line  # whose code raised it
+
+
+def test_a_logger_of_a_run_that_did_not_begin_is_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Memory()
+    watched(monkeypatch, memory=memory)
+    with pytest.raises(UsageError, match="Darts needs a start that is not learned"):
+        entry.run(composed(*QUICK, "method=darts", "start=learned"), tmp_path, {})
+    assert memory.told == []
+    assert "gets no more rows" not in caplog.text
 
 
 @pytest.mark.parametrize("name", options("loggers"))
@@ -142,8 +155,18 @@ def test_weights_and_biases_knows_a_continued_run_again(
         entry.run(config, tmp_path, {})
     assert begun[0].given["id"] == begun[1].given["id"]
     assert begun[0].given["config"]["solver"]["lr"] == 0.1
+    # Another number of steps is another value of a setting, which W&B else refuses.
+    assert begun[1].given["config"]["outer_steps"] == 4
+    assert begun[1].given["allow_val_change"]
+    # Else the second of several replicas would write into the run of the first.
+    assert begun[1].given["reinit"] == "create_new"
     assert [row["step"] for row in begun[1].rows if "train/outer_loss" in row] == [3, 4]
     assert begun[1].summary == {"status": "completed", "code": 0}
+
+
+def test_a_run_is_called_by_the_end_of_its_path(tmp_path: Path) -> None:
+    assert title(tmp_path / "three" / "method=reverse,seed=0") == "three/method=reverse,seed=0"
+    assert len(title(tmp_path / ("a" * 200))) == 128
 
 
 def test_a_runner_by_itself_tells_nobody(tmp_path: Path) -> None:
