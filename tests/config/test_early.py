@@ -111,7 +111,7 @@ def test_checks_parse_no_file_twice_and_no_long_one_of_torch(
         parsed.append(source if isinstance(source, bytes) else source.encode())
         return ast.parse(source)
 
-    constructors._parsed.cache_clear()
+    constructors.parsed.cache_clear()
     # A module of its own, since pytest parses too.
     monkeypatch.setattr(constructors, "ast", SimpleNamespace(**{**vars(ast), "parse": noted}))
     check_values(composed(Q, "method=implicit", "optimizer=sgd"), {})
