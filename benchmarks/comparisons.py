@@ -70,8 +70,15 @@ def drawn(kind: str, families: int, seeds: int, shifts: Numbers, shared: float =
     return KINDS[kind].of(scores - shifts[:, None])
 
 
-def called_worse(kind: str, scores: Numbers, in_pairs: bool = True) -> float:
-    """In what part of families a report calls a method worse than the best."""
+def called_worse(kind: str, scores: Numbers, in_pairs: bool = True, chosen: bool = True) -> float:
+    """In what part of families a report calls a method worse than the best.
+
+    Args:
+        kind: A name of `KINDS`.
+        scores: As of `drawn`.
+        in_pairs: Whether seeds are common.
+        chosen: Whether it is corrected for the best having been chosen, as reports do.
+    """
     low, high = KINDS[kind].within
     best = scores.mean(axis=-1).argmax(axis=-1)
     near = np.median(scales.nearness(scores, low, high), axis=-1) > scales.NEAR
@@ -85,7 +92,7 @@ def called_worse(kind: str, scores: Numbers, in_pairs: bool = True) -> float:
     found = 0
     for row, place in zip(p_values, best, strict=True):
         others = np.delete(row, place)
-        found += any(others <= statistics.holm(list(others), chosen=True))
+        found += any(others <= statistics.holm(list(others), chosen))
     return found / len(scores)
 
 

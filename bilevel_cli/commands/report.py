@@ -24,7 +24,8 @@ WIDTH = 120  # letters in a line where no terminal has a width
 FILES = ("csv", "runs", "latex", "html", "figure", "profile")  # options that name a file to write
 
 DESCRIPTION = """\
-Compares runs at one budget: means and 95 % intervals over seeds, ties, failures, costs.
+Compares runs at one budget: means and 95 % intervals over seeds, who is level with the
+best, failures, costs.
 
   bilevel-report outputs/sweeps/TIME                       the first score, at equal outer steps
   bilevel-report RUN RUN SWEEP --metric f1 --at seconds    any runs, at equal seconds of training
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--select", choices=("final", "best"), default="final", help="row of a run within that")
     add("--validation", metavar="NAME", help="the column by which --select best selects")
-    add("--iqm", action="store_true", help="interquartile means, with bootstrap intervals")
+    add("--iqm", action="store_true", help="interquartile means")
     add("--by", metavar="OPTION,...", help="options that alone distinguish configurations")
     direction = found.add_mutually_exclusive_group()
     direction.add_argument("--higher", action="store_true", help="the metric is better higher")

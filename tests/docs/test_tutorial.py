@@ -15,7 +15,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 MAINS = {"bilevel-run": run.main, "bilevel-check": check.main, "bilevel-report": report.main}
 # Put in the place of what takes minutes, whatever the page says.
 SHORT = {"outer_steps": "2", "log_every": "1", "eval_every": "1", "inner_steps": "3", "seed": "0"}
-SEEDS = {"few seeds:"}  # a line that says how few they are; of one there is another
+# Sentences of a report that depend on how many seeds there are, and the lines that they go on in.
+SEEDS = {"few seeds:", "compared with", "iaptt leads,", "after #", "with #,"}
 
 
 def steps() -> list[tuple[str, str]]:

@@ -236,7 +236,7 @@ def test_what_has_not_come_to_the_others_budget_has_just_begun(tmp_path: Path) -
         "first": "not compared: just begun",
         "half": "not compared: 50 % done",
     }
-    assert "that all that have arrived reached" in report.statements[0]
+    assert "the most that all with completed runs reached" in report.statements[0]
 
 
 def test_few_seeds_are_said_to_be_few_with_what_they_can_tell(tmp_path: Path) -> None:

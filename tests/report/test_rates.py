@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import comparisons
+from bilevel_cli.report.compare import scales, statistics
 
 KINDS = list(comparisons.KINDS)
 EQUAL = [np.zeros(methods) for methods in (2, 10)]
@@ -25,6 +26,11 @@ def test_no_equal_method_of_ten_is_called_worse_in_nineteen_of_twenty_reports(ki
         scores = comparisons.drawn(kind, 1000, seeds, EQUAL[1])
         assert comparisons.called_worse(kind, scores) < 0.06, seeds
     assert comparisons.called_worse_before(scores[:50]) > 0.5
+
+
+def test_holm_s_correction_alone_forgets_that_the_best_was_chosen() -> None:
+    scores = comparisons.drawn("normal", 1000, 10, EQUAL[1])
+    assert comparisons.called_worse("normal", scores, chosen=False) > 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,3 +62,21 @@ def test_rates_are_those_of_the_page(kind: str, seeds: int) -> None:
         held, _ = comparisons.coverage(kind, seeds, iqm, before=False)
         assert held > (0.93 if iqm else 0.945)
     assert comparisons.all_right(kind, seeds, 2000) > 0.935
+
+
+@pytest.mark.slow
+def test_equal_means_of_which_one_varies_more_and_is_skewed_are_not_told_from_others() -> None:
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(3000):
+        shared = random.standard_normal(10)
+        pair = []
+        for deviation in (0.1, 0.6):  # of logarithms; both have the mean 1
+            own = np.sqrt(0.5) * shared + np.sqrt(0.5) * random.standard_normal(10)
+            pair.append(np.exp(deviation * own - deviation**2 / 2))
+        scale = scales.scale_of(pair, 0, np.inf)
+        found = statistics.difference(*(dict(enumerate(one)) for one in pair), scale=scale)
+        assert found is not None
+        low, high = found.interval()
+        wrong += not low <= 0 <= high
+    assert wrong / 3000 == pytest.approx(0.14, abs=0.02)  # as the page says

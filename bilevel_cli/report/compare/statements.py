@@ -58,7 +58,7 @@ def _where(report: Report, question: Question) -> str:
         return f"{row} within {limit}"
     if budget.peak:
         return f"{row} within {limit}, the least in which all configurations fit"
-    of = "all that have arrived" if _underway(report) else "all configurations"
+    of = "all with completed runs" if _underway(report) else "all configurations"
     return f"{row} within {limit}, the most that {of} reached"
 
 
