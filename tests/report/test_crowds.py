@@ -264,6 +264,18 @@ def test_every_name_is_in_the_figure_and_nothing_is_wider_than_a_page(
         assert re.search(rf">(\d+\. )?{entry.label}<", text), entry.label
 
 
+def test_long_names_keep_their_ends_and_nobody_is_called_best_without_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(figures.STYLE, "svg.fonttype", "none")
+    for number in range(FEW + 1):
+        leave(tmp_path / str(number), f"{'x' * 40}{number}", 0, [0.1, "nan"], "diverged", "Bad.")
+    figures.save(reported(tmp_path), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert all(f"xx{number}<" in text for number in range(FEW + 1))
+    assert "the best" not in text
+
+
 def test_the_first_six_curves_of_a_figure_differ_in_their_dashes(tmp_path: Path) -> None:
     figures.save(crowd(tmp_path / "runs", 6), tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()

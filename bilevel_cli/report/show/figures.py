@@ -21,6 +21,7 @@ from bilevel_cli.report.show.plots import (
     traced,
 )
 from bilevel_cli.report.show.scale import Scale, scale
+from bilevel_cli.report.show.terminal import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,7 @@ COLUMNS, MANY = 5, 40  # how many small plots stand in a row: one more where the
 PANEL = 1.9  # inches of the height of the plot of a task
 LETTERS = 52  # how many letters of 8 pt fit into a row of the legend
 KEY = 9  # how many letters the line and the gaps of an entry of the legend are wide
+TITLE = 28  # letters above the plot of a task
 BESIDE = 14  # letters of a name that stands beside its curve
 NAME, SMALLEST = 18, 6.0  # letters above a small plot, and their size
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -153,12 +155,15 @@ def _small(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
         axes.locator_params(nbins=3)
         axes.tick_params(labelsize=SMALLEST, length=2, labelbottom=place + columns >= len(ranked))
         title = f"{place + 1}. {one.label}" if one.compared else one.label
-        axes.set_title(_shortened(title, NAME) + arrow(one, shown), loc="left", fontsize=SMALLEST)
+        axes.set_title(shortened(title, NAME) + arrow(one, shown), loc="left", fontsize=SMALLEST)
         if one.compared and shown:
             _number(axes, one.compared[1], shown)
     figure.supxlabel(axes_of_costs()[axis_of(report.budget)], fontsize=STYLE["font.size"])
     figure.supylabel(words(report.metric), fontsize=STYLE["font.size"])
-    said = [f"Grey: {ranked[0].label}, the best. Numbers are those of the table."]
+    best = shortened(ranked[0].label, LETTERS)
+    said = (
+        [f"Grey: {best}, the best. Numbers are those of the table."] if ranked[0].compared else []
+    )
     _say(figure, *said, *_left_out(ranked, shown))
 
 
@@ -185,7 +190,7 @@ def _panels(figure: "Figure", report: Report, placed: Lineup, several: Sequence[
         part = report.part_of(report.configurations[own[0]])
         shown = plot(axes, front, behind, part.budget)
         said = said or _left_out(front, shown)
-        axes.set_title(_shortened(placed.panels[filled[place]], LETTERS), loc="left")
+        axes.set_title(shortened(placed.panels[filled[place]], TITLE), loc="left", fontsize=8)
         axes.locator_params(nbins=5)
         _name_axes(axes, part)
         if place % columns and len({one.metric for one in report.parts.values()}) < 2:
@@ -234,7 +239,7 @@ def _legend(figure: "Figure", listed: Sequence[Traced], arrows: Sequence[str]) -
 
     width, height = figure.get_size_inches()
     room = int(LETTERS * width / WIDTH)
-    labels = [_shortened(one.label, room - KEY) + a for one, a in zip(listed, arrows, strict=True)]
+    labels = [shortened(one.label, room - KEY) + a for one, a in zip(listed, arrows, strict=True)]
     longest = max(map(len, labels), default=0)
     columns = max(1, min(len(labels), room // (longest + KEY)))
     figure.set_size_inches(width, height + ROW * -(-len(labels) // columns))
@@ -251,7 +256,3 @@ def _legend(figure: "Figure", listed: Sequence[Traced], arrows: Sequence[str]) -
         borderaxespad=0.1,
         labelspacing=0.25,
     )
-
-
-def _shortened(label: str, room: int) -> str:
-    return label if len(label) <= room else f"{label[: room - 3]}..."

@@ -16,7 +16,8 @@ const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `, ${alp
 
 // Plotly reads tags in text: what people named their options is shown as it is.
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const short = (text) => text.length > LETTERS ? `${text.slice(0, LETTERS - 1)}\u2026` : text;
+// The beginning and the end, which is where names that are alike differ.
+const short = (text) => text.length <= LETTERS ? text : `${text.slice(0, LETTERS / 2)}\u2026${text.slice(1 - LETTERS / 2)}`;
 
 /** The metric of a panel: the chosen one, or that at which its task is compared. */
 const metricOf = (panel, chosen) => chosen || report.own[panel];
