@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import hydra
@@ -27,6 +28,7 @@ from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import collecting, compiler, signals, streams
 from bilevel_cli.runs.values import check_values
 from bilevel_cli.sweeps import launcher, plugins, search, status_line, summary, worker
+from bilevel_cli.sweeps.suitable import Trial
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +47,11 @@ def _job(config: DictConfig) -> float | None:
         with collecting.paused():
             from bilevel_cli.machine.device import settings_restored
             from bilevel_cli.runs import entry
-            from bilevel_cli.sweeps import prefixed_bar
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
         with settings_restored():  # for the next job of a sweep
-            said = status_line.said()
-            bar = {"bar": prefixed_bar.behind(said)} if said else {}
-            return entry.run(config, directory, dict(composed.runtime.choices), **bar)
+            before = {"before": said} if (said := status_line.said()) else {}
+            return entry.run(config, directory, dict(composed.runtime.choices), **before)
 
     if composed.mode == RunMode.MULTIRUN:
         return worker.carry_out(run, config, directory)
@@ -67,6 +67,16 @@ def _job(config: DictConfig) -> float | None:
     except (UsageError, Failed) as error:
         _errors.append(error)  # not raised: Hydra would add its own words
         return None
+
+
+def _trying(process: bool, machine: bool) -> AbstractContextManager[Trial]:
+    """As `runs.trial_builds.trying`."""
+    # Here: a sweep that is completed does not wait for torch.
+    with collecting.paused():
+        from bilevel_cli.runs import trial_builds
+
+    compiler.defer()
+    return trial_builds.trying(process, machine)
 
 
 @streams.stands("bilevel-run")
@@ -94,7 +104,7 @@ def main() -> None:
     logging.raiseExceptions = False  # a full disk must not end a run by its log
     os.environ[_DEBUG] = "1"  # Hydra raises instead of printing and exiting with 1
     stop: KeyboardInterrupt | None = None
-    with launcher.remaining() as known:
+    with launcher.remaining(_trying) as known:
         try:
             check_command_line(arguments)
             check_words(given)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +20,7 @@ from bilevel_cli.machine.signals import Stopped
 from bilevel_cli.records.paths import short
 from bilevel_cli.runs import build, plan
 from bilevel_cli.runs.lifetime import Run, own_folder
+from bilevel_cli.runs.prefixed_bar import behind
 from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.vocabulary import DIVERGED, FAILED, NOTES, OOM
@@ -27,7 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: DictConfig, directory: Path, options: dict[str, str], bar: Bar | None = None
+    config: DictConfig,
+    directory: Path,
+    options: dict[str, str],
+    bar: Bar | None = None,
+    before: Callable[[], str] | None = None,
 ) -> float | None:
     """Runs the experiment that `config` describes, in `directory`.
 
@@ -38,6 +44,7 @@ def run(
             configuration is continued.
         options: The option chosen in each config group, for messages and the manifest.
         bar: As in `Progress`.
+        before: Says what stands before the bar, where there is no other `bar`.
 
     Returns:
         The last value of the column of eval.csv that config.objective names, as a mean over
@@ -53,6 +60,8 @@ def run(
     check_resolves(config, options)
     check_composed(config)
     check_read(config)
+    if bar is None and before is not None:
+        bar = behind(before)
     folders = replicas(config, directory)
     with contextlib.ExitStack() as locks:
         for _, folder in folders:

@@ -27,7 +27,7 @@ from bilevel_cli.sweeps.job import Job, slug
 from bilevel_cli.sweeps.outcome import Outcome, shown
 from bilevel_cli.sweeps.standing import Pace
 from bilevel_cli.sweeps.submitit import submitted, wait_for_submitted
-from bilevel_cli.sweeps.suitable import Suitability
+from bilevel_cli.sweeps.suitable import Suitability, Trying, refuse
 from bilevel_cli.vocabulary import COMPLETED, INTERRUPTED, JOB, MISSING, REFUSED
 
 log = logging.getLogger(__name__)
@@ -43,16 +43,22 @@ class Remaining(Launcher):
         loader: Composes configurations.
         config: The configuration of the sweep.
         known: The list to which this launcher adds the jobs.
+        trying: As of `Suitability`.
     """
 
     def __init__(
-        self, launcher: Launcher, loader: Composer, config: DictConfig, known: list[Job]
+        self,
+        launcher: Launcher,
+        loader: Composer,
+        config: DictConfig,
+        known: list[Job],
+        trying: Trying,
     ) -> None:
         self.launcher, self.loader, self.config, self.known = launcher, loader, config, known
         self._names = job_folders.Names(config)
         self._total = kinds.total(config)
         self._pace = Pace(self._total)
-        self._suitability = Suitability(kinds.place(launcher, config))
+        self._suitability = Suitability(kinds.place(launcher, config), trying)
 
     def setup(self, **given: Any) -> None:
         self.launcher.setup(**given)
@@ -112,7 +118,7 @@ class Remaining(Launcher):
         refused: set[Path] = set()
         for some, reason in self._suitability.refused(jobs, _say):
             for job in some:
-                job.refuse(reason)
+                refuse(job, reason)
             refused |= {job.folder for job in some}
             which = f"{summary.together(some, self.known)}{summary.many(some)}"
             _say(f"bilevel-run: {which}: {plain(reason)}", sys.stderr)
@@ -192,8 +198,12 @@ def _tell_of_changes(jobs: list[Job]) -> None:
 
 
 @contextlib.contextmanager
-def remaining() -> Iterator[list[Job]]:
-    """Has Hydra launch by `Remaining`. Yields the jobs, as they become known."""
+def remaining(trying: Trying) -> Iterator[list[Job]]:
+    """Has Hydra launch by `Remaining`. Yields the jobs, as they become known.
+
+    Args:
+        trying: As of `Suitability`.
+    """
     known: list[Job] = []
     theirs = Plugins.instantiate_launcher
 
@@ -207,7 +217,7 @@ def remaining() -> Iterator[list[Job]]:
         # The sweeper has the same context, and so composes by this one too.
         hydra_context.config_loader = loader = composer(hydra_context.config_loader)
         launcher = theirs(self, hydra_context, task_function, config)
-        return Remaining(launcher, loader, config, known)
+        return Remaining(launcher, loader, config, known, trying)
 
     # Hydra lets no one between sweeper and launcher, whichever the user chooses of both.
     Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]

@@ -2,21 +2,30 @@
 
 import contextlib
 import functools
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel_cli.config.resolved import resolved
 from bilevel_cli.errors import UsageError
-from bilevel_cli.machine import collecting, compiler
-from bilevel_cli.records.settings import NOT_IN_NAMES
+from bilevel_cli.records.manifest import Manifest
+from bilevel_cli.records.settings import NOT_IN_NAMES, chosen
 from bilevel_cli.runs.values import check_values
 from bilevel_cli.sweeps.job import Job
+from bilevel_cli.vocabulary import CHECKPOINT, FAILED, PREVIOUS
 
 LONGEST = 20.0  # seconds after which no further combination is looked at; the jobs will tell
 _REPEATED = ("seed", *NOT_IN_NAMES)  # what says nothing about whether a combination can work
+
+Trial = Callable[[DictConfig, dict[str, str]], str | None]
+Trying = Callable[[bool, bool], AbstractContextManager[Trial]]
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,14 @@ class Suitability:
 
     Args:
         place: Where the jobs run.
+        trying: As `runs.trial_builds.trying`, which is imported when it is needed.
         clock: Seconds.
     """
 
-    def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
-        self._place, self._clock = place, clock
+    def __init__(
+        self, place: Place, trying: Trying, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._place, self._trying, self._clock = place, trying, clock
         self._built: set[tuple[tuple[str, str], ...]] = set()  # the options of what was built
 
     def refused(
@@ -71,11 +83,7 @@ class Suitability:
             return
         many = f"{len(to_build)} combinations" if len(to_build) > 1 else "the combination"
         say(f"Looking whether {many} of options can work ...")
-        with collecting.paused():  # here: a sweep that is completed does not wait for torch
-            from bilevel_cli.sweeps import trial_builds
-
-        compiler.defer()
-        with trial_builds.trying(self._place.process, self._place.machine) as tried:
+        with self._trying(self._place.process, self._place.machine) as tried:
             for number, some in enumerate(to_build):
                 if self._clock() > until:
                     rest = len(to_build) - number
@@ -99,6 +107,17 @@ class Suitability:
                 other.append(some)
         self._built |= new.keys()
         return [*new.values(), *(other if self._place.lists else [])]
+
+
+def refuse(job: Job, reason: str) -> None:
+    """Notes that a job cannot work, in the files in which the job itself would have noted it."""
+    job.refuse(reason)
+    if any((job.folder / name).exists() for name in (CHECKPOINT, PREVIOUS)):
+        return  # of another run, whose manifest stays as it is
+    config, options = _given(job)
+    process = {"command": shlex.join(sys.argv), "working_directory": str(Path.cwd())}
+    with _composed(job), contextlib.suppress(UsageError, OSError):
+        Manifest(job.folder, resolved(config), chosen(options), process).end(FAILED, reason)
 
 
 def _combinations(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -158,8 +158,8 @@ def test_a_failing_job_neither_stops_nor_hides_the_others(
     assert bilevel_run(monkeypatch, *QUICK, *arguments) == 1
     error = capsys.readouterr().err
     assert "2 of the jobs failed:" in error
-    assert re.search(r"lr=-1,.*: GradientDescent needs", error)
-    assert re.search(r"lr=1000000000.0,.*: Diverged. At step 10", error)
+    assert re.search(r"  solver.lr=-1: GradientDescent needs", error)
+    assert re.search(r"  solver.lr=1000000000.0: Diverged. At step 10", error)
     assert len(list(Path("sweep").glob("*lr=0.1*/eval.csv"))) == 1
 
 
@@ -170,7 +170,7 @@ def test_a_job_with_replicas_that_fail_is_one_failure(
     assert bilevel_run(monkeypatch, *QUICK, *arguments) == 1
     error = capsys.readouterr().err
     assert "1 of the jobs failed:" in error
-    assert re.search(r"lr=1000000000.0,.*: 2 of 2 replicas failed. seed=0", error)
+    assert re.search(r"  solver.lr=1000000000.0: 2 of 2 replicas failed. seed=0", error)
     assert len(list(Path("sweep").glob("*lr=0.1*/seed=*/eval.csv"))) == 2
 
 

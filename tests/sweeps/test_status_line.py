@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 from tqdm import tqdm
 
-from bilevel_cli.sweeps import prefixed_bar, status_line
+from bilevel_cli.runs import prefixed_bar
+from bilevel_cli.sweeps import status_line
 from bilevel_cli.sweeps.status_line import StatusLine
 
 

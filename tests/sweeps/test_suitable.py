@@ -1,5 +1,6 @@
 """Combinations that cannot work are refused before the first job runs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,10 @@ def test_a_method_that_cannot_serve_the_task_is_refused_before_the_first_job_run
     found = notes(SWEEP)
     assert [note["status"] for name, note in found.items() if "direct" in name] == ["refused"] * 2
     assert len(steps(SWEEP)) == 4
+    for path in SWEEP.glob("*direct*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        assert manifest["error"].startswith(reason)
+        assert (manifest["status"], manifest["choices"]["method"]) == ("failed", "direct")
 
 
 def test_a_wrong_number_is_refused_before_the_first_job_runs(
