@@ -90,6 +90,7 @@ class Remaining(Launcher):
         job = self._job(overrides, number)
         if outcome.read(job.folder):
             self.known.append(job)
+            self._pace.begin([job])  # which counts it as one of the search
 
     def _launch(self, remaining: list[Job], first: int, requests: list[int]) -> None:
         """Launches jobs. Where the death of one stopped all, launches those that did not begin."""

@@ -107,7 +107,7 @@ class Search(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.whole, folder / "multirun.yaml")
         if ended := trials.ended():
-            log.info("%d of %d trials have ended before.", len(ended), self.n_trials)
+            print(f"{len(ended)} of {self.n_trials} trials have ended before.", flush=True)
             for trial in ended:
                 self._known.recall(space.overrides(trial.params), trial.number)
         self._search(trials, space)
@@ -193,12 +193,11 @@ class Search(Sweeper):
         best = trials.best()
         if best is None:
             return
-        log.info(
-            "Best of %d trials: %s %.6g with %s",
-            len(trials.ended()),
-            self.whole.objective,
-            best.value,
-            " ".join(space.overrides(best.params)[len(space.shared) :]),
+        chosen = " ".join(space.overrides(best.params)[len(space.shared) :])
+        print(
+            f"Best of {len(trials.ended())} trials: {self.whole.objective} {best.value:.6g} "
+            f"with {chosen}",
+            flush=True,
         )
         found = {"name": "optuna", "best_params": best.params, "best_value": best.value}
         OmegaConf.save(OmegaConf.create(found), folder / RESULTS)
