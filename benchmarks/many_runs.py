@@ -48,7 +48,7 @@ def run(folder: Path, runs: int, rows: int, before: Path | None, rounds: int = 1
     trees = {"before": before.absolute(), "now": here} if before else {"now": here}
     with tempfile.TemporaryDirectory() as made:
         make(Path(made) / "runs", runs, rows)
-        time.sleep(3)  # what was written a moment ago is not kept
+        settle()
         for number in range(rounds):
             for name, tree in trees.items():
                 cache = Path(made) / f"cache of {name} {number}"
@@ -84,6 +84,11 @@ def command(tree: Path, folder: Path, cache: Path) -> tuple[float, float]:
     if not found:
         raise RuntimeError(ended.stderr[-1000:] or ended.stdout[-1000:])
     return float(found[1]), float(found[2])
+
+
+def settle() -> None:
+    """Waits: of files that were written a moment ago nothing is kept."""
+    time.sleep(3)
 
 
 def make(root: Path, runs: int, rows: int) -> None:

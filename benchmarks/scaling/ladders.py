@@ -3,9 +3,6 @@
 import contextlib
 import io
 import os
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from benchmarks import results, sweep
+from benchmarks import many_runs, results, sweep
 from benchmarks.scaling.points import Point, Work, measure
 from benchmarks.scaling.problem import Estimating
 from bilevel_cli.config import options
@@ -154,26 +151,19 @@ def _jobs(first: int, given: Size) -> Iterator[tuple[int, Point]]:
         yield count, Point("measured", cpu, megabytes)
 
 
-REPORT = """
-import atexit, time
-from bilevel_cli.commands import report
-atexit.register(lambda: print("cpu", time.process_time(), peak()))
-report.main()
-"""
+TIMES = 10  # as many runs of a report as jobs of a sweep: a run takes less than its start-up
 
 
 def _report(first: int, given: Size) -> Iterator[tuple[int, Point]]:
-    """bilevel-report over a folder of runs."""
-    for count in (given.jobs // FACTOR, given.jobs):
+    """The first bilevel-report over a folder of runs."""
+    here = Path(__file__).parents[2]
+    for count in (TIMES * given.jobs // FACTOR, TIMES * given.jobs):
         with tempfile.TemporaryDirectory() as folder:
-            work = [sys.executable, "-m", "bilevel_cli", *REPLICAS, f"replicas={count}"]
-            made = [*work, "device=cpu", f"hydra.run.dir={folder}/runs"]
-            subprocess.run(made, check=True, capture_output=True)
-            shown = [sys.executable, "-c", sweep.PEAK + REPORT, f"{folder}/runs"]
-            ended = subprocess.run(shown, check=True, capture_output=True, text=True)
-        found = re.search(r"^cpu (\S+) (\S+)$", ended.stdout, re.MULTILINE)
-        assert found
-        yield count, Point("measured", float(found[1]), float(found[2]))
+            made, cache = Path(folder) / "runs", Path(folder) / "cache"
+            many_runs.make(made, count, rows=20)
+            many_runs.settle()
+            cpu, megabytes = many_runs.command(here, made, cache)
+        yield count, Point("measured", cpu, megabytes)
 
 
 Climb = Callable[[int, Size], Iterator[tuple[int, Point]]]
