@@ -151,7 +151,7 @@ def opened(url: str | None, name: str, folder: Path, direction: str) -> "Study":
         return optuna.create_study(
             storage=_database(folder / FILE) if url is None else url,
             study_name=name,
-            direction=direction,
+            direction=optuna.study.StudyDirection[direction.upper()],
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
         )

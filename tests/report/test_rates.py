@@ -75,7 +75,8 @@ def test_equal_means_of_which_one_varies_more_and_is_skewed_are_not_told_from_ot
             own = np.sqrt(0.5) * shared + np.sqrt(0.5) * random.standard_normal(10)
             pair.append(np.exp(deviation * own - deviation**2 / 2))
         scale = scales.scale_of(pair, 0, np.inf)
-        found = statistics.difference(*(dict(enumerate(one)) for one in pair), scale=scale)
+        first, second = (dict(enumerate(one)) for one in pair)
+        found = statistics.difference(first, second, scale=scale)
         assert found is not None
         low, high = found.interval()
         wrong += not low <= 0 <= high
