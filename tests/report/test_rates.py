@@ -61,7 +61,8 @@ def test_rates_are_those_of_the_page(kind: str, seeds: int) -> None:
     for iqm in (False, True):
         held, _ = comparisons.coverage(kind, seeds, iqm, before=False)
         assert held > (0.93 if iqm else 0.945)
-    assert comparisons.all_right(kind, seeds, 2000) > 0.935
+    assert comparisons.all_right(kind, seeds, 2000) > 0.93
+    assert comparisons.all_right(kind, seeds, 2000, higher=False) > 0.9
 
 
 @pytest.mark.slow
@@ -75,8 +76,8 @@ def test_equal_means_of_which_one_varies_more_and_is_skewed_are_not_told_from_ot
             own = np.sqrt(0.5) * shared + np.sqrt(0.5) * random.standard_normal(10)
             pair.append(np.exp(deviation * own - deviation**2 / 2))
         scale = scales.scale_of(pair, 0, np.inf)
-        first, second = (dict(enumerate(one)) for one in pair)
-        found = statistics.difference(first, second, scale=scale)
+        one, other = (dict(enumerate(values)) for values in pair)
+        found = statistics.difference(one, other, scale=scale)
         assert found is not None
         low, high = found.interval()
         wrong += not low <= 0 <= high

@@ -40,10 +40,7 @@ class Measured(NamedTuple):
         return self.value - half, self.value + half
 
     def p(self) -> Numbers:
-        """The two-sided p value that the quantity is 0; 1 where it cannot be told.
-
-        Samples without any spread, as of methods without random numbers, differ for sure: p = 0.
-        """
+        """The two-sided p value of 0; 1 where it cannot be told, 0 where nothing varies."""
         with np.errstate(divide="ignore", invalid="ignore"):
             found = 2 * stdtr(self.freedom, -np.abs(self.value / self.error))
         return np.where(np.isfinite(found), found, 1.0)
@@ -156,16 +153,25 @@ class Difference(NamedTuple):
             return low, high
         sign = 1.0 if self.value >= 0 else -1.0
         before, beyond = sorted((sign * low, sign * high))
-        other = self.locations[1]
-        with np.errstate(over="ignore"):
-            ends = self.scale.free(np.asarray(other)) + np.asarray(self.measured.interval(level))
-            of_scale = float((sign * (self.scale.back(ends) - other)).min())
+        of_scale = float((sign * self._brought_back(level)).min())
         if (before > 0) != (of_scale > 0):
             before = min(of_scale, sign * self.value)
         distance = sum(map(self.scale.distance, self.locations))
         beyond += 2 * ((high - low) / 2) ** 2 / distance
         low, high = sorted((sign * before, sign * beyond))
         return low, high
+
+    def _brought_back(self, level: float) -> Numbers:
+        """Both ends of the interval of the scale as differences of scores.
+
+        The location nearer to a bound is kept and the other one moves, since it varies more.
+        """
+        one, other = self.locations
+        ends = np.asarray(self.measured.interval(level))
+        with np.errstate(over="ignore"):
+            if self.scale.distance(other) <= self.scale.distance(one):
+                return self.scale.back(self.scale.free(np.asarray(other)) + ends) - other
+            return one - self.scale.back(self.scale.free(np.asarray(one)) - ends)
 
 
 def difference(
