@@ -13,6 +13,7 @@ import pytest
 from pages import method_at, run_at
 
 from bilevel_cli.report.read import bounded, cache, contents, runs, tables
+from bilevel_cli.report.read.cache import cache_folder as usual_folder
 from bilevel_cli.report.read.runs import Run
 
 METHODS = ("cg", "reverse")
@@ -288,6 +289,44 @@ def test_the_oldest_entries_make_room(
     assert not [path for path in opened if path.endswith(".csv")]
     runs.read([tmp_path / "sweep" / "00"])
     assert [path for path in opened if path.endswith(".csv")]
+
+
+def test_ctrl_c_in_the_midst_of_a_write_leaves_the_cache_as_it_was(
+    sweep: Path, place: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = runs.read([sweep])
+    run_at(sweep / "new", seed=9)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "AT_ONCE", 10)  # so that more would be to write
+        patched.setattr(cache, "_make_room", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.read([sweep])
+    opened.clear()
+    assert_same([run for run in runs.read([sweep]) if run.name != "new"], first)
+    assert {Path(path).parent.name for path in opened} == {"new", ".hydra"}
+
+
+def test_a_user_without_a_home_gets_a_report_and_no_cache(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "cache_folder", usual_folder)
+    monkeypatch.setenv("HOME", "nowhere")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def unknown(user: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)  # as in a container of another user
+    monkeypatch.chdir(sweep)
+    assert len(runs.read([sweep])) == 8
+    # Earlier versions of platformdirs answer with a path below the current folder.
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: Path("~/.cache") / name)
+    assert len(runs.read([sweep])) == 8
+    assert not {"nowhere", "~"} & {path.name for path in sweep.iterdir()}
 
 
 def test_nobody_else_may_read_the_cache(sweep: Path, place: Path) -> None:

@@ -49,7 +49,11 @@ CREATE TABLE files (
 
 def cache_folder() -> Path | None:
     """Where the cache is, below XDG_CACHE_HOME on Linux; None for no cache."""
-    return platformdirs.user_cache_path("bilevel-cli")
+    try:
+        found = platformdirs.user_cache_path("bilevel-cli")
+    except RuntimeError:  # nobody knows of a home, as in a container of another user
+        return None
+    return found if found.is_absolute() else None  # from an earlier version: where one is
 
 
 def stamp(status: os.stat_result) -> str:
@@ -88,7 +92,9 @@ class Cache:
     def __enter__(self) -> "Cache":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:  # who presses Ctrl-C does not wait
+            self._waiting = []
         self.close()
 
     @property
