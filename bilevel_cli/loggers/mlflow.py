@@ -1,10 +1,12 @@
 """MLflow."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import platformdirs
 from hydra.utils import to_absolute_path
 
 from bilevel_cli.loggers.base import Logger, require, title
+from bilevel_cli.records import lock
+from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.records.settings import flat
 from bilevel_cli.records.table import Row
 from bilevel_cli.vocabulary import COMPLETED, INTERRUPTED
@@ -46,8 +50,10 @@ class MLflow(Logger):
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of each table it makes
-        self._client = MlflowClient(address(self.uri))
-        number = self._number()
+        uri = address(self.uri)
+        with _alone(uri):
+            self._client = MlflowClient(uri)
+            number = self._number()
         folder = str(directory.resolve())
         mark = hashlib.sha256(folder.encode()).hexdigest()[:32]
         params = {_named(key): str(value)[:LONGEST] for key, value in flat(settings).items()}
@@ -130,6 +136,26 @@ def address(uri: str | None) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{path}"
     return uri
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Keeps other jobs out of a database in a file, while MLflow makes its tables.
+
+    It makes them in steps that know nothing of each other: of four jobs that began together, three
+    found a database half made.
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path == uri or not Path(path).parent.is_dir():
+        yield
+        return
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | CAREFUL, 0o666)
+    try:
+        while lock.take(descriptor) is False:
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _same(run: Any, params: dict[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """MLflow has the rows of a run once, whatever its folder is called and whatever ended it."""
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,20 @@ def test_jobs_whose_paths_have_quotes_get_their_rows(
     assert "gets no more rows" not in said.out + said.err
     number = client.get_experiment_by_name("bilevel").experiment_id
     assert len(client.search_runs([number])) == 3
+
+
+@pytest.mark.slow
+def test_jobs_that_begin_together_make_one_database(client: Any, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from bilevel_cli.loggers.mlflow import MLflow; import sys\n"
+        "one = MLflow('sqlite:///db/mlflow.db', 'bilevel')\n"
+        "one.begin(Path(sys.argv[1]), {'seed': 0}, 0)\n"
+        "one.write('train', {'step': 1, 'loss': 0.5})\n"
+    )
+    jobs = [subprocess.Popen([sys.executable, "-c", program, str(n)]) for n in range(4)]
+    assert [job.wait() for job in jobs] == [0] * 4
+    number = client.get_experiment_by_name("bilevel").experiment_id
+    assert [run.data.metrics for run in client.search_runs([number])] == [{"train/loss": 0.5}] * 4
 
 
 def test_no_filter_has_the_path_of_a_run_in_it(
