@@ -18,7 +18,11 @@ _LONGEST = 200  # file systems take 255 bytes
 
 
 def slug(overrides: str) -> str:
-    """A folder name for a job's overrides: one folder, whatever slashes their values have."""
+    """A folder name for a job's overrides: one folder, whatever slashes their values have.
+
+    Of a single job, which may have none that a name holds, "job".
+    """
+    overrides = overrides or "job"
     name = re.sub(r"[/\\\x00]+", "_", overrides).strip(". ")
     if name and name == overrides and len(name.encode()) <= _LONGEST:
         return name

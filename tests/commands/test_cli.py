@@ -174,6 +174,10 @@ def test_a_job_with_replicas_that_fail_is_one_failure(
     assert len(list(Path("sweep").glob("*lr=0.1*/seed=*/eval.csv"))) == 2
 
 
+def test_the_folder_of_a_job_without_settings_to_name_has_a_name() -> None:
+    assert job.slug("") == "job"
+
+
 @pytest.mark.parametrize("overrides", ["a=../../x,b=1", "data.root=/tmp/x", "..", "x" * 5000, "/"])
 def test_the_folder_of_a_job_stays_inside_the_sweep(overrides: str) -> None:
     name = job.slug(overrides)
