@@ -120,6 +120,7 @@ def test_no_filter_has_the_path_of_a_run_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without MLflow, whose filters know no way to write a quote within quotes."""
+    monkeypatch.chdir(tmp_path)
     asked: list[str] = []
 
     class Client:
