@@ -1,7 +1,8 @@
 """hydra/sweeper=optuna: a search in which each trial is a job of a sweep.
 
 The sweeper that Hydra's authors publish, hydra-optuna-sweeper 1.3.0, asks for an Optuna below 3,
-whose databases do not open with SQLAlchemy 2. Nor would it know a trial again that was stopped.
+whose databases do not open with SQLAlchemy 2. Nor would it know a trial again that was stopped. The
+one that follows, 1.4.0rc3, asks for a release candidate of Hydra.
 """
 
 import contextlib
