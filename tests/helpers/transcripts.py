@@ -47,9 +47,12 @@ def transcripts(document: Path) -> list[Shown]:
 def shape(lines: list[str]) -> list[str]:
     """`lines` with # for every number, one space for many, and without those that are empty.
 
-    Two outputs of one command that differ in numbers alone have one shape.
+    Two outputs of one command that differ in numbers alone have one shape. How a report writes an
+    interval, and whether it finds a row to be worse, are for its numbers to say.
     """
     shapes = (re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip() for line in lines)
+    shapes = (re.sub(r"# \[#, #\]", "# +- #", line) for line in shapes)
+    shapes = (line.replace("worse by # +- #", "level") for line in shapes)
     return [re.sub(r"-{2,}", "--", line) for line in shapes if line]
 
 

@@ -257,6 +257,7 @@ def test_a_study_in_a_database_goes_on_in_another_folder(
 
 
 @optuna
+@pytest.mark.slow
 def test_a_search_that_is_stopped_has_the_trials_of_one_that_is_not(
     monkeypatch: pytest.MonkeyPatch, ran: list[float], capsys: Captured
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_search_that_is_stopped_has_the_trials_of_one_that_is_not(
 
 
 @optuna
+@pytest.mark.slow
 def test_a_study_of_other_settings_is_refused_by_their_names(
     monkeypatch: pytest.MonkeyPatch, ran: list[float], capsys: Captured
 ) -> None:

@@ -130,6 +130,7 @@ def test_after_a_while_the_rest_is_left_to_the_jobs(
     assert "2 completed, 1 refused" in said.out
 
 
+@pytest.mark.slow
 def test_a_completed_sweep_of_several_combinations_is_told_without_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
