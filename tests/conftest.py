@@ -14,7 +14,8 @@ from bilevel_cli.data import digits
 from bilevel_cli.data.reading import files
 from bilevel_cli.machine import memory
 from bilevel_cli.nn import choosing
-from bilevel_cli.report.read import cache
+from bilevel_cli.records.user_cache import NOWHERE
+from bilevel_cli.report.read import contents
 from bilevel_cli.runs import build
 from bilevel_cli.runs.runner import Runner
 
@@ -67,7 +68,7 @@ def choices_of_their_own(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(autouse=True)
 def reports_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the user's cache out of the tests. What it does, its own tests show."""
-    monkeypatch.setattr(cache, "cache_folder", lambda: None)
+    monkeypatch.setattr(contents, "user_cache", lambda: NOWHERE)
 
 
 @pytest.fixture

@@ -29,9 +29,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor
+
+from bilevel_cli.records.user_cache import user_cache
 
 MARGIN = 1.15  # how many times as long the usual kernel takes where another one replaces it
 ROUNDS = range(3, 10)  # times of each kernel that are compared: at least, and less than
@@ -238,8 +239,8 @@ def processor() -> str:
 
 
 def cache_folder() -> Path:
-    """Where choices are remembered; below XDG_CACHE_HOME on Linux."""
-    return platformdirs.user_cache_path("bilevel-cli")
+    """Where choices are remembered."""
+    return user_cache()
 
 
 _spent = 0.0

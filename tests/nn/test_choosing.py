@@ -293,3 +293,14 @@ CACHE_FOLDER = choosing.cache_folder  # which tests put elsewhere
 
 def test_the_cache_is_where_downloads_are() -> None:
     assert CACHE_FOLDER() == Path(pooch.os_cache("bilevel-cli"))
+
+
+def test_without_a_home_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", unknown)
+    memory = choosing.Memory(CACHE_FOLDER())
+    memory.note("case", "kernel", {})
+    assert memory.read() == {}
+    assert not memory.path.parent.exists()

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from pages import method_at, run_at
 
+from bilevel_cli.records.user_cache import NOWHERE, user_cache
 from bilevel_cli.report.read import bounded, cache, contents, runs, tables
-from bilevel_cli.report.read.cache import cache_folder as usual_folder
 from bilevel_cli.report.read.runs import Run
 
 METHODS = ("cg", "reverse")
@@ -22,7 +22,7 @@ METHODS = ("cg", "reverse")
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the cache, for files that are settled at once."""
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "home" / "cache")
+    monkeypatch.setattr(contents, "user_cache", lambda: tmp_path / "home" / "cache")
     monkeypatch.setattr(cache, "SETTLED", -60.0)
     return tmp_path / "home" / "cache" / cache.NAME
 
@@ -75,7 +75,7 @@ def test_with_a_cache_a_report_says_what_it_says_without(
     sweep: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = runs.read([sweep]), runs.read([sweep])
-    monkeypatch.setattr(cache, "cache_folder", lambda: None)
+    monkeypatch.setattr(contents, "user_cache", lambda: NOWHERE)
     assert_same(first, runs.read([sweep]))
     assert_same(second, first)
 
@@ -313,7 +313,7 @@ def test_ctrl_c_in_the_midst_of_a_write_leaves_the_cache_as_it_was(
 def test_a_user_without_a_home_gets_a_report_and_no_cache(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "cache_folder", usual_folder)
+    monkeypatch.setattr(contents, "user_cache", user_cache)
     monkeypatch.setenv("HOME", "nowhere")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 from numpy.typing import NDArray
 
 from bilevel_cli.data.reading.downloads import downloaded
+from bilevel_cli.records.user_cache import user_cache
 
 RAISE = "Raise data.max_megabytes if the memory is there."
 
@@ -67,8 +67,8 @@ def find(
 
 
 def cache_folder() -> Path:
-    """Where downloads and decoded images are kept; below XDG_CACHE_HOME on Linux."""
-    return Path(pooch.os_cache("bilevel-cli"))
+    """Where downloads and decoded images are kept."""
+    return user_cache()
 
 
 def inside(path: Path, root: Path, who: str) -> Path:

@@ -17,8 +17,6 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import platformdirs
-
 from bilevel_cli.records.folder import CAREFUL
 
 try:
@@ -45,15 +43,6 @@ CREATE TABLE files (
     content BLOB NOT NULL
 )
 """
-
-
-def cache_folder() -> Path | None:
-    """Where the cache is, below XDG_CACHE_HOME on Linux; None for no cache."""
-    try:
-        found = platformdirs.user_cache_path("bilevel-cli")
-    except RuntimeError:  # nobody knows of a home, as in a container of another user
-        return None
-    return found if found.is_absolute() else None  # from an earlier version: where one is
 
 
 def stamp(status: os.stat_result) -> str:

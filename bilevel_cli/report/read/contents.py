@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from bilevel_cli.records.user_cache import user_cache
 from bilevel_cli.report.read import bounded, cache, tables
 from bilevel_cli.report.read.bounded import Unread
 from bilevel_cli.report.read.cache import Cache
@@ -161,7 +162,7 @@ def _kind(path: str) -> Kind:
 def opened() -> Cache:
     """The cache of what this reader read before; an empty one where its version is not known."""
     try:
-        return Cache(cache.cache_folder(), version())
+        return Cache(user_cache(), version())
     except OSError:
         return Cache(None, "")
 
