@@ -33,13 +33,14 @@ class Replicas:
 
     Every replica has its own task, start, random numbers, optimizer and files, and sees the numbers
     that it would see alone, to rounding; one that diverges leaves the others alone. Together they
-    take but the outer step, a pure function, in one of two ways:
+    take but the outer step, a pure function, in one of three ways:
 
     * mapped over replicas, where their losses are one function of outer parameters and data: the
       same operations on the same other tensors. The graphs of as many are in memory at once as the
       memory budget of the device holds; with less than two, each goes by itself.
     * each by itself otherwise, and on a CPU where single operations are large
-      (`one_function.LARGE`); there on as many threads as torch was given, one core each.
+      (`one_function.LARGE`); there on as many threads as torch was given, one core each;
+    * each in a compiled loop of its own, on a CPU where outer steps are compiled.
 
     Args:
         runners: The runs.
@@ -65,8 +66,8 @@ class Replicas:
         return drive(self.runners, self._answers, ranks, bar)
 
     def _answers(self, runners: list[Runner], asked: list[Asked]) -> Sequence[Answer | Exception]:
-        if len(runners) == 1:
-            return [_answer(runners[0], asked[0])]
+        if len(runners) == 1 or all(map(_loops, runners)):
+            return list(map(_answer, runners, asked))
         steps = [one.steps for one in asked if isinstance(one, Stretch)]
         inputs = [one for one in asked if not isinstance(one, Stretch)]
         if steps and inputs:  # some have diverged, and go on from an earlier step
@@ -160,6 +161,17 @@ def each_by_itself(runners: list[Runner], inputs: list[Inputs]) -> Sequence[Answ
         return list(map(_answer, runners, inputs))
     with memory.shared(min(torch.get_num_threads(), len(runners))):
         return on_cores(_answer, runners, inputs)
+
+
+def _loops(runner: Runner) -> bool:
+    """Whether a run takes its outer steps in a compiled loop on a CPU, of its own.
+
+    There an operation costs no more than its numbers, and the examples of one run stay in the
+    caches. Of eight runs of SABA on ijcnn1 a step takes 33 microseconds each, and 55 where they are
+    mapped into one loop; of SOBA 31, and 37 to 48. Each has to load its loop, for 2 to 9 seconds.
+    """
+    fusion = runner.fusion
+    return is_host(runner.machine.device) and fusion.on and fusion.member is not None
 
 
 def _answer(runner: Runner, asked: Asked) -> Answer | Exception:

@@ -148,7 +148,27 @@ def test_steps_that_are_given_all_examples_are_taken_by_themselves(tmp_path: Pat
     check_same(moved(ours), moved(theirs))
 
 
-def test_replicas_in_one_loop_move_as_each_alone(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_replicas_on_a_cpu_move_in_loops_of_their_own_as_each_alone(tmp_path: Path) -> None:
+    overrides = ("task=quadratic", "method=soba", *CADENCE, FUSED)
+
+    def runs(kind: str) -> list[Runner]:
+        return [made(tmp_path / f"{kind}{seed}", *overrides, f"seed={seed}") for seed in range(2)]
+
+    together = Replicas(runs("together"))
+    together.run()
+    assert together._together is None
+    for one, alone in zip(together.runners, runs("alone"), strict=True):
+        alone.run()
+        assert fuses(one)
+        check_same(moved(one), moved(alone))
+
+
+@pytest.mark.slow
+def test_replicas_in_one_loop_move_as_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_loops", lambda runner: False)  # as on a GPU
     # Each has examples, labels and a start of its own.
     batches = ("task=reweight", "data=digits", "data.train=60", "data.validation=60", "method=saba")
     sizes = ("task.batch_size=20", "task.outer_batch_size=20", *CADENCE)
