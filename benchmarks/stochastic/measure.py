@@ -38,10 +38,10 @@ def run(folder: Path, size: str, only: str, data: str) -> None:
     from benchmarks.stochastic import cases  # here: it needs no JAX, but torch and hydra
 
     path = folder / "stochastic.csv"
-    path.unlink(missing_ok=True)
-    if find_spec("jax") is None:
+    if find_spec("jax") is None:  # what was measured where it is stays
         print("Not installed: jax. The stochastic methods are not compared.")
         return
+    path.unlink(missing_ok=True)
     for name in cases.names():
         if only in name and any(part in name for part in SIZES[size][2]):
             with tempfile.TemporaryDirectory() as cache:
