@@ -12,7 +12,7 @@ from test_page import Tags, data_of
 
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.page import page, sections
-from bilevel_cli.report.show import figures, palette
+from bilevel_cli.report.show import drawing, figures, palette
 from bilevel_cli.report.show.curves import Band, Curve
 from bilevel_cli.report.show.lineup import FEW, FRONT, lineup
 from bilevel_cli.report.show.plots import apart
@@ -256,7 +256,7 @@ def test_every_name_is_in_the_figure_and_nothing_is_wider_than_a_page(
     made: Callable[[Path], Report], width: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = made(tmp_path / "runs")
-    monkeypatch.setitem(figures.STYLE, "svg.fonttype", "none")  # letters stay letters
+    monkeypatch.setitem(drawing.STYLE, "svg.fonttype", "none")  # letters stay letters
     figures.save(report, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     assert float(re.findall(r'width="([\d.]+)pt"', text)[0]) == pytest.approx(72 * width)
@@ -267,7 +267,7 @@ def test_every_name_is_in_the_figure_and_nothing_is_wider_than_a_page(
 def test_long_names_keep_their_ends_and_nobody_is_called_best_without_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(figures.STYLE, "svg.fonttype", "none")
+    monkeypatch.setitem(drawing.STYLE, "svg.fonttype", "none")
     for number in range(FEW + 1):
         leave(tmp_path / str(number), f"{'x' * 40}{number}", 0, [0.1, "nan"], "diverged", "Bad.")
     figures.save(reported(tmp_path), tmp_path / "a.svg")

@@ -20,7 +20,7 @@ from PIL import Image
 from bilevel_cli.errors import UsageError
 from bilevel_cli.report.compare.measure import Course
 from bilevel_cli.report.page import charts, numbers, page, pictures
-from bilevel_cli.report.show import figures, palette
+from bilevel_cli.report.show import drawing, figures, palette
 from bilevel_cli.report.show.curves import Curve, band, curve, end, spread
 from bilevel_cli.report.show.headline import headline
 
@@ -428,7 +428,7 @@ def test_without_files_to_show_there_is_no_such_section(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ figures
 
 
-@pytest.mark.parametrize("suffix", figures.SUFFIXES)
+@pytest.mark.parametrize("suffix", drawing.SUFFIXES)
 def test_a_figure_is_the_same_bytes_every_time(tmp_path: Path, suffix: str) -> None:
     found = three_methods(tmp_path / "runs")
     paths = [tmp_path / f"{number}{suffix}" for number in range(2)]

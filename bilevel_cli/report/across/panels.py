@@ -1,7 +1,6 @@
 """Mean ranks and performance profiles over several tasks, as a figure for a paper."""
 
 import math
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from bilevel_cli.report.across.overall import Overall, overall
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import palette, terminal
-from bilevel_cli.report.show.figures import METADATA, STYLE, SUFFIXES
+from bilevel_cli.report.show.drawing import check_suffix, drawing
 from bilevel_cli.report.show.lineup import lineup
 
 if TYPE_CHECKING:
@@ -32,12 +31,10 @@ def save(report: Report, path: Path) -> None:
         path: The file; its suffix is the format.
 
     Raises:
-        UsageError: matplotlib is missing, the format is none of `SUFFIXES`, there are no two tasks
-            with two configurations, or the file cannot be written.
+        UsageError: matplotlib is missing, the format is none of `drawing.SUFFIXES`, there are no
+            two tasks with two configurations, or the file cannot be written.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"--profile needs a file ending in {', '.join(SUFFIXES)}, got {path}.")
+    check_suffix("--profile", path)
     found = overall(report)
     if found is None or len(found.ranked) < 2:
         raise UsageError(
@@ -45,28 +42,12 @@ def save(report: Report, path: Path) -> None:
             f"two at least; got {len(found.ranked) if found else 0} in "
             f"{max(1, len(report.parts))} task{'s' * (len(report.parts) > 1)}."
         )
-    try:
-        from matplotlib import style  # here: only the figure needs it
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "--profile needs matplotlib, got a Python without it. pip install 'bilevel-cli[report]'"
-        ) from error
-    with style.context(STYLE, after_reset=True):  # a matplotlibrc of this machine changes nothing
-        height = max(HEIGHT, 0.6 + ROW * len(found.ranked))
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    with drawing("--profile", path) as figure:
+        figure.set_size_inches(WIDTH, max(HEIGHT, 0.6 + ROW * len(found.ranked)))
         left, right = figure.subplots(1, 2)
         styles = looks(report, found)
         _draw_ranks(left, found, styles)
         _draw_profiles(right, found, styles)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph")  # one that the font lacks is a box
-                figure.savefig(path, format=suffix[1:], metadata=METADATA[suffix])
-        except OSError as error:
-            raise UsageError(
-                f"--profile needs a file that can be written, got {path}: {error.strerror}."
-            ) from error
 
 
 def looks(report: Report, found: Overall) -> dict[str, int]:

@@ -1,6 +1,5 @@
-"""The curves of the metric as a figure for a paper: PNG, SVG or PDF, the same bytes every time."""
+"""The curves of the metric as a figure for a paper."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.costs import axes as axes_of_costs
 from bilevel_cli.report.show.cells import words
 from bilevel_cli.report.show.curves import axis_of, has_mean
+from bilevel_cli.report.show.drawing import STYLE, check_suffix, drawing
 from bilevel_cli.report.show.lineup import Lineup
 from bilevel_cli.report.show.plots import (
     Traced,
@@ -40,35 +40,6 @@ KEY = 9  # how many letters the line and the gaps of an entry of the legend are 
 TITLE = 28  # letters above the plot of a task
 BESIDE = 14  # letters of a name that stands beside its curve
 NAME, SMALLEST = 18, 6.0  # letters above a small plot, and their size
-SUFFIXES = (".png", ".svg", ".pdf")
-
-# The same bytes every time: no dates, no names from a random salt. No TeX: letters stay letters.
-STYLE: dict[str, Any] = {
-    "font.size": 8,
-    "font.family": "DejaVu Sans",  # ships with matplotlib
-    "axes.labelsize": 8,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.3,
-    "grid.linewidth": 0.4,
-    "grid.color": "#e3e3e3",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "bilevel-report",
-    "savefig.dpi": 300,
-    "text.usetex": False,
-    "text.parse_math": False,  # a dollar in a label is a dollar
-}
-# A PNG has no date in the first place.
-METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def save(report: Report, path: Path) -> None:
@@ -83,23 +54,13 @@ def save(report: Report, path: Path) -> None:
         path: The file; its suffix is the format.
 
     Raises:
-        UsageError: matplotlib is missing, the format is none of `SUFFIXES`, there is no metric, or
-            the file cannot be written.
+        UsageError: matplotlib is missing, the format is none of `drawing.SUFFIXES`, there is no
+            metric, or the file cannot be written.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"--figure needs a file ending in {', '.join(SUFFIXES)}, got {path}.")
+    check_suffix("--figure", path)
     if not report.metric:
         raise UsageError("--figure needs a metric to draw, got runs that have not been evaluated.")
-    try:
-        from matplotlib import style  # here: only the figure needs it
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "--figure needs matplotlib, got a Python without it. pip install 'bilevel-cli[report]'"
-        ) from error
-    with style.context(STYLE, after_reset=True):  # a matplotlibrc of this machine changes nothing
-        figure = Figure(layout="constrained")
+    with drawing("--figure", path) as figure:
         placed, several = traced(report)
         if len(placed.panels) > 1:
             _panels(figure, report, placed, several)
@@ -107,14 +68,6 @@ def save(report: Report, path: Path) -> None:
             _small(figure, report, [several[number] for number in placed.members(0)])
         else:
             _one(figure, report, [several[number] for number in placed.members(0)])
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph")  # one that the font lacks is a box
-                figure.savefig(path, format=suffix[1:], metadata=METADATA[suffix])
-        except OSError as error:
-            raise UsageError(
-                f"--figure needs a file that can be written, got {path}: {error.strerror}."
-            ) from error
 
 
 def _one(figure: "Figure", report: Report, ranked: Sequence[Traced]) -> None:
