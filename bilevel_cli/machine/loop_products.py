@@ -49,9 +49,13 @@ def turn(body: fx.GraphModule) -> None:
         body: A traced function; its products have fake tensors as values.
     """
     permute = torch.ops.aten.permute.default
+    faster: dict[LoopProduct, bool] = {}
     for node in body.graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):
         a, b = node.args
-        if not _turned_is_faster(a.meta["val"], b.meta["val"]):
+        case = _case(a.meta["val"], b.meta["val"])
+        if case not in faster:
+            faster[case] = _turned_is_faster(case)
+        if not faster[case]:
             continue
 
         def made(target: object, *args: object) -> fx.Node:
@@ -67,18 +71,24 @@ def turn(body: fx.GraphModule) -> None:
     body.recompile()
 
 
-def _turned_is_faster(a: Tensor, b: Tensor) -> bool:
-    if len(a) * b.numel() < FEWEST:
+def _turned_is_faster(case: LoopProduct) -> bool:
+    ((rows, inner), _), ((_, columns), _) = case.first, case.second
+    if rows * inner * columns < FEWEST:
         return False
-    case = LoopProduct(_laid_out(a), _laid_out(b), a.dtype, torch.get_num_threads())
-    one, other = (
-        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).fill_(0.5) for x in (a, b)
+    a, b = (
+        torch.empty_strided(shape, strides, dtype=case.dtype).fill_(0.5)
+        for shape, strides in (case.first, case.second)
     )
     kernels = {
-        STRAIGHT: functools.partial(_repeated, one, other),
-        TURNED: functools.partial(_repeated, other.t(), one.t()),
+        STRAIGHT: functools.partial(_repeated, a, b),
+        TURNED: functools.partial(_repeated, b.t(), a.t()),
     }
-    return choosing.current().fastest(case, STRAIGHT, kernels, True) is kernels[TURNED]
+    taken = choosing.current().fastest(case, STRAIGHT, kernels, to_measure=True)
+    return taken is kernels[TURNED]
+
+
+def _case(a: Tensor, b: Tensor) -> LoopProduct:
+    return LoopProduct(_laid_out(a), _laid_out(b), a.dtype, torch.get_num_threads())
 
 
 def _laid_out(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
