@@ -20,12 +20,9 @@ def epochs(
     decides what is drawn.
 
     Args:
-        name: Of the sequence of epochs; only a `Stream` uses it.
+        name: Of the sequence of epochs, such as `random.INNER`; only a `Stream` uses it.
         size: Length of an epoch, the same at every call with this name.
         count: How many to draw, >= 1; they may be several epochs.
-        name: Of the sequence of epochs, such as `random.INNER`.
-        size: Length of an epoch.
-        count: How many to draw.
         generator: On the device of the result.
 
     Returns:
@@ -123,12 +120,9 @@ class Blocks:
         A single block is repeated without a copy and without a random number.
 
         Args:
-            name: Of the epochs, such as "inner".
+            name: Of the epochs, such as `random.INNER`.
             count: How many, >= 1.
             generator: On the device of the examples; a `Stream` continues its epochs.
-            name: Of the epochs, such as `random.INNER`.
-            count: How many.
-            generator: On the device of the examples; a `Stream` to continue its epochs.
         """
         if self.count == 1:  # without a copy
             if count not in self._repeated:
