@@ -62,7 +62,7 @@ def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def choices_of_their_own(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the user's cache out of the tests, and what tests measure out of the cache."""
-    monkeypatch.setattr(choosing, "cache_folder", lambda: kernels_cache)
+    monkeypatch.setattr(choosing, "user_cache", lambda: kernels_cache)
 
 
 @pytest.fixture(autouse=True)

@@ -107,7 +107,7 @@ class Choices:
     def _measured(self, words: str, usual: str, kernels: Mapping[str, Kernel]) -> str:
         global _spent
         since = time.perf_counter()
-        self.folder = self.folder or cache_folder()
+        self.folder = self.folder or user_cache()
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
         memory = Memory(self.folder)
@@ -236,11 +236,6 @@ def processor() -> str:
             facts.setdefault(name.strip(), value.strip())
     numbers = (f"{name} {facts[name]}" for name in MODEL if name in facts)
     return ", ".join([facts.get("model name") or platform.processor(), *numbers])
-
-
-def cache_folder() -> Path:
-    """Where choices are remembered."""
-    return user_cache()
 
 
 _spent = 0.0

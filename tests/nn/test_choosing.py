@@ -18,6 +18,7 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.nn import affine, choosing
 from bilevel_cli.nn.affine import Product
 from bilevel_cli.nn.choosing import MARGIN, Choices, Memory, decided
+from bilevel_cli.records.user_cache import user_cache
 
 CASE = Product(600, 784, 10, "rows", "rows", 1)
 WORDS = f"{CASE}, matmul_precision=highest"
@@ -288,11 +289,8 @@ def test_float64_measures_nothing(measured: Choices) -> None:
     assert not measured.taken
 
 
-CACHE_FOLDER = choosing.cache_folder  # which tests put elsewhere
-
-
 def test_the_cache_is_where_downloads_are() -> None:
-    assert CACHE_FOLDER() == Path(pooch.os_cache("bilevel-cli"))
+    assert user_cache() == Path(pooch.os_cache("bilevel-cli"))
 
 
 def test_without_a_home_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +298,7 @@ def test_without_a_home_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr("platformdirs.user_cache_path", unknown)
-    memory = choosing.Memory(CACHE_FOLDER())
+    memory = choosing.Memory(user_cache())
     memory.note("case", "kernel", {})
     assert memory.read() == {}
     assert not memory.path.parent.exists()

@@ -41,7 +41,7 @@ def deciding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str],
 
     def decide(kernel: str) -> None:
         folder = tmp_path / f"cache{next(folders)}"
-        monkeypatch.setattr(choosing, "cache_folder", lambda: folder)
+        monkeypatch.setattr(choosing, "user_cache", lambda: folder)
         monkeypatch.setattr(choosing, "decided", lambda *_: kernel)
 
     return decide
