@@ -60,18 +60,13 @@ def _compared(runs: list[Run], question: Question, options: Sequence[str] | None
     tasks = configurations(runs, list(values)) if values else []
     known = [task for task in tasks if task.differing]
     if len(known) < 2:
-        return _one(runs, question)
+        return compare(runs, question)
     of_task: dict[str, list[Run]] = {_key(task.runs[0], values): [] for task in known}
     lost: list[Run] = []
     for run in runs:  # those of `tasks` lack runs that were run again later
         of_task.get(_key(run, values), lost).append(run)
     some = {task.label: runs for task, runs in zip(known, of_task.values(), strict=True)}
     return _joined(some, lost, question, list(values))
-
-
-def _one(runs: list[Run], question: Question) -> Report:
-    """The comparison of runs of one task."""
-    return replace(compare(runs, question), iqm=question.iqm, validation=question.validation)
 
 
 def _makers(runs: Sequence[Run], options: Sequence[str] | None) -> dict[str, Value]:
@@ -108,7 +103,7 @@ def _joined(
         and any(len(run.evals) or len(run.train) for run in some)
     ]
     parts = {
-        name: _one(some, replace(question, group_by=_own(question.group_by, some, runs, names)))
+        name: compare(some, replace(question, group_by=_own(question.group_by, some, runs, names)))
         for name, some in tasks.items()
         if name not in without
     }
@@ -139,7 +134,6 @@ def _joined(
         budget=Budget(first.budget.column, limits.pop() if len(limits) == 1 else None),
         parts=parts,
         iqm=question.iqm,
-        validation=question.validation,
     )
     joined.statements.extend(
         line for line in first.statements if all(line in part.statements for part in reports)

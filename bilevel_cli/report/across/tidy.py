@@ -8,7 +8,6 @@ from typing import Any
 from bilevel_cli.report.across.reached import SPENT, first
 from bilevel_cli.report.compare.comparison import NO_NUMBER, Report, Row
 from bilevel_cli.report.compare.configurations import ABSENT, all_options, text
-from bilevel_cli.report.compare.measure import course, point
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show.formulas import harmless
@@ -82,9 +81,7 @@ def _who(run: Run, configuration: str) -> Cells:
 
 def _cells(part: Report, row: Row, run: Run) -> Cells:
     counted = run.name in row.values
-    line = course(run, part.metric) if part.metric else None
-    there = point(run, line, part.budget, part.validation) if counted and line else None
-    spent = there.costs if there else _at_end(run, part.metric)
+    spent = row.spent[run.name] if counted else _at_end(run)
     cells: Cells = {
         **_who(run, row.configuration.label),
         "counted": "yes" if counted else "no",
@@ -107,7 +104,7 @@ def _why(run: Run) -> str:
     return run.status
 
 
-def _at_end(run: Run, metric: str) -> dict[str, float]:
+def _at_end(run: Run) -> dict[str, float]:
     """What a run had spent at the end of its longer table."""
     spent = {}
     for cost in columns():

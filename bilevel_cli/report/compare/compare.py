@@ -31,7 +31,6 @@ from bilevel_cli.report.compare.measure import (
 from bilevel_cli.report.compare.question import Question
 from bilevel_cli.report.compare.scales import scale_of
 from bilevel_cli.report.compare.statements import statements
-from bilevel_cli.report.costs import columns
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import COMPLETED, MISSING, RUNNING, WITHOUT_A_NUMBER
 
@@ -58,7 +57,9 @@ def compare(runs: list[Run], question: Question) -> Report:
         scale = scale_of([np.array(list(row.values.values())) for row in rows], *within)
         unfinished = _unfinished(rows, courses, budget)
         rows = standings.ordered(rows, higher, question.iqm, scale, unfinished)
-    report = Report(runs, groups, rows, metric, higher, budget, within, scale.name)
+    report = Report(
+        runs, groups, rows, metric, higher, budget, within, scale.name, iqm=question.iqm
+    )
     report.statements.extend(statements(report, question, _ended_before(budget, rows, courses)))
     damaged = (line for run in runs for line in run.warnings)
     report.warnings.extend(map(plain, (*unfair(groups), *damaged)))
@@ -119,13 +120,9 @@ def _row(
         elif run.status == COMPLETED:
             counts[TOO_LARGE if line and budget.peak else NO_NUMBER] += 1
     values = {name: found.value for name, found in points.items()}
-    costs = {
-        name: float(np.mean([found.costs[name] for found in points.values()]))
-        for name in columns()
-        if points
-    }
+    spent = {name: found.costs for name, found in points.items()}
     estimate = student(list(values.values()), question.iqm, within)
-    return Row(group, values, estimate, Standing(UNCOMPARED), dict(counts), costs)
+    return Row(group, values, estimate, Standing(UNCOMPARED), dict(counts), spent)
 
 
 def _arrived(run: Run, line: Course | None, budget: Budget) -> bool:

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
 
 from bilevel_cli.report.compare.configurations import Configuration
-from bilevel_cli.report.costs import cost_of
+from bilevel_cli.report.costs import columns, cost_of
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import WITHOUT_A_NUMBER
 
@@ -100,8 +103,8 @@ class Row:
         counts: How many runs did not complete, by status, and how many completed but have no
             number at the budget: {"diverged": 2, "without a number": 1}. A run that was stopped,
             or is still going, is counted here even where it reached the budget and is in the mean.
-        costs: What the runs in the mean had spent where they are compared: a mean for each column
-            of costs.
+        spent: What each run in the mean had spent where it is compared, by the name of the run: an
+            amount for each column of costs.
     """
 
     configuration: Configuration
@@ -109,7 +112,13 @@ class Row:
     estimate: Estimate
     standing: Standing
     counts: dict[str, int]
-    costs: dict[str, float]
+    spent: dict[str, dict[str, float]]
+
+    @cached_property
+    def costs(self) -> dict[str, float]:
+        """What the runs in the mean had spent: a mean for each column of costs; empty without."""
+        runs = self.spent.values()
+        return {name: float(np.mean([one[name] for one in runs])) for name in columns() if runs}
 
     @property
     def doubtful(self) -> int:
@@ -141,7 +150,6 @@ class Report:
             of this report are then theirs, with the marks that they have there. Its metric is that
             of most tasks, and its budget has a limit only where all tasks have the same.
         iqm: Whether interquartile means were asked for.
-        validation: The column that selects a row of each run; None for the last.
         target: The score of which is asked what it took to reach it; None where it is not asked.
     """
 
@@ -157,7 +165,6 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     parts: "dict[str, Report]" = field(default_factory=dict)
     iqm: bool = False
-    validation: str | None = None
     target: float | None = None
 
     def part_of(self, configuration: Configuration) -> "Report":
