@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bilevel_cli.records.plain import plain
-from bilevel_cli.report.across.reached import Target, check_tasks
+from bilevel_cli.report.across.reached import Target, aimed, check_tasks
 from bilevel_cli.report.compare.compare import compare
 from bilevel_cli.report.compare.comparison import Budget, Report
 from bilevel_cli.report.compare.configurations import (
@@ -51,8 +51,10 @@ def compared(
     if target is None:
         return report
     check_tasks(target, report)
-    parts = {name: replace(part, target=target.of(name)) for name, part in report.parts.items()}
-    return replace(report, target=target.of(None), parts=parts)
+    if not report.parts:
+        return aimed(report, target.of(None))
+    parts = {name: aimed(part, target.of(name)) for name, part in report.parts.items()}
+    return replace(report, parts=parts)
 
 
 def _compared(runs: list[Run], question: Question, options: Sequence[str] | None) -> Report:

@@ -1,8 +1,8 @@
 """What it took to reach a target: seconds, gradients and steps until a score was as good."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -112,42 +112,22 @@ def check_tasks(target: Target, report: Report) -> None:
             )
 
 
-def reached(report: Report) -> list[Reached]:
-    """What each configuration of one task needed for a target, the cheapest first.
-
-    A run counts from its first evaluation that is as good, however it went on, and whatever the
-    budget. One that completed, or broke, without any never will. Order is by the cost at which runs
-    are compared.
+def aimed(report: Report, target: float | None) -> Report:
+    """The comparison of one task, with what its runs had spent when they reached a target.
 
     Args:
-        report: The comparison of one task, with a target.
+        report: The comparison.
+        target: The score; None where none is asked for.
     """
-    assert report.target is not None
-    found = [_of(one, report, report.target) for one in report.configurations]
-    cost = report.budget.column if report.budget.column in SPENT else STEP
-
-    def place(one: Reached) -> tuple[float, int]:
-        median = one.median(cost)
-        return (median if median == median else math.inf, -one.count)
-
-    return sorted(found, key=place)
+    if target is None:
+        return report
+    runs = (run for one in report.configurations for run in one.runs)
+    found = {run.name: _first(run, report.metric, target, report.higher) for run in runs}
+    spent = {name: one for name, one in found.items() if one is not None}
+    return replace(report, target=target, at_target=spent)
 
 
-def _of(configuration: Configuration, report: Report, target: float) -> Reached:
-    runs: dict[str, dict[str, float]] = {}
-    going = 0
-    for run in configuration.runs:
-        spent = first(run, report.metric, target, report.higher)
-        if spent is not None:
-            runs[run.name] = spent
-        elif run.status in (COMPLETED, MISSING, *WITHOUT_A_NUMBER):
-            runs[run.name] = dict.fromkeys(SPENT, math.inf)
-        else:
-            going += 1
-    return Reached(configuration, runs, going)
-
-
-def first(run: Run, metric: str, target: float, higher: bool) -> dict[str, float] | None:
+def _first(run: Run, metric: str, target: float, higher: bool) -> dict[str, float] | None:
     """What a run had spent at its first score that is as good as a target, by the columns `SPENT`.
 
     Returns:
@@ -161,6 +141,39 @@ def first(run: Run, metric: str, target: float, higher: bool) -> dict[str, float
     if not len(rows):
         return None
     return {cost: float(line.costs[cost][rows[0]]) for cost in SPENT}
+
+
+def reached(report: Report) -> list[Reached]:
+    """What each configuration of one task needed for its target, the cheapest first.
+
+    A run counts from its first evaluation that is as good, however it went on, and whatever the
+    budget. One that completed, or broke, without any never will. Order is by the cost at which runs
+    are compared.
+
+    Args:
+        report: The comparison of one task, with a target.
+    """
+    found = [_of(one, report.at_target) for one in report.configurations]
+    cost = report.budget.column if report.budget.column in SPENT else STEP
+
+    def place(one: Reached) -> tuple[float, int]:
+        median = one.median(cost)
+        return (median if median == median else math.inf, -one.count)
+
+    return sorted(found, key=place)
+
+
+def _of(configuration: Configuration, at_target: Mapping[str, dict[str, float]]) -> Reached:
+    runs: dict[str, dict[str, float]] = {}
+    going = 0
+    for run in configuration.runs:
+        if run.name in at_target:
+            runs[run.name] = at_target[run.name]
+        elif run.status in (COMPLETED, MISSING, *WITHOUT_A_NUMBER):
+            runs[run.name] = dict.fromkeys(SPENT, math.inf)
+        else:
+            going += 1
+    return Reached(configuration, runs, going)
 
 
 def shown(found: Sequence[Reached]) -> list[str]:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bilevel_cli.report.across.reached import SPENT, first
+from bilevel_cli.report.across.reached import SPENT
 from bilevel_cli.report.compare.comparison import NO_NUMBER, Report, Row
 from bilevel_cli.report.compare.configurations import ABSENT, all_options, text
 from bilevel_cli.report.costs import columns
@@ -92,7 +92,7 @@ def _cells(part: Report, row: Row, run: Run) -> Cells:
         **{cost: spent.get(cost, math.nan) for cost in columns()},
     }
     if part.target is not None:
-        needed = first(run, part.metric, part.target, part.higher) or {}
+        needed = part.at_target.get(run.name, {})
         cells["target"] = part.target
         cells |= {f"{cost}_to_target": needed.get(cost, math.nan) for cost in SPENT}
     return {**cells, "doubts": " ".join(run.doubts.values()), "error": run.error or ""}

@@ -151,6 +151,7 @@ class Report:
             of most tasks, and its budget has a limit only where all tasks have the same.
         iqm: Whether interquartile means were asked for.
         target: The score of which is asked what it took to reach it; None where it is not asked.
+        at_target: What each run that reached it had spent then, by the name of the run.
     """
 
     runs: list[Run]
@@ -166,6 +167,7 @@ class Report:
     parts: "dict[str, Report]" = field(default_factory=dict)
     iqm: bool = False
     target: float | None = None
+    at_target: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def part_of(self, configuration: Configuration) -> "Report":
         """The comparison of the task of a configuration; this one where there is one task."""
