@@ -1,6 +1,6 @@
 """Runs of several tasks are compared task by task: their scores have no common scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bilevel_cli.records.plain import plain
@@ -14,6 +14,7 @@ from bilevel_cli.report.compare.configurations import (
     configurations,
     full_name,
     key_of,
+    needed,
 )
 from bilevel_cli.report.compare.measure import has
 from bilevel_cli.report.compare.question import Question
@@ -77,15 +78,9 @@ def _makers(runs: Sequence[Run], options: Sequence[str] | None) -> dict[str, Val
         tried = {group: choice(group) for group in GROUPS}
     else:
         every = all_options(runs)
-        whole = [full_name(name, runs, "--tasks") for name in options]
+        whole = [full_name(name, every, "--tasks") for name in options]
         tried = {name: every[name] for name in whole}
-    needed: dict[str, Value] = {}
-    apart = 1
-    for name, value in tried.items():
-        count = len({_key(run, {**needed, name: value}) for run in runs})
-        if count > apart:
-            needed[name], apart = value, count
-    return needed
+    return needed(tried, runs)
 
 
 def _key(run: Run, values: dict[str, Value]) -> str:
@@ -104,8 +99,9 @@ def _joined(
         and not any(has(run, question.metric) for run in some)
         and any(len(run.evals) or len(run.train) for run in some)
     ]
+    asked = _asked(question.group_by, runs, names)
     parts = {
-        name: compare(some, replace(question, group_by=_own(question.group_by, some, runs, names)))
+        name: compare(some, replace(question, group_by=_own(asked, some)))
         for name, some in tasks.items()
         if name not in without
     }
@@ -114,10 +110,7 @@ def _joined(
         only.warnings.extend(_warnings({}, without, lost, question))
         return only
     compared = [run for name in parts for run in tasks[name]]
-    by = None
-    if question.group_by is not None:
-        by = [*(name for name in question.group_by if full_name(name, runs) not in names), *names]
-    groups = configurations(compared, by)
+    groups = configurations(compared, None if asked is None else [*asked, *names])
     place = {run: group for group in groups for run in group.runs}
     reports = list(parts.values())
     same = len({part.metric for part in reports}) == 1
@@ -144,15 +137,21 @@ def _joined(
     return joined
 
 
-def _own(
-    by: Sequence[str] | None, some: list[Run], runs: list[Run], names: list[str]
-) -> list[str] | None:
-    """Of the options that distinguish configurations, those that runs of one task have."""
+def _asked(by: Sequence[str] | None, runs: list[Run], names: list[str]) -> dict[str, str] | None:
+    """The whole names of the options that distinguish configurations, but those of tasks."""
     if by is None:
         return None
-    whole = {name: full_name(name, runs) for name in by}
+    options = all_options(runs)
+    whole = {name: full_name(name, options) for name in by}
+    return {name: full for name, full in whole.items() if full not in names}
+
+
+def _own(asked: Mapping[str, str] | None, some: list[Run]) -> list[str] | None:
+    """Of the options that distinguish configurations, those that runs of one task have."""
+    if asked is None:
+        return None
     options = all_options(some)
-    return [name for name, full in whole.items() if full in options and full not in names]
+    return [name for name, full in asked.items() if full in options]
 
 
 def _warnings(

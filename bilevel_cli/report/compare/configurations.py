@@ -55,10 +55,10 @@ def configurations(runs: list[Run], group_by: Sequence[str] | None = None) -> li
     runs = _last(runs, keys)
     if group_by is None:
         groups = _grouped(runs, [keys.__getitem__])
-        shown = _needed(all_options(runs), [group[0] for group in groups])
+        shown = needed(all_options(runs), [group[0] for group in groups])
     else:
         options = all_options(runs)
-        shown = {name: options[full_name(name, runs)] for name in group_by}
+        shown = {name: options[full_name(name, options)] for name in group_by}
         groups = _grouped(runs, shown.values())
     groups.sort(key=lambda group: [_order(value(group[0])) for value in shown.values()])
     short = _short(shown)
@@ -185,35 +185,34 @@ def _setting(name: str) -> Value:
     return lambda run: run.settings.get(name, ABSENT)
 
 
-def _needed(options: dict[str, Value], firsts: list[Run]) -> dict[str, Value]:
+def needed(options: Mapping[str, Value], runs: Sequence[Run]) -> dict[str, Value]:
     """The options that tell apart runs which the options taken before them do not."""
-    needed: dict[str, Value] = {}
-    parts, apart = [0] * len(firsts), 1  # the part of each run, by the options taken so far
+    taken: dict[str, Value] = {}
+    parts, apart = [0] * len(runs), 1  # the part of each run, by the options taken so far
     for name, value in options.items():
-        if apart == len(firsts):
+        if apart == len(runs):
             break
         numbers: dict[tuple[int, str], int] = {}
         refined = [
             numbers.setdefault((part, key_of(value(run))), len(numbers))
-            for part, run in zip(parts, firsts, strict=True)
+            for part, run in zip(parts, runs, strict=True)
         ]
         if len(numbers) > apart:
-            needed[name], parts, apart = value, refined, len(numbers)
-    return needed
+            taken[name], parts, apart = value, refined, len(numbers)
+    return taken
 
 
-def full_name(name: str, runs: Sequence[Run], asked: str = "--by") -> str:
+def full_name(name: str, options: Mapping[str, Value], asked: str = "--by") -> str:
     """The whole name of an option, of which only the end may be given where only one has that end.
 
     Args:
         name: The option, such as `lr` for `optimizer.lr`.
-        runs: The runs that may have it.
+        options: All of the runs that may have it.
         asked: The option of the command that names it, for the error.
 
     Raises:
         UsageError: No run has it, or several options end in this name.
     """
-    options = all_options(runs)
     ends = [known for known in options if known.endswith(f".{name}") or known.endswith(f"/{name}")]
     if name not in options and len(ends) != 1:
         several = f": it may be {plain(', '.join(ends), 200)}." if ends else hint(name, options)
