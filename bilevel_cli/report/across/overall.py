@@ -14,7 +14,6 @@ from bilevel_cli.report.across.normalised import Scale
 from bilevel_cli.report.across.pairings import Kind, Pair
 from bilevel_cli.report.compare.comparison import Estimate, Report, Row
 from bilevel_cli.report.compare.configurations import configurations, key_of
-from bilevel_cli.report.compare.scales import scale_of
 from bilevel_cli.report.costs import STEP
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import COMPLETED, WITHOUT_A_NUMBER
@@ -118,23 +117,23 @@ def overall(report: Report) -> Overall | None:
     tasks = [task for task, part in report.parts.items() if any(r.values for r in part.rows)]
     if len(tasks) < 2:
         return None
-    scales = {task: _scale(report.parts[task]) for task in tasks}
-    found = _numbered(_competitors(report, tasks), scales)
+    parts = {task: report.parts[task] for task in tasks}
+    scales = {task: _scale(part) for task, part in parts.items()}
+    found = _numbered(_competitors(parts), scales)
     whole = [one for one in found if all(one.scores.get(task) for task in tasks)]
     verdict = None
     if whole:
         whole, verdict = _ranked(whole, report, tasks)
     kept = {one.label for one in whole}
     every = [*whole, *(one for one in found if one.label not in kept)]
-    kinds = {task: _kind(report.parts[task]) for task in tasks}
+    kinds = {task: Kind(_sign(part), part.scale) for task, part in parts.items()}
     pairs = pairings.pairs({one.label: one.scores for one in every[:MOST]}, kinds, report.iqm)
     return Overall(tasks, every, scales, verdict, pairs)
 
 
-def _kind(part: Report) -> Kind:
-    """How the table of a task compares its scores."""
-    samples = [np.array(list(row.values.values())) for row in part.rows]
-    return Kind(1 if part.higher else -1, scale_of(samples, *part.within))
+def _sign(part: Report) -> int:
+    """What makes more of a score better."""
+    return 1 if part.higher else -1
 
 
 def _numbered(competitors: list[Competitor], scales: dict[str, Scale]) -> list[Competitor]:
@@ -166,16 +165,15 @@ def _ranked(
     return found, friedman.verdict(ranks[:, order]) if len(whole) > 1 else None
 
 
-def _competitors(report: Report, tasks: list[str]) -> list[Competitor]:
+def _competitors(parts: dict[str, Report]) -> list[Competitor]:
     """The configurations that differ in something else than their task."""
-    parts = [report.parts[task] for task in tasks]
-    names = _telling(parts)
+    names = _telling(list(parts.values()))
     groups = configurations(
-        [run for part in parts for g in part.configurations for run in g.runs], names
+        [run for part in parts.values() for g in part.configurations for run in g.runs], names
     )
     place = {run: number for number, group in enumerate(groups) for run in group.runs}
     rows: list[dict[str, Row]] = [{} for _ in groups]
-    for task, part in zip(tasks, parts, strict=True):
+    for task, part in parts.items():
         for row in part.rows:
             rows[place[row.configuration.runs[0]]][task] = row
     return [
@@ -183,10 +181,7 @@ def _competitors(report: Report, tasks: list[str]) -> list[Competitor]:
             group.label,
             group.differing,
             own,
-            {
-                task: _scores(row, 1 if report.parts[task].higher else -1)
-                for task, row in own.items()
-            },
+            {task: _scores(row, _sign(parts[task])) for task, row in own.items()},
         )
         for group, own in zip(groups, rows, strict=True)
     ]
@@ -236,7 +231,7 @@ def _place(one: Competitor, task: str, report: Report) -> tuple[float, float]:
 
 
 def _scale(part: Report) -> Scale:
-    sign = 1 if part.higher else -1
+    sign = _sign(part)
     starts = [_start(run, part.metric) for one in part.configurations for run in one.runs]
     known = [sign * start for start in starts if math.isfinite(start)]
     means = [sign * row.estimate.value for row in part.rows if row.values]

@@ -57,9 +57,7 @@ def compare(runs: list[Run], question: Question) -> Report:
         scale = scale_of([np.array(list(row.values.values())) for row in rows], *within)
         unfinished = _unfinished(rows, courses, budget)
         rows = standings.ordered(rows, higher, question.iqm, scale, unfinished)
-    report = Report(
-        runs, groups, rows, metric, higher, budget, within, scale.name, iqm=question.iqm
-    )
+    report = Report(runs, groups, rows, metric, higher, budget, within, scale, iqm=question.iqm)
     report.statements.extend(statements(report, question, _ended_before(budget, rows, courses)))
     damaged = (line for run in runs for line in run.warnings)
     report.warnings.extend(map(plain, (*unfair(groups), *damaged)))

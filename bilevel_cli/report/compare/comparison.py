@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from bilevel_cli.report.compare.configurations import Configuration
+from bilevel_cli.report.compare.scales import PLAIN, Scale
 from bilevel_cli.report.costs import columns, cost_of
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.vocabulary import WITHOUT_A_NUMBER
@@ -143,7 +144,7 @@ class Report:
         higher: Whether more of the metric is better.
         budget: What each run may spend before it is compared.
         within: The least and the most that the metric can be, as far as its values tell.
-        scale: What scores are compared on, such as "logits"; "" where as they are.
+        scale: What scores are compared on.
         statements: What a reader must know, a line each.
         warnings: What is unfair about the comparison, and which files are damaged; a line each.
         parts: Where the runs have several tasks, the comparison of each task, by its name. The rows
@@ -161,7 +162,7 @@ class Report:
     higher: bool
     budget: Budget
     within: tuple[float, float] = UNBOUNDED
-    scale: str = ""
+    scale: Scale = PLAIN
     statements: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parts: "dict[str, Report]" = field(default_factory=dict)

@@ -41,7 +41,7 @@ def statements(report: Report, question: Question, ended_before: Sequence[str]) 
         lines.append(
             f"Ended before that budget, and stand with their end: {', '.join(ended_before)}."
         )
-    return [*lines, *_compared(report.rows, report.scale), *_doubted(report.rows)]
+    return [*lines, *_compared(report.rows, report.scale.name), *_doubted(report.rows)]
 
 
 def _where(report: Report, question: Question) -> str:
