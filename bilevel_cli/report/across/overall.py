@@ -14,8 +14,8 @@ from bilevel_cli.report.across.normalised import Scale
 from bilevel_cli.report.across.pairings import Kind, Pair
 from bilevel_cli.report.compare.comparison import Estimate, Report, Row
 from bilevel_cli.report.compare.configurations import configurations, key_of
-from bilevel_cli.report.costs import STEP
-from bilevel_cli.report.read.runs import Run
+from bilevel_cli.report.compare.measure import at_start
+from bilevel_cli.report.compare.standings import by_seed
 from bilevel_cli.vocabulary import COMPLETED, WITHOUT_A_NUMBER
 
 Numbers = NDArray[np.float64]
@@ -210,20 +210,18 @@ def _scores(row: Row, sign: int) -> dict[str, float]:
 
     A run that is going, or was stopped, and has no number yet, says nothing.
     """
-    found: dict[str, list[float]] = {}
-    for run in row.configuration.runs:
-        seed = run.name if run.seed is None else str(run.seed)
-        if run.name in row.values:
-            found.setdefault(seed, []).append(sign * row.values[run.name])
-        elif run.status in WITHOUT_A_NUMBER or run.status == COMPLETED:
-            found.setdefault(seed, []).append(-math.inf)
-    return {seed: float(np.mean(values)) for seed, values in found.items()}
+    failed = (
+        run.name
+        for run in row.configuration.runs
+        if run.status in WITHOUT_A_NUMBER or run.status == COMPLETED
+    )
+    values = {name: sign * value for name, value in row.values.items()}
+    return by_seed(row.configuration, {**dict.fromkeys(failed, -math.inf), **values})
 
 
 def _place(one: Competitor, task: str, report: Report) -> tuple[float, float]:
     """What a task ranks by: the part of the runs that failed, then the mean of the others."""
-    scores = one.scores[task].values()
-    failed = sum(value == -math.inf for value in scores) / len(scores)
+    failed = pairings.failed(one.scores[task])
     if failed == 1:
         return failed, 0.0
     value = one.rows[task].estimate.value
@@ -232,15 +230,7 @@ def _place(one: Competitor, task: str, report: Report) -> tuple[float, float]:
 
 def _scale(part: Report) -> Scale:
     sign = _sign(part)
-    starts = [_start(run, part.metric) for one in part.configurations for run in one.runs]
+    starts = [at_start(run, part.metric) for one in part.configurations for run in one.runs]
     known = [sign * start for start in starts if math.isfinite(start)]
     means = [sign * row.estimate.value for row in part.rows if row.values]
     return normalised.scale(float(np.mean(known)) if known else math.nan, means)
-
-
-def _start(run: Run, metric: str) -> float:
-    """The metric of a run at step 0; NaN where it has none there."""
-    for table in (run.evals, run.train):
-        if metric in table and len(table):
-            return float(table[metric].iloc[0]) if table[STEP].iloc[0] == 0 else math.nan
-    return math.nan

@@ -116,10 +116,11 @@ def _outcomes(
     limits = statistics.holm([one.p for one in doubtful.values()])
     for ((one, other), difference), limit in zip(doubtful.items(), limits, strict=True):
         ahead = kind.sign * int(np.sign(difference.value)) if difference.p <= limit else 0
-        failed = _failed(scores[one]) - _failed(scores[other])
-        found[one, other] = 0 if ahead * failed > 0 else ahead
+        lost_more = failed(scores[one]) - failed(scores[other])
+        found[one, other] = 0 if ahead * lost_more > 0 else ahead
     return found
 
 
-def _failed(scores: Mapping[str, float]) -> float:
+def failed(scores: Mapping[str, float]) -> float:
+    """The part of the runs of a configuration on one task that failed."""
     return sum(value == -math.inf for value in scores.values()) / len(scores)

@@ -54,6 +54,14 @@ def course(run: Run, name: str) -> Course | None:
     return Course(_numbers(table, name), costs)
 
 
+def at_start(run: Run, name: str) -> float:
+    """A column of a run at step 0; NaN where it has none there."""
+    table = _table(run, name)
+    if table is None or not len(table) or _numbers(table, STEP)[0] != 0:
+        return np.nan
+    return float(_numbers(table, name)[0])
+
+
 def point(run: Run, course: Course, budget: Budget, validation: str | None = None) -> Point | None:
     """The last value within a budget, or the one where a validation column is best.
 

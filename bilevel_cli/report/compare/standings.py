@@ -21,6 +21,7 @@ from bilevel_cli.report.compare.comparison import (
     Row,
     Standing,
 )
+from bilevel_cli.report.compare.configurations import Configuration
 from bilevel_cli.report.compare.scales import Scale
 from bilevel_cli.report.compare.statistics import Difference, difference, holm
 
@@ -68,19 +69,24 @@ def ordered(
     return [*whole, *(_broken(row) for row in broke), *none]
 
 
-def by_seed(row: Row) -> dict[str, float]:
-    """The values of a row by seed; of several runs with one seed, their mean."""
+def by_seed(configuration: Configuration, values: Mapping[str, float]) -> dict[str, float]:
+    """The values of runs by seed; of several runs with one seed, their mean.
+
+    Args:
+        configuration: That of the runs.
+        values: A value for each run that has one, by its name.
+    """
     found: dict[str, list[float]] = {}
-    for run in row.configuration.runs:
-        if run.name in row.values:
+    for run in configuration.runs:
+        if run.name in values:
             seed = run.name if run.seed is None else str(run.seed)
-            found.setdefault(seed, []).append(row.values[run.name])
-    return {seed: float(np.mean(values)) for seed, values in found.items()}
+            found.setdefault(seed, []).append(values[run.name])
+    return {seed: float(np.mean(some)) for seed, some in found.items()}
 
 
 def seeds(row: Row) -> int:
     """How many seeds of a configuration have a number."""
-    return len(by_seed(row))
+    return len(by_seed(row.configuration, row.values))
 
 
 def lost(row: Row) -> str:
@@ -96,7 +102,8 @@ def lost(row: Row) -> str:
 def _compared(rows: list[Row], sign: int, iqm: bool, scale: Scale) -> list[Row]:
     """The rows, the best first, each compared with it."""
     best, *others = rows
-    found = [difference(by_seed(row), by_seed(best), iqm, scale) for row in others]
+    leader, *values = (by_seed(row.configuration, row.values) for row in rows)
+    found = [difference(own, leader, iqm, scale) for own in values]
     known = [one for one in found if one is not None]
     assert len(known) == len(others), "both have two seeds"
     limits = holm([one.p for one in known], chosen=True)
