@@ -74,10 +74,14 @@ def pairs(
         task: _outcomes({n: own[task] for n, own in scores.items() if own.get(task)}, kind, iqm)
         for task, kind in kinds.items()
     }
+    numbers = {
+        name: {task: np.array(list(some.values())) for task, some in own.items() if some}
+        for name, own in scores.items()
+    }
     found: dict[tuple[str, str], Pair] = {}
     for one, other in combinations(scores, 2):
-        common = [t for t in kinds if scores[one].get(t) and scores[other].get(t)]
-        x, y = ([np.array(list(scores[name][t].values())) for t in common] for name in (one, other))
+        common = [task for task in kinds if task in numbers[one] and task in numbers[other]]
+        x, y = ([numbers[name][task] for task in common] for name in (one, other))
         if common:
             value = improvement.probability(x, y)
             sizes = [(len(a), len(b)) for a, b in zip(x, y, strict=True)]
@@ -99,18 +103,18 @@ def _outcomes(
     (Holm). One all of whose runs failed is worse than any other; one some of whose runs failed is
     never better, whatever the others say, than one of whose runs a smaller part did.
     """
+    alive = {
+        name: {seed: kind.sign * value for seed, value in own.items() if value > -math.inf}
+        for name, own in scores.items()
+    }
     found: dict[tuple[str, str], int] = {}
     doubtful: dict[tuple[str, str], statistics.Difference] = {}
     for one, other in combinations(scores, 2):
-        alive = [
-            {seed: kind.sign * value for seed, value in scores[name].items() if value > -math.inf}
-            for name in (one, other)
-        ]
-        if not all(alive):
-            found[one, other] = bool(alive[0]) - bool(alive[1])
+        if not (alive[one] and alive[other]):
+            found[one, other] = bool(alive[one]) - bool(alive[other])
             continue
         found[one, other] = 0
-        difference = statistics.difference(alive[0], alive[1], iqm, kind.scale)
+        difference = statistics.difference(alive[one], alive[other], iqm, kind.scale)
         if difference is not None:
             doubtful[one, other] = difference
     limits = statistics.holm([one.p for one in doubtful.values()])

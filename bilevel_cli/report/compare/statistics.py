@@ -208,13 +208,11 @@ def difference(
         for values in (one, other)
     )
     compared = paired if pairs else unpaired
-    return Difference(
-        compared(scale.free(left), scale.free(right), iqm),
-        scale,
-        compared(left, right, iqm),
-        (float(location(left, iqm).value), float(location(right, iqm).value)),
-        pairs,
-    )
+    plain = measured = compared(left, right, iqm)
+    if scale is not PLAIN:
+        measured = compared(scale.free(left), scale.free(right), iqm)
+    a, b = (float(_center(some, _cut(len(some), iqm))) for some in (left, right))
+    return Difference(measured, scale, plain, (a, b), pairs)
 
 
 def holm(p_values: Sequence[float], chosen: bool = False) -> list[float]:
