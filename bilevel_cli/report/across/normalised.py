@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
 from bilevel_cli.report.compare.comparison import Estimate
-from bilevel_cli.report.compare.statistics import LEVEL
+from bilevel_cli.report.compare.statistics import LEVEL, Measured, location, together
 
 Numbers = NDArray[np.float64]
 
@@ -74,9 +74,9 @@ def mean(scores: Sequence[Numbers]) -> Estimate:
     Args:
         scores: For each task the scores of one configuration, all finite.
     """
-    value = float(np.mean([one.mean() for one in scores]))
-    variances = [one.var(ddof=1) / len(one) / len(scores) ** 2 for one in scores if len(one) > 1]
-    return _estimate(value, scores, variances)
+    found = [location(one) for one in scores]
+    value = np.asarray(np.mean([one.value for one in found]))
+    return _estimate(value, [one.error / len(scores) for one in found], scores)
 
 
 def interquartile(scores: Sequence[Numbers]) -> Estimate:
@@ -93,25 +93,20 @@ def interquartile(scores: Sequence[Numbers]) -> Estimate:
     every = np.sort(np.concatenate(scores))
     cut = len(every) // 4
     kept = len(every) - 2 * cut
-    value = float(every[cut : cut + kept].mean())
-    within = [np.clip(one, every[cut], every[cut + kept - 1]) for one in scores]
-    variances = [len(one) * one.var(ddof=1) / kept**2 for one in within if len(one) > 1]
-    return _estimate(value, scores, variances)
+    value = every[cut : cut + kept].mean()
+    within = [location(np.clip(one, every[cut], every[cut + kept - 1])) for one in scores]
+    errors = [one.error * len(some) / kept for one, some in zip(within, scores, strict=True)]
+    return _estimate(value, errors, scores)
 
 
-def _estimate(value: float, scores: Sequence[Numbers], variances: Sequence[float]) -> Estimate:
-    """An estimate whose variance is a sum of one for each task; without an interval of one seed."""
+def _estimate(value: Numbers, errors: Sequence[Numbers], scores: Sequence[Numbers]) -> Estimate:
+    """An estimate to which each task adds something with an error; of one seed without interval."""
     n = sum(map(len, scores))
-    if len(variances) < len(scores):
-        return Estimate(value, np.nan, np.nan, n)
-    parts = np.array(variances)
-    variance = float(parts.sum())
-    if variance <= 0:
-        return Estimate(value, value, value, n)
-    freedom = np.array([len(one) - 1 for one in scores])
-    degrees = variance**2 / float((parts**2 / freedom).sum())
-    half = float(stdtrit(degrees, (1 + LEVEL) / 2)) * variance**0.5
-    return Estimate(value, value - half, value + half, n)
+    if any(len(one) < 2 for one in scores):
+        return Estimate(float(value), np.nan, np.nan, n)
+    freedoms = [np.asarray(len(one) - 1.0) for one in scores]
+    low, high = Measured(value, *together(errors, freedoms)).interval()
+    return Estimate(float(value), float(low), float(high), n)
 
 
 def profile(scores: Sequence[Numbers], thresholds: Numbers) -> tuple[Numbers, Numbers, Numbers]:

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # scipy.stats would take half a second to import
 
-from bilevel_cli.report.compare.scales import PLAIN, Scale
-
-Numbers = NDArray[np.float64]
+from bilevel_cli.report.compare.scales import PLAIN, Numbers, Scale
 
 LEVEL = 0.95  # of an interval, and of all statements of a family together
 ERROR = 0.05  # what is left of it
@@ -105,11 +103,19 @@ def unpaired(one: Numbers, other: Numbers, iqm: bool = False) -> Measured:
         iqm: As in `location`.
     """
     a, b = location(one, iqm), location(other, iqm)
-    first, second = a.error**2, b.error**2
+    return Measured(_minus(a.value, b.value), *together([a.error, b.error], [a.freedom, b.freedom]))
+
+
+def together(errors: Sequence[Numbers], freedoms: Sequence[Numbers]) -> tuple[Numbers, Numbers]:
+    """The standard error of a sum of independent quantities, and its degrees of freedom.
+
+    These are Welch's and Satterthwaite's; where nothing varies, the fewest of any quantity.
+    """
+    squares, each = np.square(errors), np.asarray(freedoms)
+    variance = squares.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = (first + second) ** 2 / (first**2 / a.freedom + second**2 / b.freedom)
-    freedom = np.where(np.isfinite(freedom), freedom, np.minimum(a.freedom, b.freedom))
-    return Measured(_minus(a.value, b.value), np.sqrt(first + second), freedom)
+        freedom = variance**2 / (squares**2 / each).sum(axis=0)
+    return np.sqrt(variance), np.where(np.isfinite(freedom), freedom, each.min(axis=0))
 
 
 class Difference(NamedTuple):
@@ -178,7 +184,7 @@ def difference(
     one: Mapping[Any, float],
     other: Mapping[Any, float],
     iqm: bool = False,
-    scale: Scale | None = None,
+    scale: Scale = PLAIN,
 ) -> Difference | None:
     """The location of `one` minus that of `other`, from their values by seed.
 
@@ -191,16 +197,15 @@ def difference(
         one: Values by seed.
         other: Likewise.
         iqm: As in `location`.
-        scale: On which they are compared; None for that of the scores as they are.
+        scale: On which they are compared.
 
     Returns:
         None where either has fewer than two values.
     """
-    if min(len(one), len(other)) < 2:
+    if (fewer := min(len(one), len(other))) < 2:
         return None
-    scale = scale or PLAIN
     common = [seed for seed in one if seed in other]
-    fewer, pairs = min(len(one), len(other)), len(common)
+    pairs = len(common)
     if not (pairs == fewer or (pairs >= FEWEST_PAIRS and 2 * pairs >= fewer)):
         common, pairs = [], 0
     left, right = (
@@ -230,13 +235,12 @@ def holm(p_values: Sequence[float], chosen: bool = False) -> list[float]:
             them left, all j (j - 1) / 2 pairs share the error in place of the j - 1 that are seen.
     """
     limits = [0.0] * len(p_values)
-    stopped = None
+    limit, stopped = 0.0, False
     for step, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if stopped is None:
-            limits[place] = ERROR / _sharing(len(p_values) - step, chosen)
-            stopped = limits[place] if p_values[place] > limits[place] else None
-        else:
-            limits[place] = stopped
+        if not stopped:
+            limit = ERROR / _sharing(len(p_values) - step, chosen)
+            stopped = p_values[place] > limit
+        limits[place] = limit
     return limits
 
 
