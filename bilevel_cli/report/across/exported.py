@@ -1,6 +1,5 @@
 """Comparisons of several tasks for papers and other programs: LaTeX and CSV."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,7 @@ from bilevel_cli.report.across.told import headline, sentences
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import text
 from bilevel_cli.report.costs import columns
-from bilevel_cli.report.show import cells, papers
-from bilevel_cli.report.show.formulas import harmless
+from bilevel_cli.report.show import cells, formulas, papers
 
 
 def latex(report: Report) -> str:
@@ -101,19 +99,14 @@ def write_csv(report: Report, path: Path) -> None:
     for task, part, row in rows:
         one, estimate = of_row.get(id(row)), row.estimate
         chosen, ranks, numbers = (one.options, one.ranks, one.numbers) if one else ({}, {}, {})
-        normalised = float(numbers[task].mean()) if task in numbers else math.nan
+        normalised = float(numbers[task].mean()) if task in numbers else None
         lines.append(
             [task, one.label if one else row.configuration.label]
             + [text(chosen.get(name, "")) for name in options]
             + [part.metric, "yes" if part.higher else "no"]
-            + [_full(value) for value in (estimate.value, estimate.low, estimate.high)]
-            + [estimate.n, cells.mark(row), _full(ranks.get(task, math.nan)), _full(normalised)]
+            + [estimate.value, estimate.low, estimate.high, estimate.n, cells.mark(row)]
+            + [ranks.get(task), normalised]
             + [row.counts.get(status, 0) for status in statuses]
-            + [row.doubtful, *(_full(row.costs.get(cost, math.nan)) for cost in columns())]
+            + [row.doubtful, *(row.costs.get(cost) for cost in columns())]
         )
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([harmless(cell) for cell in line] for line in lines)
-
-
-def _full(value: float) -> str:
-    return "" if math.isnan(value) else repr(float(value))
+    formulas.write(path, lines)

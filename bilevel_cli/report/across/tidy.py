@@ -1,16 +1,15 @@
 """The runs of a report as a table for other programs: a row a run, a column an option."""
 
-import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bilevel_cli.report.across.reached import SPENT
 from bilevel_cli.report.compare.comparison import NO_NUMBER, Report, Row
 from bilevel_cli.report.compare.configurations import ABSENT, all_options, text
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.read.runs import Run
-from bilevel_cli.report.show.formulas import harmless
+from bilevel_cli.report.show import formulas
 from bilevel_cli.vocabulary import COMPLETED
 
 REPEATED = "run again later"  # why a run is not counted, where its status does not say it
@@ -37,17 +36,12 @@ def write(report: Report, path: Path) -> None:
     options = all_options(report.runs)
     fixed = dict.fromkeys(name for cells, _ in rows for name in cells)
     named = {name: f"settings.{name}" if name in fixed else name for name in options}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([harmless(name) for name in (*fixed, *named.values())])
-        for cells, run in rows:
-            values = [
-                text(v) if (v := value(run)) is not ABSENT else "" for value in options.values()
-            ]
-            writer.writerow(
-                [harmless(_full(cells.get(name, ""))) for name in fixed]
-                + [harmless(v) for v in values]
-            )
+    lines: list[Sequence[object]] = [[*fixed, *named.values()]]
+    for cells, run in rows:
+        values = (value(run) for value in options.values())
+        chosen = ["" if one is ABSENT else text(one) for one in values]
+        lines.append([*(cells.get(name) for name in fixed), *chosen])
+    formulas.write(path, lines)
 
 
 def _rows(report: Report) -> list[tuple[Cells, Run]]:
@@ -75,7 +69,7 @@ def _who(run: Run, configuration: str) -> Cells:
         "folder": str(run.folder.absolute()),
         "configuration": configuration,
         "status": run.status,
-        "seed": "" if run.seed is None else run.seed,
+        "seed": run.seed,
     }
 
 
@@ -88,14 +82,14 @@ def _cells(part: Report, row: Row, run: Run) -> Cells:
         "why_not": "" if counted else _why(run),
         "metric": part.metric,
         "higher_is_better": "yes" if part.higher else "no",
-        "value": row.values.get(run.name, ""),
-        **{cost: spent.get(cost, math.nan) for cost in columns()},
+        "value": row.values.get(run.name),
+        **{cost: spent.get(cost) for cost in columns()},
     }
     if part.target is not None:
         needed = part.at_target.get(run.name, {})
         cells["target"] = part.target
-        cells |= {f"{cost}_to_target": needed.get(cost, math.nan) for cost in SPENT}
-    return {**cells, "doubts": " ".join(run.doubts.values()), "error": run.error or ""}
+        cells |= {f"{cost}_to_target": needed.get(cost) for cost in SPENT}
+    return {**cells, "doubts": " ".join(run.doubts.values()), "error": run.error}
 
 
 def _why(run: Run) -> str:
@@ -115,10 +109,3 @@ def _at_end(run: Run) -> dict[str, float]:
         ]
         spent[cost] = max(known, default=math.nan)
     return spent
-
-
-def _full(value: Any) -> object:
-    """A cell with every digit; empty for a number that is unknown."""
-    if isinstance(value, float):
-        return repr(value) if value == value else ""
-    return value

@@ -1,6 +1,5 @@
 """A comparison for other programs: Markdown, LaTeX, CSV."""
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,7 @@ from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare.comparison import BEST, LEVEL, Report, Row
 from bilevel_cli.report.compare.configurations import text
 from bilevel_cli.report.costs import columns
-from bilevel_cli.report.show import cells, terminal
-from bilevel_cli.report.show.formulas import harmless
+from bilevel_cli.report.show import cells, formulas, terminal
 from bilevel_cli.report.show.headline import headline
 
 _LATEX = {
@@ -119,14 +117,12 @@ def write_csv(report: Report, path: Path) -> None:
         lines.append(
             [configuration.label]
             + [text(configuration.differing.get(name, "")) for name in options]
-            + [_full(value) for value in (found.value, found.low, found.high)]
-            + [found.n, cells.mark(row), *_behind(row)]
+            + [found.value, found.low, found.high, found.n, cells.mark(row), *_behind(row)]
             + [row.counts.get(status, 0) for status in statuses]
             + [row.doubtful] * doubts
-            + [_full(row.costs.get(name)) for name in columns()]
+            + [row.costs.get(name) for name in columns()]
         )
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([harmless(cell) for cell in line] for line in lines)
+    formulas.write(path, lines)
 
 
 def _behind(row: Row) -> list[object]:
@@ -135,8 +131,7 @@ def _behind(row: Row) -> list[object]:
     if behind is None:
         return [""] * 6
     by = behind.by
-    ends = [_full(value) for value in (by.value, by.low, by.high, behind.p, behind.limit)]
-    return [*ends, by.n]
+    return [by.value, by.low, by.high, behind.p, behind.limit, by.n]
 
 
 def _row(row: list[str]) -> str:
@@ -146,7 +141,3 @@ def _row(row: list[str]) -> str:
 def _exponent(number: str) -> str:
     """The power of ten of (1.2 +- 0.3)e-05 as LaTeX writes it."""
     return _POWER.sub(lambda power: rf" \cdot 10^{{{int(power[1])}}}", number)
-
-
-def _full(value: float | None) -> str:
-    return "" if value is None or value != value else repr(float(value))
