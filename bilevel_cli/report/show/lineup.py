@@ -6,6 +6,7 @@ scale.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ class Lineup(NamedTuple):
         return sorted(own, key=lambda number: self.rank[number])
 
 
+@lru_cache(maxsize=1)  # of one report: most parts of the page ask for it
 def lineup(report: Report) -> Lineup:
     """Where each configuration of a report is drawn."""
     several = report.configurations
@@ -85,19 +87,21 @@ def lineup(report: Report) -> Lineup:
         for order, number in enumerate(n for n in placed if panel[n] == place):
             rank[number] = order
 
-    names = list(dict.fromkeys(labels))  # in the order of the configurations
-    owned = {name: [n for n, label in enumerate(labels) if label == name] for name in names}
+    owned: dict[str, list[int]] = {}  # names in the order of the configurations
+    for number, label in enumerate(labels):
+        owned.setdefault(label, []).append(number)
     # One that has no number, or is missing from a panel, counts as last there.
     sizes = [panel.count(place) for place in range(len(panels))]
-    ordered = sorted(names, key=lambda name: _mean_rank(owned[name], panel, rank, sizes))
+    ordered = sorted(owned, key=lambda name: _mean_rank(owned[name], panel, rank, sizes))
     crowded = max(sizes, default=0) > FEW
-    styled = ordered if crowded else names
+    place_of = {name: place for place, name in enumerate(ordered)}
+    styles = place_of if crowded else {name: number for number, name in enumerate(owned)}
     entries = []
     for order, name in enumerate(ordered):
         ranked = any(counted[id(several[n])] for n in owned[name])
         front = not crowded or order < FRONT
-        entries.append(Entry(name, styled.index(name), ranked, front))
-    return Lineup(panels, panel, [ordered.index(label) for label in labels], rank, entries)
+        entries.append(Entry(name, styles[name], ranked, front))
+    return Lineup(panels, panel, [place_of[label] for label in labels], rank, entries)
 
 
 def _panel(configuration: Configuration) -> str:
