@@ -1,7 +1,7 @@
 """Pieces of HTML that several parts of the page share."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bilevel_cli.records.plain import plain
 from bilevel_cli.report.read.runs import Run
@@ -28,9 +28,13 @@ def swatch(number: int) -> str:
     return f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
 
 
-def badge(run: Run) -> str:
-    kind = "bad" if run.status in ENDED_BADLY else "plain"
-    return f'<span class="badge {kind}">{escape(run.status)}</span>'
+def badge(kind: str, text: str) -> str:
+    """A few words in the colours of a standing, or in those of "bad" or "plain"; "" of none."""
+    return f'<span class="badge {kind}">{escape(text)}</span>' if text else ""
+
+
+def status(run: Run) -> str:
+    return badge("bad" if run.status in ENDED_BADLY else "plain", run.status)
 
 
 def card(name: str, title: str, content: str) -> str:
@@ -38,6 +42,33 @@ def card(name: str, title: str, content: str) -> str:
         f'<section class="card" id="{name}" aria-labelledby="{name}-title">'
         f'<h2 id="{name}-title">{title}</h2>{content}</section>'
     )
+
+
+def listed(lines: Sequence[str], kind: str) -> str:
+    """Sentences as a list; "" of none."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
+
+
+def table_of(name: str, head: Iterable[str], rows: Iterable[str]) -> str:
+    """A table in a box of its own, in which it scrolls where it is too wide."""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
+        f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def headed(first: str, others: Iterable[str]) -> list[str]:
+    """The head of a table whose first column names its rows."""
+    return [
+        f'<th scope="col" class="text">{first}</th>',
+        *(f'<th scope="col">{one}</th>' for one in others),
+    ]
+
+
+def row_of(label: str, cells: Iterable[str]) -> str:
+    """A row of such a table."""
+    return f'<tr><th scope="row" class="label">{label}</th>{"".join(cells)}</tr>'
 
 
 def short_names(runs: Sequence[Run]) -> dict[str, str]:

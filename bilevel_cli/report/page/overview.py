@@ -1,7 +1,6 @@
 """The sections of the page on all tasks of a report together, and on targets."""
 
 import math
-from collections.abc import Iterable
 
 from bilevel_cli.report.across import printed, told
 from bilevel_cli.report.across.overall import Competitor, Overall, overall
@@ -9,11 +8,21 @@ from bilevel_cli.report.across.pairings import Pair
 from bilevel_cli.report.across.panels import looks, looks_of_runs
 from bilevel_cli.report.compare.comparison import BEST, LEVEL, Report
 from bilevel_cli.report.costs import cost_of
-from bilevel_cli.report.page.markup import card, escape, swatch
+from bilevel_cli.report.page.markup import (
+    badge,
+    card,
+    escape,
+    headed,
+    listed,
+    row_of,
+    swatch,
+    table_of,
+)
 from bilevel_cli.report.page.standing_charts import charts
 from bilevel_cli.report.show import cells
 
 PLUS_MINUS = "\u00b1"
+NOTES = "note statements"  # what lists of sentences are to page.css
 MOST = 12  # configurations whose pairs are shown at once; those of more are folded
 
 
@@ -23,8 +32,8 @@ def across(report: Report) -> str:
     if found is None:
         return ""
     styles = looks(report, found)
-    said = "".join(f"<li>{escape(line)}</li>" for line in told.sentences(report, found))
-    parts = [_standings(report, found, styles), f'<ul class="note statements">{said}</ul>']
+    said = listed(told.sentences(report, found), NOTES)
+    parts = [_standings(report, found, styles), said]
     if len(found.ranked) > 1:
         parts.append(charts(found, styles))
     if len(found.competitors) > 1:
@@ -43,20 +52,17 @@ def by_task(report: Report) -> str:
         rows = []
         for row, line in zip(part.rows, lines, strict=True):
             label = f"{swatch(styles[row.configuration.runs[0]])}{escape(line.label)}"
-            badge = f'<span class="badge {row.standing.kind}">{escape(line.mark)}</span>'
             number = escape(cells.estimate(row.estimate, PLUS_MINUS)) if row.values else ""
+            measured = _cell(f"{number}{badge(row.standing.kind, line.mark)}", plain=False)
             amounts = (cells.amount(row.costs.get(cost, math.nan)) for cost in costs)
             extra = [_cell(line.n), *([_cell(line.others)] if others else [])]
-            rows.append(
-                _line(label, [_cell(f"{number}{badge}", False), *extra, *map(_cell, amounts)])
-            )
-        head = ["configuration", escape(cells.words(part.metric or "score")), "runs"]
+            rows.append(row_of(label, [measured, *extra, *map(_cell, amounts)]))
+        head = [escape(cells.words(part.metric or "score")), "runs"]
         head += [*(["other runs"] if others else []), *(cost_of(cost).title for cost in costs)]
         said = [told.headline(part, PLUS_MINUS)]
         said += [line for line in part.statements if line not in report.statements]
-        notes = "".join(f"<li>{escape(line)}</li>" for line in said)
-        table = _table(name, head, rows)
-        found.append(f'<h3>{escape(name)}</h3><ul class="note statements">{notes}</ul>{table}')
+        table = table_of(name, headed("configuration", head), rows)
+        found.append(f"<h3>{escape(name)}</h3>{listed(said, NOTES)}{table}")
     return card("results", "Task by task", "".join(found))
 
 
@@ -66,10 +72,10 @@ def reached(report: Report) -> str:
     for name, part in (report.parts or {"": report}).items():
         if part.target is None or not part.metric:
             continue
-        sentence, (head, *rows) = printed.targets(part)
+        sentence, ((first, *head), *rows) = printed.targets(part)
         title = f"<h3>{escape(name)}</h3>" if name else ""
-        lines = [_line(escape(label), map(_cell, others)) for label, *others in rows]
-        table = _table(f"To a target {name}", map(escape, head), lines)
+        lines = [row_of(escape(label), map(_cell, others)) for label, *others in rows]
+        table = table_of(f"To a target {name}", headed(escape(first), map(escape, head)), lines)
         tables.append(f'{title}<p class="note">{escape(sentence)}</p>{table}')
     return card("target", "To a target", "".join(tables)) if tables else ""
 
@@ -87,22 +93,20 @@ def _standings(report: Report, found: Overall, styles: dict[str, int]) -> str:
         rank = "-" if math.isnan(one.rank) else f"{one.rank:.2f}"
         mean = "-" if math.isnan(one.rank) else escape(cells.estimate(one.mean, PLUS_MINUS))
         standing = told.standing(found, one)
-        badge = (
-            f' <span class="badge {standing.split(" ")[0]}">{standing}</span>' if standing else ""
-        )
+        mark = f" {badge(standing.split(' ')[0], standing)}" if standing else ""
         rows.append(
-            _line(
+            row_of(
                 f"{swatch(styles[one.label])}{escape(one.label)}",
                 [
-                    _cell(f"{rank}{badge}", plain=False),
+                    _cell(f"{rank}{mark}", plain=False),
                     _cell(mean, plain=False),
                     *(_score(one, task) for task in found.tasks),
                     *([_cell(told.failed(one))] if failing else []),
                 ],
             )
         )
-    head = ["configuration", "mean rank", "normalised", *tasks, *(["failed"] if failing else [])]
-    return _table("All tasks", head, rows)
+    head = ["mean rank", "normalised", *tasks, *(["failed"] if failing else [])]
+    return table_of("All tasks", headed("configuration", head), rows)
 
 
 def _score(one: Competitor, task: str) -> str:
@@ -123,15 +127,15 @@ def _score(one: Competitor, task: str) -> str:
 def _pairs(found: Overall, styles: dict[str, int]) -> str:
     shown = found.paired
     rows = [
-        _line(
+        row_of(
             f"{number}&ensp;{swatch(styles[one.label])}{escape(one.label)}",
             (_against(found, one, other) for other in shown),
         )
         for number, one in enumerate(shown, 1)
     ]
-    head = ["row beats column", *map(str, range(1, len(shown) + 1))]
+    head = headed("row beats column", map(str, range(1, len(shown) + 1)))
     said = escape(f"{told.PROBABILITY} {told.RECORDS}")
-    table = f'{_table("Pairs", head, rows)}<p class="note">{said}</p>'
+    table = f'{table_of("Pairs", head, rows)}<p class="note">{said}</p>'
     if len(shown) > MOST:
         return f"<details><summary>Pairs of {len(shown)} configurations</summary>{table}</details>"
     return f"<h3>Pairs</h3>{table}"
@@ -159,18 +163,3 @@ def _shade(pair: Pair) -> str:
 
 def _cell(content: str, plain: bool = True) -> str:
     return f"<td>{escape(content) if plain else content}</td>"
-
-
-def _line(label: str, others: Iterable[str]) -> str:
-    return f'<tr><th scope="row" class="label">{label}</th>{"".join(others)}</tr>'
-
-
-def _table(name: str, head: Iterable[str], rows: Iterable[str]) -> str:
-    first, *others = head
-    cells_ = f'<th scope="col" class="text">{first}</th>' + "".join(
-        f'<th scope="col">{one}</th>' for one in others
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
-        f"<thead><tr>{cells_}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )

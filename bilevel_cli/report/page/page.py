@@ -12,7 +12,7 @@ from bilevel_cli.report.across.told import headline
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.costs import axes
 from bilevel_cli.report.page import numbers
-from bilevel_cli.report.page.markup import escape, swatch
+from bilevel_cli.report.page.markup import escape, listed, swatch
 from bilevel_cli.report.page.sections import SECTIONS
 from bilevel_cli.report.show.lineup import Entry, lineup
 from bilevel_cli.report.show.palette import COLOURS
@@ -105,15 +105,10 @@ def _colours() -> str:
 
 def _lines(lines: Sequence[str], kind: str) -> str:
     """A list of sentences. A page of them is folded, so that the curves stay in sight."""
-    said = [f"<li>{escape(line)}</li>" for line in lines]
-    if len(said) <= MOST_LINES + 1:
-        return _list(said, kind)
-    folded = f"<summary>{len(said) - MOST_LINES} more</summary>{_list(said[MOST_LINES:], kind)}"
-    return f"{_list(said[:MOST_LINES], kind)}<details>{folded}</details>"
-
-
-def _list(items: Sequence[str], kind: str) -> str:
-    return f'<ul class="{kind}">{"".join(items)}</ul>' if items else ""
+    if len(lines) <= MOST_LINES + 1:
+        return listed(lines, kind)
+    folded = f"<summary>{len(lines) - MOST_LINES} more</summary>{listed(lines[MOST_LINES:], kind)}"
+    return f"{listed(lines[:MOST_LINES], kind)}<details>{folded}</details>"
 
 
 def _metrics(metrics: Mapping[str, str], table: str) -> str:

@@ -7,7 +7,18 @@ from bilevel_cli.report.compare.comparison import ALONE, Report, Row
 from bilevel_cli.report.compare.configurations import Configuration, differences, text
 from bilevel_cli.report.costs import STEP, cost_of
 from bilevel_cli.report.page import overview, pictures
-from bilevel_cli.report.page.markup import badge, breakable, card, escape, short_names, swatch
+from bilevel_cli.report.page.markup import (
+    badge,
+    breakable,
+    card,
+    escape,
+    headed,
+    row_of,
+    short_names,
+    status,
+    swatch,
+    table_of,
+)
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import cells
 from bilevel_cli.report.show.cells import words
@@ -57,7 +68,8 @@ def results(report: Report) -> str:
         "Mean over runs with its 95&nbsp;% interval. Level: its difference to the best may be "
         "chance. Costs are means of the same runs, where they are compared."
     )
-    return card("results", "Table", f'{_table("Results", header, rows)}<p class="note">{note}</p>')
+    table = table_of("Results", header, rows)
+    return card("results", "Table", f'{table}<p class="note">{note}</p>')
 
 
 def _measured(row: Row) -> str:
@@ -69,18 +81,16 @@ def _measured(row: Row) -> str:
 
 def _stands(row: Row, line: cells.Line, place: int) -> str:
     """How a row stands to the best; sorted, the column has the order of the report."""
-    badge = f'<span class="badge {row.standing.kind}">{escape(line.mark)}</span>'
-    return f'<td class="text" data-sort="{place}">{badge}</td>'
+    return f'<td class="text" data-sort="{place}">{badge(row.standing.kind, line.mark)}</td>'
 
 
 def _ended(row: Row, text: str) -> str:
     kind = "bad" if set(row.counts) & set(ENDED_BADLY) else "plain"
-    return f'<span class="badge {kind}">{escape(text)}</span>' if text else ""
+    return badge(kind, text)
 
 
 def _doubted(row: Row, text: str) -> str:
-    badge = f'<span class="badge bad">{escape(text)}</span>' if text else ""
-    return f'<td data-sort="{row.doubtful}">{badge}</td>'
+    return f'<td data-sort="{row.doubtful}">{badge("bad", text)}</td>'
 
 
 def _cost(number: float) -> str:
@@ -93,14 +103,6 @@ def _header(name: str, kind: str = "", first: str = UP) -> str:
     """The head of a column: a button that sorts, at the first press in the direction `first`."""
     button = f'<button type="button">{name}</button>'
     return f'<th scope="col" class="{kind}" data-first="{first}">{button}</th>'
-
-
-def _table(name: str, header: Iterable[str], rows: Iterable[str]) -> str:
-    """A table in a box of its own, in which it scrolls where it is too wide."""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
-        f"<thead><tr>{''.join(header)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
 
 
 def differing(report: Report) -> str:
@@ -118,16 +120,11 @@ def differing(report: Report) -> str:
             settings,
             [list(row) for row in zip(*values, strict=True)],
         )
-    header = ['<th scope="col" class="text"></th>'] + [
-        f'<th scope="col">{label}</th>' for label in labels
-    ]
     rows = [
-        f'<tr><th scope="row" class="label">{name}</th>'
-        + "".join(f"<td>{value}</td>" for value in row)
-        + "</tr>"
+        row_of(name, (f"<td>{value}</td>" for value in row))
         for name, row in zip(settings, values, strict=True)
     ]
-    table = _table("Settings that differ", header, rows)
+    table = table_of("Settings that differ", headed("", labels), rows)
     if len(rows) > MOST_ROWS:
         table = f"<details><summary>{len(found)} settings</summary>{table}</details>"
     return card("differences", "What differs", table)
@@ -151,11 +148,11 @@ def failures(report: Report) -> str:
     ]
     rows = [
         f'<tr><td class="label run">{breakable(names[run.name])}</td>'
-        f'<td class="text">{badge(run)}</td>'
+        f'<td class="text">{status(run)}</td>'
         f'<td>{_last_step(run)}</td><td class="text wide">{escape(run.error or "-")}</td></tr>'
         for run in found
     ]
-    return card("failures", "Runs that broke", _table("Runs that broke", header, rows))
+    return card("failures", "Runs that broke", table_of("Runs that broke", header, rows))
 
 
 def _last_step(run: Run) -> str:
@@ -188,7 +185,7 @@ def runs(report: Report) -> str:
     ordered = sorted(report.runs, key=lambda run: series.get(id(run), len(report.configurations)))
     items = "".join(
         f"<details><summary>{swatch(placed.style(series[id(run)])) if id(run) in series else ''}"
-        f"<span>{breakable(names[run.name])}</span>{badge(run)}</summary>"
+        f"<span>{breakable(names[run.name])}</span>{status(run)}</summary>"
         f"<dl>{_manifest(run)}</dl></details>"
         for run in ordered
     )
