@@ -10,12 +10,15 @@ from numpy.testing import assert_allclose
 from pages import PLOTLY, leave, reported, run_at
 from test_page import Tags, data_of
 
+from bilevel_cli.report.across.apart import compared
 from bilevel_cli.report.compare.comparison import Report
-from bilevel_cli.report.page import page, sections
+from bilevel_cli.report.compare.question import Question
+from bilevel_cli.report.page import numbers, page, sections
+from bilevel_cli.report.read.runs import read
 from bilevel_cli.report.show import drawing, figures, palette
 from bilevel_cli.report.show.curves import Band, Curve
 from bilevel_cli.report.show.lineup import FEW, FRONT, lineup
-from bilevel_cli.report.show.plots import apart
+from bilevel_cli.report.show.plots import apart, traced
 from bilevel_cli.report.show.scale import FAR, Scale, scale
 
 EVERY = np.linspace(0, 1, 101)
@@ -200,6 +203,27 @@ def test_each_task_has_a_panel_in_which_a_method_has_its_own_name_and_colour(
         assert labels == [f"m{n}" for n in reversed(range(6))]
     series = data_of(page.html(report, PLOTLY))["series"]
     assert [one["panel"] for one in series] == placed.panel
+
+
+def test_bands_end_where_the_scores_of_their_own_task_do(tmp_path: Path) -> None:
+    for task, worst in (("accuracy", 0.1), ("reward", -0.1)):
+        for seed in range(2):
+            for method in ("a", "b"):
+                run_at(
+                    tmp_path / f"{task},{method},{seed}",
+                    [worst, 0.2 + 0.7 * seed],
+                    seed=seed,
+                    choices={"method": method, "task": task},
+                )
+    report = compared(read([tmp_path]), Question())
+    placed, drawn = traced(report)
+    series = numbers.data(report)["series"]
+    for number, panel in enumerate(placed.panel):
+        mean = drawn[number].mean
+        assert mean is not None
+        low = mean.low
+        assert_allclose(series[number]["means"][report.metric]["step"]["low"], low, rtol=1e-4)
+        assert (min(low) >= 0) == (placed.panels[panel] == "accuracy")
 
 
 def test_where_tasks_alone_differ_their_names_stay(tmp_path: Path) -> None:

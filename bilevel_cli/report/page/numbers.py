@@ -53,8 +53,6 @@ def data(report: Report) -> dict[str, Any]:
     metrics = _metrics(report)
     counted, points = in_mean(report), _points(report, len(metrics))
     names, placed = short_names(report.runs), lineup(report)
-    parts = [report, *report.parts.values()]
-    known = {part.metric: part.within for part in parts}
     own = _own(report, placed)
     rows = {id(row.configuration): row for row in report.rows}
     first = next(iter(metrics), None)
@@ -72,7 +70,7 @@ def data(report: Report) -> dict[str, Any]:
             {
                 **_place(placed, number),
                 "compared": _compared(rows[id(one)]),
-                **_series(one, names, counted, metrics, points, known),
+                **_series(one, names, counted, metrics, points, report.part_of(one)),
             }
             for number, one in enumerate(report.configurations)
         ],
@@ -145,13 +143,13 @@ def _series(
     counted: set[str],
     metrics: Mapping[str, str],
     points: int,
-    known: Mapping[str, tuple[float, float]],
+    part: Report,
 ) -> dict[str, Any]:
     courses = {run.name: _courses(run, metrics) for run in configuration.runs}
     averaged = [courses[run.name] for run in configuration.runs if run.name in counted]
     return {
         "label": name(configuration),
-        **(_means(averaged, metrics, points, known) if len(averaged) > 1 else NO_MEANS),
+        **(_means(averaged, metrics, points, part) if len(averaged) > 1 else NO_MEANS),
         "runs": [
             {
                 "name": names[run.name],
@@ -200,7 +198,7 @@ def _means(
     runs: list[dict[str, Course]],
     metrics: Mapping[str, str],
     points: int,
-    known: Mapping[str, tuple[float, float]],
+    part: Report,
 ) -> dict[str, Any]:
     """Means and intervals by metric and axis, each with the position of its grid in `grids`."""
     grids: dict[bytes, int] = {}
@@ -209,7 +207,8 @@ def _means(
     for metric in metrics:
         for axis in filter(has_mean, axes()):
             curves = [curve(run.get(metric), axis) for run in runs]
-            found = band(curves, points, known.get(metric, UNBOUNDED))
+            within = part.within if metric == part.metric else UNBOUNDED
+            found = band(curves, points, within)
             if found is None:
                 continue
             grid = grids.setdefault(found.x.tobytes(), len(lists))

@@ -77,10 +77,10 @@ def traced(report: Report) -> tuple[Lineup, list[Traced]]:
     rows = {id(row.configuration): row for row in report.rows}
     found = []
     for number, configuration in enumerate(report.configurations):
-        runs, metric = configuration.runs, report.part_of(configuration).metric
-        curves = {run.name: _drawn(curve(course(run, metric), cost)) for run in runs}
+        runs, part = configuration.runs, report.part_of(configuration)
+        curves = {run.name: _drawn(curve(course(run, part.metric), cost)) for run in runs}
         whole = [one for name, one in curves.items() if name in counted]
-        mean = band(whole, POINTS, report.within) if has_mean(cost) else None
+        mean = band(whole, POINTS, part.within) if has_mean(cost) else None
         ends = [end(curves[run.name]) for run in runs if run.status in ENDED_BADLY]
         found.append(
             Traced(
