@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel_cli.report.page.markup import escape
+from bilevel_cli.report.page.markup import escape, picture
 
 BINS = 40  # of a histogram
 WIDTH, HEIGHT, LEFT, FOOT = 320, 150, 8, 34  # of a plot and its margins, in units of its view box
@@ -109,6 +109,4 @@ def _plot(label: str, marks: str, left: float, right: float) -> str:
         )
     )
     line = f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
-    box = f"0 0 {WIDTH} {HEIGHT + FOOT - 10}"
-    name = escape(label)
-    return f'<svg viewBox="{box}" role="img" aria-label="{name}">{marks}{line}{ticks}</svg>'
+    return picture(label, WIDTH, HEIGHT + FOOT - 10, f"{marks}{line}{ticks}")

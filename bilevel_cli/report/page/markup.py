@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from bilevel_cli.records.plain import plain
 from bilevel_cli.report.read.runs import Run
-from bilevel_cli.report.show.palette import style
+from bilevel_cli.report.show.palette import Style, style
 from bilevel_cli.vocabulary import ENDED_BADLY
 
 
@@ -21,11 +21,21 @@ def breakable(name: str) -> str:
 
 def swatch(number: int) -> str:
     """A short piece of the line of a series, for legends."""
-    colour, dash = style(number)
-    strokes = " ".join(f"{length * 2.5:g}" for length in dash)
-    dashes = f' stroke-dasharray="{strokes}"' if dash else ""
-    line = f'<path d="M0 5H30" stroke="var(--c{colour})"{dashes}/>'
+    looks = style(number)
+    line = f'<path d="M0 5H30" stroke="var(--c{looks.colour})"{dashes(looks, 2.5)}/>'
     return f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
+
+
+def dashes(looks: Style, width: float) -> str:
+    """The attribute of a line in SVG that is as wide; "" of a solid one."""
+    strokes = " ".join(f"{length * width:g}" for length in looks.dash)
+    return f' stroke-dasharray="{strokes}"' if strokes else ""
+
+
+def picture(label: str, width: float, height: float, marks: str) -> str:
+    """Marks as SVG, with what they show in words."""
+    box = f"0 0 {width} {height:.0f}"
+    return f'<svg viewBox="{box}" role="img" aria-label="{escape(label)}">{marks}</svg>'
 
 
 def badge(kind: str, text: str) -> str:

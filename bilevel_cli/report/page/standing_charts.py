@@ -6,7 +6,8 @@ import numpy as np
 
 from bilevel_cli.report.across import normalised
 from bilevel_cli.report.across.overall import Overall
-from bilevel_cli.report.page.markup import escape
+from bilevel_cli.report.across.panels import BANDS, FRONT
+from bilevel_cli.report.page.markup import dashes, escape, picture
 from bilevel_cli.report.show import terminal
 from bilevel_cli.report.show.palette import style
 
@@ -15,8 +16,6 @@ LEFT, RIGHT, TOP = 150, 40, 26  # its margins
 ROW = 22  # the height of a configuration in the chart of ranks
 HEIGHT, FOOT = 230, 34  # of the chart of profiles
 LETTERS = 22  # of a label beside the ranks
-FRONT = 8  # profiles in colour; those of others are grey
-BANDS = 2  # profiles with a band: those of more would hide each other
 
 
 def charts(found: Overall, styles: dict[str, int]) -> str:
@@ -101,11 +100,9 @@ def _profiles(found: Overall, styles: dict[str, int]) -> str:
             edge = _points(x[some], upper[some], bottom)
             edge += _points(x[some][::-1], lower[some][::-1], bottom)
             marks.append(f'<polygon points="{edge}" fill="{colour}" fill-opacity=".12"/>')
-        dash = " ".join(f"{length * 2:g}" for length in looks.dash)
-        dashes = f' stroke-dasharray="{dash}"' if dash else ""
         marks.append(
             f'<polyline points="{_points(x, parts, bottom)}" fill="none" stroke="{colour}" '
-            f'stroke-width="2"{dashes}><title>{escape(one.label)}</title></polyline>'
+            f'stroke-width="2"{dashes(looks, 2)}><title>{escape(one.label)}</title></polyline>'
         )
     caption = (
         "Performance profiles: the part of the runs above a normalised score, averaged over tasks. "
@@ -128,8 +125,5 @@ def _round(low: float, high: float) -> list[float]:
 
 
 def _figure(said: str, height: float, marks: list[str], caption: str) -> str:
-    box = f'viewBox="0 0 {WIDTH} {height:.0f}"'
-    return (
-        f'<figure><svg {box} role="img" aria-label="{escape(said)}">{"".join(marks)}</svg>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    drawn = picture(said, WIDTH, height, "".join(marks))
+    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
