@@ -94,18 +94,14 @@ def estimate(found: Estimate, sign: str = "+-") -> str:
     size = max(abs(found.value), half)
     if half <= 1e-12 * size or size < 1e-300:  # equal, but for rounding
         return f"{found.value:.4g} {sign} {half:.1g}"
-    power = 0 if 1e-3 <= size < 1e6 else math.floor(math.log10(size))
+    power = _power(size)
     scale = 10.0**power
     decimals = _decimals(half / scale)
-    value, low, high = (
-        _fixed(one / scale, decimals) for one in (found.value, found.low, found.high)
-    )
     skew = (found.high - found.value) - (found.value - found.low)
     if abs(skew / scale) < 10.0**-decimals:
-        text = f"{value} {sign} {_fixed(half / scale, decimals)}"
+        text = f"{_fixed(found.value / scale, decimals)} {sign} {_fixed(half / scale, decimals)}"
         return f"({text})e{power:+03d}" if power else text
-    text = f"{value} [{low}, {high}]"
-    return f"{text}e{power:+03d}" if power else text
+    return _with_ends(found, power, decimals)
 
 
 def difference(found: Estimate) -> str:
@@ -114,15 +110,24 @@ def difference(found: Estimate) -> str:
     size = max(abs(found.high), abs(found.low))
     if half <= 1e-12 * size or size < 1e-300:
         return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
-    power = 0 if 1e-3 <= size < 1e6 else math.floor(math.log10(size))
+    power = _power(size)
     nearest = min(abs(found.low), abs(found.high)) / 10.0**power
     decimals = _decimals(half / 10.0**power)
     if nearest > 0:
         decimals = max(decimals, -math.floor(math.log10(nearest)))
+    return _with_ends(found, power, decimals)
+
+
+def _with_ends(found: Estimate, power: int, decimals: int) -> str:
     value, low, high = (
         _fixed(one / 10.0**power, decimals) for one in (found.value, found.low, found.high)
     )
     return f"{value} [{low}, {high}]" + (f"e{power:+03d}" if power else "")
+
+
+def _power(size: float) -> int:
+    """The power of ten that is written behind numbers of this size; 0 for none."""
+    return 0 if 1e-3 <= size < 1e6 else math.floor(math.log10(size))
 
 
 def _decimals(half: float) -> int:
