@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bilevel_cli.config.application import option_folders
+from bilevel_cli.config.application import composed, option_folders
 from bilevel_cli.config.options import CONF
 from bilevel_cli.config.refused import ELSEWHERE
 from bilevel_cli.errors import Removed, UsageError, refusal
@@ -109,15 +108,12 @@ def _leads_out(name: str) -> bool:
 
 def _check(config: DictConfig) -> Path | None:
     """Looks at the folder of a run, and returns it; None if its name cannot be resolved."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)  # the folder may be named by Hydra's own settings
     try:
-        check_names(config, "hydra.sweep.subdir")
-        directory, log = Path(str(config.hydra.run.dir)), f"{config.hydra.job.name}.log"
-        below = config.hydra.output_subdir
+        with composed(config):  # the folder may be named by Hydra's own settings
+            check_names(config, "hydra.sweep.subdir")
+            directory, log = Path(str(config.hydra.run.dir)), f"{config.hydra.job.name}.log"
+            below = config.hydra.output_subdir
     except OmegaConfBaseException:  # of a wrong interpolation, which Hydra then finds itself
         return None
-    finally:
-        HydraConfig.instance().cfg = before
     folder.check(directory, log, below)
     return directory

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel_cli.config.application import composed
 from bilevel_cli.config.resolved import resolved
 from bilevel_cli.errors import UsageError
 from bilevel_cli.records.manifest import Manifest
@@ -89,7 +89,7 @@ class Suitability:
                     rest = len(to_build) - number
                     say(f"After {LONGEST:.0f} s, {rest} of them are left to their jobs.")
                     return
-                with _composed(some[0]):
+                with composed(some[0].config):
                     reason = tried(*_given(some[0]))
                 if reason:
                     yield some, reason
@@ -116,7 +116,7 @@ def refuse(job: Job, reason: str) -> None:
         return  # of another run, whose manifest stays as it is
     config, options = _given(job)
     process = {"command": shlex.join(sys.argv), "working_directory": str(Path.cwd())}
-    with _composed(job), contextlib.suppress(UsageError, OSError):
+    with composed(job.config), contextlib.suppress(UsageError, OSError):
         Manifest(job.folder, resolved(config), chosen(options), process).end(FAILED, reason)
 
 
@@ -152,20 +152,9 @@ def _given(job: Job) -> tuple[DictConfig, dict[str, str]]:
 
 
 def _wrong_value(job: Job) -> str | None:
-    with _composed(job):
+    with composed(job.config):
         try:
             check_values(*_given(job))
         except UsageError as error:
             return str(error)
     return None
-
-
-@contextlib.contextmanager
-def _composed(job: Job) -> Iterator[None]:
-    """Sets HydraConfig to the configuration of a job, which may read Hydra's own settings."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(job.config)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before
