@@ -1,9 +1,7 @@
 """The configurations of the jobs of a sweep: what they have in common is composed once."""
 
 import copy
-import functools
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -16,8 +14,6 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 OWN = "hydra.sweep."  # the settings of Hydra that differ between the jobs of a sweep
-
-Kept = Callable[[], Any]  # makes a copy of what is kept
 
 _here: dict[str, "Composer"] = {}  # in a process that runs several jobs of a launcher
 
@@ -44,7 +40,7 @@ class Composer(ConfigLoaderImpl):
         # Not as Hydra does: in a process of a launcher it does not know its kinds of sources yet.
         self.config_search_path, self.repository = config_search_path, repository
         self._token = token
-        self._bases: dict[tuple[Any, ...], Kept] = {}
+        self._bases: dict[tuple[Any, ...], DictConfig] = {}
         self._parsed: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
 
@@ -75,8 +71,10 @@ class Composer(ConfigLoaderImpl):
         choices = [str(override.input_line) for override in parsed if override not in values]
         key = (_of_all(master_config), *choices)
         if key not in self._bases:
-            self._bases[key] = _kept(super().load_sweep_config(master_config, choices))
-        config = _copied(self._bases[key], master_config)
+            self._bases[key] = super().load_sweep_config(master_config, choices)
+        config = copy.deepcopy(self._bases[key])
+        # One time of day for all jobs.
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         _note(config, parsed)
         return config
@@ -109,11 +107,11 @@ class ReadOnce(ConfigRepository):
     def load_config(self, config_path: str) -> ConfigResult | None:
         key = (config_path, *((source.provider, source.path) for source in self.sources))
         if key not in self._read:
-            self._read[key] = _kept(super().load_config(config_path))
-        return self._read[key]()
+            self._read[key] = super().load_config(config_path)
+        return copy.deepcopy(self._read[key])
 
 
-class _InCommon(dict[tuple[Any, ...], Kept]):
+class _InCommon(dict[tuple[Any, ...], ConfigResult | None]):
     """A dict that copies of what holds it have in common: Hydra copies a repository to use it."""
 
     def __deepcopy__(self, memo: Any) -> "_InCommon":
@@ -142,16 +140,6 @@ def _of_all(master: DictConfig) -> tuple[str, ...]:
     given = OmegaConf.to_container(master.hydra.overrides.hydra, resolve=False)
     assert isinstance(given, list)
     return (str(master.hydra.job.config_name), *map(str, given))
-
-
-def _kept(value: Any) -> Kept:
-    return functools.partial(copy.deepcopy, copy.deepcopy(value))
-
-
-def _copied(kept: Kept, master: DictConfig) -> DictConfig:
-    config = kept()
-    OmegaConf.copy_cache(from_config=master, to_config=config)  # one time of day for all jobs
-    return config
 
 
 def _known(override: Override) -> bool:
