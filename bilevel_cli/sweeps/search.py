@@ -10,7 +10,6 @@ import fnmatch
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +224,8 @@ def offered() -> Iterator[None]:
 
 
 def _require_optuna() -> None:
+    from importlib.metadata import PackageNotFoundError, version  # here: it takes 10 ms
+
     try:
         there = version("optuna")
     except PackageNotFoundError:

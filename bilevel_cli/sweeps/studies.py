@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,9 +186,11 @@ def sampler(node: DictConfig, number: int) -> "BaseSampler":
 
 def _database(path: Path) -> "BaseStorage":
     """An SQLite file, whatever its path: a URL cannot hold every one."""
+    import sqlite3
+
     from optuna.storages import RDBStorage
 
-    def connected() -> sqlite3.Connection:
+    def connected() -> "sqlite3.Connection":
         return sqlite3.connect(path.absolute(), timeout=60)
 
     path.parent.mkdir(parents=True, exist_ok=True)

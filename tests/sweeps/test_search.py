@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,10 @@ def test_a_search_without_optuna_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured, ran: list[float]
 ) -> None:
     def absent(name: str) -> str:
-        raise PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
     for there, shown in ((absent, "which is not installed"), (lambda name: "2.10.1", "got 2.10.1")):
-        monkeypatch.setattr(search, "version", there)
+        monkeypatch.setattr(metadata, "version", there)
         assert bilevel_run(monkeypatch, "experiment=hpo_tpe", "hydra.sweep.dir=sweep") == 2
         said = capsys.readouterr().err
         assert shown in said
