@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -108,11 +109,20 @@ def read(folder: Path) -> Outcome | None:
 
 def digest(config: DictConfig) -> str:
     """SHA-256 of the settings of a job; empty where they are wrong, as the job itself will say."""
-    kept = [str(key) for key in config if key not in NOT_OF_A_JOB]
     with contextlib.suppress(OmegaConfBaseException):
-        settings = {key: _plain(config[key]) for key in kept}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(resolved(config), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
     return ""
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The settings of a job: what tells it from others, with every interpolation filled in.
+
+    Raises:
+        OmegaConfBaseException: An interpolation leads nowhere, or a value is missing.
+    """
+    kept = (str(key) for key in config if key not in NOT_OF_A_JOB)
+    return {key: _plain(config[key]) for key in kept}
 
 
 def last_score(folder: Path, objective: str | None) -> tuple[str, float] | None:

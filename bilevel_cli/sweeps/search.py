@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bilevel_cli.config import constructors
 from bilevel_cli.config.targets import is_ours, target
 from bilevel_cli.errors import UsageError
-from bilevel_cli.records.settings import NOT_OF_A_JOB, flat
+from bilevel_cli.records.settings import flat
+from bilevel_cli.sweeps import outcome
 from bilevel_cli.sweeps.job import Job
 from bilevel_cli.sweeps.launcher import Remaining
 from bilevel_cli.sweeps.space import Space
@@ -138,20 +139,10 @@ class Search(Sweeper):
 
     def _shared(self, space: Space) -> dict[str, Any]:
         """What all trials share, by dotted names, and the words of what is searched."""
-        kept = [str(key) for key in self.whole if key not in NOT_OF_A_JOB]
         found: dict[str, Any] = {}
         # Where values are missing, the trials say so.
         with contextlib.suppress(OmegaConfBaseException):
-            plain = OmegaConf.to_container(OmegaConf.masked_copy(self.whole, kept))
-            assert isinstance(plain, dict)
-            found = flat(
-                {
-                    key: OmegaConf.to_container(value, resolve=True)
-                    if OmegaConf.is_config(value := self.whole[key])
-                    else value
-                    for key in plain
-                }
-            )
+            found = flat(outcome.resolved(self.whole))
         words = {
             name: str(one.input_line).partition("=")[2] for name, one in space.searched.items()
         }
