@@ -150,9 +150,10 @@ class Remaining(Launcher):
 
     def _begun(self, directory: Path) -> None:
         """Tells that a job begins in this process."""
-        number = next(n for n, job in enumerate(self.known, 1) if _absolute(job) == directory)
+        number = next(n for n, job in enumerate(self.known) if _absolute(job) == directory)
         total = max(self._total, len(self.known))
-        _say(f"Job {number} of {total}: {summary.names(self.known)[number - 1]}")
+        name = summary.together([self.known[number]], self.known)
+        _say(f"Job {number + 1} of {total}: {name}")
 
     def _job(self, overrides: list[str], number: int) -> Job:
         config = self.loader.load_sweep_config(self.config, overrides)

@@ -77,24 +77,31 @@ def reason(job: Job, found: Outcome) -> str:
 
 def names(known: list[Job]) -> list[str]:
     """What tells jobs apart: the overrides that not all of them have."""
-    shared = set.intersection(*(set(job.overrides) for job in known))
-    told = [
-        " ".join(o for o in job.overrides if o not in shared and not o.startswith("hydra."))
-        for job in known
-    ]
-    return [plain(name or job.name) for name, job in zip(told, known, strict=True)]
+    shared = _common(known)
+    return [_name(job, shared) for job in known]
 
 
 def together(some: list[Job], known: list[Job]) -> str:
     """What tells some jobs from the others: the overrides that they all have, and not all jobs."""
-    inside = set.intersection(*(set(job.overrides) for job in some))
-    shared = set.intersection(*(set(job.overrides) for job in known))
-    told = [o for o in some[0].overrides if o in inside - shared and not o.startswith("hydra.")]
-    mine = {id(job) for job in some}
-    each = (name for job, name in zip(known, names(known), strict=True) if id(job) in mine)
-    return plain(" ".join(told)) or ", ".join(each)
+    inside, shared = _common(some), _common(known)
+    told = _told([one for one in some[0].overrides if one in inside], shared)
+    return told or ", ".join(_name(job, shared) for job in some)
 
 
 def many(some: list[Job]) -> str:
     """How many jobs there are, where there are several."""
     return f" ({len(some)} jobs)" if len(some) > 1 else ""
+
+
+def _common(jobs: list[Job]) -> set[str]:
+    """The overrides that all of some jobs have."""
+    return set.intersection(*(set(job.overrides) for job in jobs))
+
+
+def _name(job: Job, shared: set[str]) -> str:
+    return _told(job.overrides, shared) or plain(job.name)
+
+
+def _told(overrides: list[str], shared: set[str]) -> str:
+    """The overrides that tell a job, without those that all have and those of Hydra."""
+    return plain(" ".join(o for o in overrides if o not in shared and not o.startswith("hydra.")))
