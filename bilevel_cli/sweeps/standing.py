@@ -48,7 +48,6 @@ class Watched:
 
     Args:
         job: The job.
-        now: Seconds.
 
     Attributes:
         found: How it stands.
@@ -56,7 +55,7 @@ class Watched:
         first: That share when it was first looked at.
     """
 
-    def __init__(self, job: Job, now: float) -> None:
+    def __init__(self, job: Job) -> None:
         self.job, self.found = job, job.outcome()
         self._steps, self._budget = (_number(job.config, key) for key in ("outer_steps", "budget"))
         self._seen: dict[Path, tuple[int, float]] = {}  # of each table: its bytes, and its share
@@ -136,9 +135,10 @@ class Pace:
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Watches some more jobs, which are launched now."""
-        self._since = now = self._clock()
+        self._since = self._clock()
         for job in jobs:
-            self._jobs.setdefault(job.folder, Watched(job, now))
+            if job.folder not in self._jobs:
+                self._jobs[job.folder] = Watched(job)
 
     def rest(self) -> None:
         """Counts no time from now on: no job is launched until the next ones are watched."""
