@@ -135,13 +135,16 @@ def last_score(folder: Path, objective: str | None) -> tuple[str, float] | None:
     Returns:
         None where no run of the job has such a column.
     """
-    paths = [folder / EVAL]
-    if not paths[0].exists():
-        paths = sorted(folder.glob(f"seed=*/{EVAL}"))
-    ends = [row for path in paths if (row := table.last(path))]
+    ends = [row for path in tables(folder, EVAL) if (row := table.last(path))]
     names = [name for end in ends[:1] for name in end if name not in ("step", "seconds")]
     name = objective or next(iter(names), None)
     return (name, fmean(end[name] for end in ends)) if name in names else None
+
+
+def tables(folder: Path, name: str) -> list[Path]:
+    """The tables of this name in the folder of a job: one, or those of its replicas."""
+    alone = folder / name
+    return [alone] if alone.exists() else sorted(folder.glob(f"seed=*/{name}"))
 
 
 def shown(score: tuple[str, float] | None) -> str:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bilevel_cli.records.folder import CAREFUL
 from bilevel_cli.sweeps.job import Job
-from bilevel_cli.sweeps.outcome import Outcome
+from bilevel_cli.sweeps.outcome import Outcome, tables
 from bilevel_cli.vocabulary import COMPLETED, MISSING, RUNNING, TRAIN, WAITING
 
 SOON = 3.0  # seconds after which there is something to estimate from
@@ -91,9 +91,7 @@ class Watched:
     def _share(self) -> float:
         if self.found.status == COMPLETED:
             return 1.0
-        paths = [self.job.folder / TRAIN]
-        if not paths[0].exists():
-            paths = sorted(self.job.folder.glob(f"seed=*/{TRAIN}"))
+        paths = tables(self.job.folder, TRAIN)
         replicas = max(len(paths), int(_number(self.job.config, "replicas") or 1))
         return sum(map(self._of_table, paths)) / replicas
 
