@@ -80,7 +80,8 @@ class Trials:
         """Those that have a value, or that diverged."""
         from optuna.trial import TrialState
 
-        return self.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        return self.study.get_trials(deepcopy=False, states=ended)
 
     def batch(self, count: int, total: int, tried: set[int]) -> "list[FrozenTrial]":
         """The trials to run next: first those that an earlier command left, and then new ones.
@@ -93,7 +94,7 @@ class Trials:
         from optuna.trial import TrialState
 
         begun = []
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.params.keys() == self._distributions.keys():
                 begun.append(trial)
             else:  # the command was killed while it chose
