@@ -46,12 +46,12 @@ def _job(config: DictConfig) -> float | None:
         # Here: --help and completion do not wait for torch.
         with collecting.paused():
             from bilevel_cli.machine.device import settings_restored
-            from bilevel_cli.runs import entry
+            from bilevel_cli.runs import entry, prefixed_bar
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
         with settings_restored():  # for the next job of a sweep
-            before = {"before": said} if (said := status_line.said()) else {}
-            return entry.run(config, directory, dict(composed.runtime.choices), **before)
+            bar = prefixed_bar.behind(said) if (said := status_line.said()) else None
+            return entry.run(config, directory, dict(composed.runtime.choices), bar)
 
     if composed.mode == RunMode.MULTIRUN:
         return worker.carry_out(run, config, directory)

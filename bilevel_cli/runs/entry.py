@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +19,6 @@ from bilevel_cli.machine.signals import Stopped
 from bilevel_cli.records.paths import short
 from bilevel_cli.runs import build, plan
 from bilevel_cli.runs.lifetime import Run, own_folder
-from bilevel_cli.runs.prefixed_bar import behind
 from bilevel_cli.runs.progress import Bar
 from bilevel_cli.runs.replicas import Replicas
 from bilevel_cli.vocabulary import DIVERGED, FAILED, NOTES, OOM
@@ -29,11 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: DictConfig,
-    directory: Path,
-    options: dict[str, str],
-    bar: Bar | None = None,
-    before: Callable[[], str] | None = None,
+    config: DictConfig, directory: Path, options: dict[str, str], bar: Bar | None = None
 ) -> float | None:
     """Runs the experiment that `config` describes, in `directory`.
 
@@ -44,7 +38,6 @@ def run(
             configuration is continued.
         options: The option chosen in each config group, for messages and the manifest.
         bar: As in `Progress`.
-        before: Says what stands before the bar, where there is no other `bar`.
 
     Returns:
         The last value of the column of eval.csv that config.objective names, as a mean over
@@ -60,8 +53,6 @@ def run(
     check_resolves(config, options)
     check_composed(config)
     check_read(config)
-    if bar is None and before is not None:
-        bar = behind(before)
     folders = replicas(config, directory)
     with contextlib.ExitStack() as locks:
         for _, folder in folders:

@@ -45,9 +45,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
     real = entry.run
 
-    def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float | None:
+    def run(config: DictConfig, *given: Any) -> float | None:
         found.append(config.solver.lr)
-        return real(config, directory, options)
+        return real(config, *given)
 
     monkeypatch.setattr(entry, "run", run)
     return found

@@ -45,9 +45,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     real = entry.run
 
-    def run(config: DictConfig, directory: Path, options: dict[str, str]) -> float | None:
+    def run(config: DictConfig, directory: Path, *given: Any) -> float | None:
         found.append(directory.name)
-        return real(config, directory, options)
+        return real(config, directory, *given)
 
     monkeypatch.setattr(entry, "run", run)
     return found
