@@ -1,10 +1,31 @@
 """Sweeps of small runs, in this process."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from omegaconf import DictConfig
+
+from bilevel_cli.runs import entry
+
 SMALL = ("-m", "task=quadratic", "device=cpu", "task.inner_dim=3", "inner_steps=3")
+
+
+def of_each_run(
+    monkeypatch: pytest.MonkeyPatch, noted: Callable[[DictConfig, Path], Any]
+) -> list[Any]:
+    """What is noted of each experiment that is run from now on."""
+    found = []
+    real = entry.run
+
+    def run(config: DictConfig, directory: Path, *given: Any) -> float | None:
+        found.append(noted(config, directory))
+        return real(config, directory, *given)
+
+    monkeypatch.setattr(entry, "run", run)
+    return found
 
 
 def notes(sweep: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Searches by Optuna: what is refused, what a study remembers, and how one ends."""
 
-import json
 import math
 import os
 import signal
@@ -16,7 +15,8 @@ import pytest
 import yaml
 from commands import bilevel_run, numbers
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from sweeping import notes, of_each_run
 
 from bilevel_cli.config.options import CONF
 from bilevel_cli.errors import UsageError
@@ -25,7 +25,8 @@ from bilevel_cli.runs import entry
 from bilevel_cli.sweeps import search
 from bilevel_cli.sweeps.space import Space
 
-QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", "hydra.sweep.dir=sweep"]
+SWEEP = Path("sweep")
+QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", f"hydra.sweep.dir={SWEEP}"]
 QUICK += ["task.inner_dim=3", "inner_steps=3", "objective=value", "hydra/sweeper=optuna"]
 QUICK += ["hydra.sweeper.sampler.n_startup_trials=2"]
 RANGE = "solver.lr=tag(log, interval(0.01, 0.2))"
@@ -42,15 +43,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The step sizes of the trials that are run from now on."""
-    found: list[float] = []
-    real = entry.run
-
-    def run(config: DictConfig, *given: Any) -> float | None:
-        found.append(config.solver.lr)
-        return real(config, *given)
-
-    monkeypatch.setattr(entry, "run", run)
-    return found
+    return of_each_run(monkeypatch, lambda config, _: config.solver.lr)
 
 
 def trials(folder: str = "sweep", name: str = "bilevel") -> list[tuple[str, Any, Any]]:
@@ -59,12 +52,6 @@ def trials(folder: str = "sweep", name: str = "bilevel") -> list[tuple[str, Any,
 
     study = load_study(study_name=name, storage=f"sqlite:///{folder}/study.db")
     return [(trial.state.name, trial.params, trial.value) for trial in study.trials]
-
-
-def notes() -> dict[str, Any]:
-    return {
-        path.parent.name: json.loads(path.read_text()) for path in Path("sweep").glob("*/job.json")
-    }
 
 
 # ---- what is refused before any work
@@ -345,9 +332,9 @@ def test_trials_that_all_diverge_end_with_the_reasons_of_the_jobs(
     assert [state for state, *_ in trials()] == ["PRUNED"] * 3
     assert not Path("sweep/optimization_results.yaml").exists()
     # Diverged is how they ended: the same command has nothing to run.
-    before = notes()
+    before = notes(SWEEP)
     assert bilevel_run(monkeypatch, *given) == 1
-    assert notes() == before
+    assert notes(SWEEP) == before
 
 
 @optuna
@@ -384,7 +371,7 @@ def test_a_study_of_twenty_trials_is_killed_twice_and_finishes_under_joblib() ->
     command += ["outer_steps=200", "save_every=20"]
 
     def completed() -> int:
-        return sum(note["status"] == "completed" for note in notes().values())
+        return sum(note["status"] == "completed" for note in notes(SWEEP).values())
 
     for least in (4, 11):
         child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
@@ -400,7 +387,7 @@ def test_a_study_of_twenty_trials_is_killed_twice_and_finishes_under_joblib() ->
     found = trials()
     assert [state for state, *_ in found] == ["COMPLETE"] * 20
     assert len({params["solver.lr"] for _, params, _ in found}) == 20
-    assert len(notes()) == 20  # no trial was begun twice in two folders
+    assert len(notes(SWEEP)) == 20  # no trial was begun twice in two folders
     # The same as of a search that nobody disturbed.
     assert subprocess.run([*command, "hydra.sweep.dir=whole"]).returncode == 0
     assert trials("whole") == found

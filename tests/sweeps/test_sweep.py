@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from commands import bilevel_run, numbers
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from sweeping import notes, of_each_run
 
 from bilevel_cli.commands import explain
 from bilevel_cli.machine import signals
@@ -24,7 +25,8 @@ from bilevel_cli.runs import entry
 from bilevel_cli.sweeps import outcome, worker
 from bilevel_cli.sweeps.outcome import Outcome
 
-QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", "hydra.sweep.dir=sweep"]
+SWEEP = Path("sweep")
+QUICK = ["-m", "task=quadratic", "device=cpu", "outer_steps=10", f"hydra.sweep.dir={SWEEP}"]
 QUICK += ["task.inner_dim=3", "inner_steps=3"]
 Captured = pytest.CaptureFixture[str]
 joblib = pytest.mark.skipif(
@@ -42,21 +44,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the experiments that are run from now on."""
-    found: list[str] = []
-    real = entry.run
-
-    def run(config: DictConfig, directory: Path, *given: Any) -> float | None:
-        found.append(directory.name)
-        return real(config, directory, *given)
-
-    monkeypatch.setattr(entry, "run", run)
-    return found
-
-
-def notes() -> dict[str, Any]:
-    return {
-        path.parent.name: json.loads(path.read_text()) for path in Path("sweep").glob("*/job.json")
-    }
+    return of_each_run(monkeypatch, lambda _, directory: directory.name)
 
 
 def table(out: str) -> list[str]:
@@ -81,7 +69,7 @@ def test_an_interrupted_sweep_of_twelve_runs_exactly_the_unfinished_jobs(
         assert bilevel_run(monkeypatch, *QUICK, "seed=range(12)") == 130
     shown = table(capsys.readouterr().out)
     assert shown[-1] == "12 jobs: 7 completed, 1 interrupted, 4 missing"
-    done = {name for name, note in notes().items() if note["status"] == "completed"}
+    done = {name for name, note in notes(SWEEP).items() if note["status"] == "completed"}
     assert done == set(ran[:7])
     ran.clear()
     assert bilevel_run(monkeypatch, *QUICK, "seed=range(12)") == 0
@@ -118,7 +106,7 @@ def test_more_outer_steps_continue_completed_jobs_and_other_settings_are_refused
     said = capsys.readouterr()
     assert re.search(r"^seed=5 +refused +-  .*\.\.\.$", table(said.out)[2])
     assert "seed=1 there and 5 here" in said.err
-    assert notes()["1"]["status"] == "refused"
+    assert notes(SWEEP)["1"]["status"] == "refused"
 
 
 def test_jobs_named_by_number_keep_their_folders_when_some_are_completed(
