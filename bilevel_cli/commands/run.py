@@ -26,6 +26,7 @@ from bilevel_cli.config.refused import check_command_line
 from bilevel_cli.config.run_folder import looked_at
 from bilevel_cli.errors import NO_SPACE, Failed, Unwritten, UsageError, refusal
 from bilevel_cli.machine import collecting, compiler, signals, streams
+from bilevel_cli.runs import prefixed_bar
 from bilevel_cli.runs.values import check_values
 from bilevel_cli.sweeps import launcher, plugins, search, status_line, summary, worker
 from bilevel_cli.sweeps.suitable import Trial
@@ -46,7 +47,7 @@ def _job(config: DictConfig) -> float | None:
         # Here: --help and completion do not wait for torch.
         with collecting.paused():
             from bilevel_cli.machine.device import settings_restored
-            from bilevel_cli.runs import entry, prefixed_bar
+            from bilevel_cli.runs import entry
 
         compiler.defer()  # in the process of the command alone: others may compile what is theirs
         with settings_restored():  # for the next job of a sweep

@@ -1,12 +1,10 @@
 """Comparisons of several tasks for papers and other programs: LaTeX and CSV."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from bilevel_cli.records.plain import plain
 from bilevel_cli.report.across.overall import Competitor, overall
-from bilevel_cli.report.across.told import headline, sentences
+from bilevel_cli.report.across.told import headline, rank, sentences
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import text
 from bilevel_cli.report.costs import columns
@@ -26,31 +24,19 @@ def latex(report: Report) -> str:
     ]
     competitors = found.competitors if found else []
     tasks = found.tasks if found else []
-    head = ["configuration", *tasks, "rank"]
     arrows = [r"$\uparrow$" if report.parts[task].higher else r"$\downarrow$" for task in tasks]
     metrics = [
         f"{papers.escaped(report.parts[t].metric)} {a}" for t, a in zip(tasks, arrows, strict=True)
     ]
-    body = [
-        _row([papers.escaped(cell) for cell in head]),
-        _row(["", *metrics, r"$\downarrow$"]),
-        r"\midrule",
+    heads = [
+        ["configuration", *map(papers.escaped, tasks), "rank"],
+        ["", *metrics, r"$\downarrow$"],
     ]
-    for one in competitors:
-        rank = "-" if math.isnan(one.rank) else f"{one.rank:.2f}"
-        numbers = [_cell(one, task) for task in tasks]
-        body.append(_row([papers.escaped(one.label), *numbers, rank]))
-    return "\n".join(
-        [
-            *(f"% {plain(line)}" for line in said),
-            rf"\begin{{tabular}}{{l{'l' * len(tasks)}r}}",
-            r"\toprule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    body = [
+        [papers.escaped(one.label), *(_cell(one, task) for task in tasks), rank(one)]
+        for one in competitors
+    ]
+    return papers.tabular(said, f"l{'l' * len(tasks)}r", heads, body)
 
 
 def _cell(one: Competitor, task: str) -> str:
@@ -58,10 +44,6 @@ def _cell(one: Competitor, task: str) -> str:
     if row is None:
         return "--"
     return papers.formula(cells.mark(row), row)
-
-
-def _row(row: Sequence[str]) -> str:
-    return " & ".join(row) + r" \\"
 
 
 def write_latex(report: Report, path: Path) -> None:

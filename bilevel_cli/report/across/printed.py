@@ -13,6 +13,7 @@ from bilevel_cli.report.across.told import (
     RECORDS,
     failed,
     headline,
+    rank,
     sentences,
     standing,
 )
@@ -77,9 +78,10 @@ def ranking(found: Overall) -> Table:
         ("configuration", "rank", terminal.COMPARED, "normalised", "won-level-lost", "failed")
     ]
     for one in found.competitors:
-        rank = "-" if math.isnan(one.rank) else f"{one.rank:.2f}"
         mean = "-" if math.isnan(one.rank) else cells.estimate(one.mean)
-        table.append((one.label, rank, standing(found, one), mean, record(found, one), failed(one)))
+        table.append(
+            (one.label, rank(one), standing(found, one), mean, record(found, one), failed(one))
+        )
     empty = {place for place in (2, 5) if not any(row[place] for row in table[1:])}
     return [tuple(c for place, c in enumerate(row) if place not in empty) for row in table]
 
@@ -214,7 +216,4 @@ def _fitted(table: Table, width: int) -> list[str]:
 
 
 def _marked(table: Table) -> str:
-    head, *rows = table
-    rule = (":---", *(["---:"] * (len(head) - 1)))
-    marked = [tuple(papers.marked_down(cell) for cell in row) for row in [head, *rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [marked[0], rule, *marked[1:]])
+    return papers.piped([[papers.marked_down(cell) for cell in row] for row in table])

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from bilevel_cli.report.across.overall import Competitor, Overall, overall
 from bilevel_cli.report.compare.comparison import BEST, LEVEL, Report
 from bilevel_cli.report.show import headline as of_one_task
-
-MOST_LABELS = 3  # more are counted instead of listed
+from bilevel_cli.report.show.headline import listed
 
 
 def headline(report: Report, sign: str = "+-") -> str:
@@ -45,14 +44,8 @@ def _level(found: Overall, labels: Sequence[str]) -> str:
         return f"{len(found.tasks)} tasks are too few to tell mean ranks apart."
     return (
         f"By ranks alone, which must differ by {found.verdict.critical:.2f}, "
-        f"{_listed(labels)} {'is' if len(labels) == 1 else 'are'} level with it."
+        f"{listed(labels)} {'is' if len(labels) == 1 else 'are'} level with it."
     )
-
-
-def _listed(labels: Sequence[str]) -> str:
-    if len(labels) > MOST_LABELS:
-        return f"{labels[0]} and {len(labels) - 1} others"
-    return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
 
 
 def sentences(report: Report, found: Overall) -> list[str]:
@@ -123,6 +116,11 @@ RECORDS = (
     "Then the tasks that were won-level-lost, by the test of each task's table (Holm, over all "
     "pairs of a task)."
 )
+
+
+def rank(one: Competitor) -> str:
+    """The mean rank of a competitor as text."""
+    return "-" if math.isnan(one.rank) else f"{one.rank:.2f}"
 
 
 def standing(found: Overall, one: Competitor) -> str:

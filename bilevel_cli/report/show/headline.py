@@ -1,6 +1,6 @@
 """What a report says first: who wins, where, by how much, and how sure that is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bilevel_cli.report.compare.comparison import (
     BROKE,
@@ -64,11 +64,11 @@ def _verdict(rows: Sequence[Row]) -> str:
     fewest = min((seeds(row) for row in (rows[0], *level, *worse)), default=0)
     told = f", as far as {fewest} seeds tell" if fewest < FEW else ""
     if level:
-        return f"leads, level with {_listed(level)}{told}"
+        return f"leads, level with {listed(map(_label, level))}{told}"
     if worse:
         return f"is best{told}"
     if single:
-        return f"leads, not compared with {_listed(single)} ({single[0].standing.why})"
+        return f"leads, not compared with {listed(map(_label, single))} ({single[0].standing.why})"
     return "is best, since it alone lost no run"
 
 
@@ -80,8 +80,13 @@ def _next(rows: Sequence[Row]) -> str:
     return f"; next is {second.configuration.label}, {cells.mark(second)}"
 
 
-def _listed(rows: Sequence[Row]) -> str:
-    labels = [row.configuration.label for row in rows]
+def _label(row: Row) -> str:
+    return row.configuration.label
+
+
+def listed(labels: Iterable[str]) -> str:
+    """Labels as a list in a sentence; of many the first alone, with how many others there are."""
+    labels = list(labels)
     if len(labels) > MOST_LABELS:
         return f"{labels[0]} and {len(labels) - 1} others"
     return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)

@@ -32,11 +32,16 @@ def markdown(report: Report) -> str:
         (marked_down(label), _bold(number, row), *others)
         for (label, number, *others), row in zip(rows, report.rows, strict=True)
     ]
-    rule = (":---", *(["---:"] * (1 + len(heads))))
-    lines = [(first, marked_down(metric), *heads), rule, *marked]
-    table = [f"| {' | '.join(line)} |" for line in lines]
+    table = piped([(first, marked_down(metric), *heads), *marked])
     said = map(marked_down, report.statements)
-    return "\n".join([f"**{marked_down(headline(report))}**", "", *said, "", *table])
+    return "\n".join([f"**{marked_down(headline(report))}**", "", *said, "", table])
+
+
+def piped(table: Sequence[Sequence[str]]) -> str:
+    """A head and rows of Markdown as a table, its first column to the left."""
+    head, *rows = table
+    rule = (":---", *(["---:"] * (len(head) - 1)))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
 
 
 def _bold(number: str, row: Row) -> str:
@@ -55,16 +60,38 @@ def latex(report: Report) -> str:
     """
     (first, metric, *heads), *rows = terminal.columns(report)
     named = ["$n$" if head == "n" else escaped(head) for head in heads]
-    body = [_row([first, escaped(metric), *named]), r"\midrule"]
-    for (label, number, *others), row in zip(rows, report.rows, strict=True):
-        body.append(_row([escaped(label), formula(number, row), *map(escaped, others)]))
+    body = [
+        [escaped(label), formula(number, row), *map(escaped, others)]
+        for (label, number, *others), row in zip(rows, report.rows, strict=True)
+    ]
     aligned = "".join("l" if head == terminal.COMPARED else "r" for head in heads)
+    said = [headline(report), *report.statements]
+    return tabular(said, f"ll{aligned}", [[first, escaped(metric), *named]], body)
+
+
+def tabular(
+    said: Sequence[str],
+    aligned: str,
+    heads: Sequence[Sequence[str]],
+    body: Sequence[Sequence[str]],
+) -> str:
+    """A booktabs table.
+
+    Args:
+        said: Lines of text for comments above it.
+        aligned: The letter of each column, as LaTeX has them.
+        heads: The rows of its head, in LaTeX.
+        body: The rows below the head, likewise.
+    """
+    above, below = ([" & ".join(row) + r" \\" for row in rows] for rows in (heads, body))
     return "\n".join(
         [
-            *(f"% {plain(sentence)}" for sentence in (headline(report), *report.statements)),
-            rf"\begin{{tabular}}{{ll{aligned}}}",
+            *(f"% {plain(line)}" for line in said),
+            rf"\begin{{tabular}}{{{aligned}}}",
             r"\toprule",
-            *body,
+            *above,
+            r"\midrule",
+            *below,
             r"\bottomrule",
             r"\end{tabular}",
             "",
@@ -132,10 +159,6 @@ def _behind(row: Row) -> list[object]:
         return [""] * 6
     by = behind.by
     return [by.value, by.low, by.high, behind.p, behind.limit, by.n]
-
-
-def _row(row: list[str]) -> str:
-    return " & ".join(row) + r" \\"
 
 
 def _exponent(number: str) -> str:

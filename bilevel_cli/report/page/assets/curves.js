@@ -134,7 +134,7 @@ function rangesOf(traces, log, whole) {
 
 /** The horizontal range of some traces; null where there is nothing to draw. */
 function across(traces, log) {
-  const drawn = traces.flatMap(({ x }) => Array.from(x)).filter((x) => x !== null && (!log || x > 0)).map((x) => log ? Math.log10(x) : x);
+  const drawn = traces.flatMap(({ x }) => Array.from(x)).filter((x) => x !== null && (!log || x > 0)).map((x) => onAxis(x, log));
   if (!drawn.length) return null;
   const [first, last] = ends(drawn);
   const room = (last - first) * 0.015 || Math.abs(last) * 0.05 || 0.5;
@@ -189,13 +189,12 @@ function labelsOf(traces, x, y, log, height) {
   if (!x || !y) return [];
   const [low, high] = y;
   const found = named(traces).flatMap((trace) => {
-    const all = pointsOf(trace, log.y).filter((one) => !log.x || one.x > 0);
-    const some = all.filter((one) => (log.x ? Math.log10(one.x) : one.x) <= x[1]); // after a zoom
+    const some = placesOf(trace, log).filter((one) => one.x <= x[1]); // after a zoom
     if (!some.length) return [];
     const end = some[some.length - 1];
     const inside = Math.min(Math.max(end.y, low), high);
     const arrow = end.y > high ? " \u2191" : end.y < low ? " \u2193" : "";
-    const at = Math.min(Math.max(log.x ? Math.log10(end.x) : end.x, x[0]), x[1]);
+    const at = Math.max(end.x, x[0]);
     return [{ trace, at, inside, arrow, pixel: (high - inside) / (high - low) * height }];
   });
   const early = ({ at }) => at < x[1] - EARLY_END * (x[1] - x[0]);
@@ -288,7 +287,7 @@ const columnsOf = (panels) => NARROW.matches ? 1 : panels === 4 ? 2 : Math.min(p
 function budgetOf(range, axis, log, yref, xref) {
   const { budget } = report;
   if (!budget || budget.axis !== axis || !range.x || (log.x && budget.limit <= 0)) return [];
-  const at = log.x ? Math.log10(budget.limit) : budget.limit;
+  const at = onAxis(budget.limit, log.x);
   if (at < range.x[0] || at > range.x[1]) return [];
   // Of shapes, unlike annotations, Plotly takes the logarithm itself.
   const x = budget.limit;

@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const inFront = report.entries.map((_, number) => number).filter((number) => report.entries[number].front);
 const state = { metric: report.metric, axis: report.axis, front: new Set(inFront) };
 const crowded = inFront.length < report.entries.length;
+const ranked = report.series.map((_, number) => number).sort((a, b) => report.series[a].rank - report.series[b].rank);
 
 // ---------------------------------------------------------------- colours
 
@@ -46,7 +47,7 @@ function draw() {
   const { metric, axis, front } = state;
   const log = { x: byId("log-x").checked, y: byId("log-y").checked };
   const shown = { bands: byId("bands").checked && front.size <= BANDS, singles: byId("singles").checked };
-  const ordered = report.series.map((_, number) => number).sort((a, b) => report.series[b].rank - report.series[a].rank);
+  const ordered = [...ranked].reverse(); // the best on top
   const quiet = byId("context").checked ? ordered.filter((number) => !front.has(report.series[number].entry)) : [];
   const loud = ordered.filter((number) => front.has(report.series[number].entry));
   const all = [
@@ -147,7 +148,6 @@ function small(log) {
   if (!on) return;
   const { metric, axis } = state;
   const curves = report.series.map((series) => curvesOf(series, metric, axis));
-  const ranked = report.series.map((_, number) => number).sort((a, b) => report.series[a].rank - report.series[b].rank);
   const half = Math.ceil(ranked.length / 2);
   const [better, worse] = [ranked.slice(0, half), ranked.slice(half)].map((some) => some.flatMap((number) => curves[number]));
   const range = { x: across([...better, ...worse], log.x), y: scaleOf(better, [], worse, log.y, byId("whole").checked).range };
@@ -164,8 +164,7 @@ function small(log) {
 
 function pathOf(curve, { x, y }, log) {
   const place = (value, [low, high], from, to) => (from + (value - low) / (high - low) * (to - from)).toFixed(1);
-  const some = pointsOf(curve, log.y).filter((point) => !log.x || point.x > 0);
-  const points = some.map((point) => `${place(log.x ? Math.log10(point.x) : point.x, x, 0, 160)} ${place(point.y, y, 80, 0)}`);
+  const points = placesOf(curve, log).map((point) => `${place(point.x, x, 0, 160)} ${place(point.y, y, 80, 0)}`);
   return points.length ? `M${points.join("L")}` : "";
 }
 

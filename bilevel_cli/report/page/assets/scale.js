@@ -13,11 +13,18 @@ const around = (extents) => [ends(extents.map(([low]) => low))[0], ends(extents.
 const heightOf = ([low, high]) => high - low;
 const extentOf = (points) => ends(points.map(({ y }) => y));
 
+const onAxis = (value, log) => log ? Math.log10(value) : value;
+
 /** The points of a trace that can be drawn, with the logarithms of a logarithmic axis. */
 function pointsOf({ x, y }, log) {
   return Array.from(y, (value, row) => ({ x: x[row], y: value }))
     .filter(({ y }) => y !== null && (!log || y > 0))
-    .map(({ x, y }) => ({ x, y: log ? Math.log10(y) : y }));
+    .map(({ x, y }) => ({ x, y: onAxis(y, log) }));
+}
+
+/** The points of a trace that can be drawn, in the units of both axes. */
+function placesOf(trace, log) {
+  return pointsOf(trace, log.y).filter(({ x }) => !log.x || x > 0).map(({ x, y }) => ({ x: onAxis(x, log.x), y }));
 }
 
 function lateOf(points) {
