@@ -120,13 +120,14 @@ def hypergradient(
     dtype = next(iter(z.params.values())).dtype
     with computing_in(dtype), exact_attention():
         given = prepared(inner_loss, outer_loss, z, lam, choice)
-        loop, data, everything = given.loop, given.data, given.outer
+        loop, everything = given.loop, given.outer
+        generator = torch.Generator(next(iter(z.params.values())).device).manual_seed(seed)
+        noise = given.method.draw(everything, generator)
+        data = loop.drawn(everything, given.data._replace(noise=noise), generator)
         try:
             given.method.check(loop, everything, data)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        generator = torch.Generator(next(iter(z.params.values())).device).manual_seed(seed)
-        data = data._replace(noise=given.method.draw(everything, generator))
         if carry is None:
             fresh = loop.fresh(everything, data)
             carry = given.method.begin(loop, everything, data, fresh)

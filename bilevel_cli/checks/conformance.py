@@ -27,6 +27,7 @@ from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.runs import checkpoint
 from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.solvers.langevin import Langevin
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.learned import Learned
 from bilevel_cli.tasks.examples.quadratic import Quadratic
@@ -51,15 +52,15 @@ def check_method(method: Hypergradient[Any]) -> None:
 
 
 def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
-    task = _quadratic()
-    loop = InnerLoop(task, GradientDescent(lr=0.1), Cold())
-    generator = torch.Generator().manual_seed(0)
+    task, generator = _quadratic(), torch.Generator().manual_seed(0)
+    outer = {"lam": torch.linspace(-1.0, 1.0, 3)}
+    loop = _served(method, task, outer)
 
     def drawn() -> StepData:
-        return task.sample(STEPS + method.extras(STEPS), generator).split(STEPS)
+        data = task.sample(STEPS + method.extras(STEPS), generator).split(STEPS)
+        return loop.drawn(outer, data, generator)
 
     data = drawn()
-    outer = {"lam": torch.linspace(-1.0, 1.0, 3)}
     # A learned start as well, unless the method refuses it: some methods learn nothing else.
     learning = replace(loop, start=Learned())
     everything = {**outer, **learning.outer_init(data, outer)}
@@ -88,7 +89,7 @@ def _check_method_in_this_precision(method: Hypergradient[Any]) -> None:
     singles = [estimate(one, method.init(outer, loop.fresh(outer, one))) for one in several]
     parts = {
         name: _stack([getattr(one, name) for one in several])
-        for name in ("init", "inner", "outer", "extra")
+        for name in ("init", "inner", "outer", "extra", "draws")
     }
     stacked = StepData(**parts, noise=data.noise, whole={})
 
@@ -142,7 +143,11 @@ def check_solver(solver: InnerSolver[Any]) -> None:
         task = _quadratic()
         data = task.sample(STEPS, torch.Generator().manual_seed(0))
         outer = {"lam": torch.linspace(-1.0, 1.0, 3)} | solver.outer_init(data.init)
-        oracle = MinibatchOracle(task, outer, data.inner_at(0), data.outer)
+        loop = InnerLoop(task, solver, Cold())
+        data = loop.drawn(outer, data, torch.Generator().manual_seed(0))
+        oracle = MinibatchOracle(
+            *(task, outer, data.inner_at(0), data.outer), draws=data.draws_at(0)
+        )
         here, there = data.init, {"z": torch.ones_like(data.init["z"])}
         state = solver.step(oracle, solver.init(here))
         before = trees.map_leaves(Tensor.clone, state)
@@ -161,6 +166,20 @@ def check_solver(solver: InnerSolver[Any]) -> None:
             "The first step reads no memory that depends on where the solver was begun",
         )
         _check_reload(state)
+
+
+def _served(method: Hypergradient[Any], task: Task, outer: Params) -> InnerLoop:
+    """A loop on the task that the method serves: of gradient descent unless it wants samples."""
+    loops = [
+        InnerLoop(task, solver, Cold())
+        for solver in (GradientDescent(lr=0.1), Langevin(lr=0.1, tau=0.1))
+    ]
+    for loop in loops:
+        data = task.sample(STEPS, torch.Generator().manual_seed(0))
+        with contextlib.suppress(ValueError):
+            method.check(loop, outer, loop.drawn(outer, data, torch.Generator().manual_seed(0)))
+            return loop
+    return loops[0]
 
 
 def _check_engine(part: object, functions: tuple[str, ...]) -> None:

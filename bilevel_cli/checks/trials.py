@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, counting, draws, episodes, trees
-from bilevel_cli.core.claim import Trial
+from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
@@ -65,9 +65,9 @@ def setting(
 
     extras = method.extras(num_steps)
     extra = repeated(extras) if extras else {}
-    return task.project_outer(outer), data._replace(
-        inner=repeated(num_steps), outer=last, extra=extra
-    )
+    outer = task.project_outer(outer)
+    data = data._replace(inner=repeated(num_steps), outer=last, extra=extra)
+    return outer, loop.drawn(outer, data, torch.Generator(device).manual_seed(seed))
 
 
 def distance(found: Params, reference: Params) -> float:
@@ -101,8 +101,8 @@ class Trials:
     Args:
         loop: The inner loop, of one inner problem.
         outer: The outer parameters.
-        data: The data, whose noise is drawn anew for every estimate.
-        noise: Draws it, on the device of the outer parameters. Every estimate moves it on.
+        data: The data, whose random numbers are drawn anew for every estimate.
+        noise: Draws them, on the device of the outer parameters. Every estimate moves it on.
     """
 
     loop: InnerLoop
@@ -118,7 +118,8 @@ class Trials:
 
     def one(self, method: Hypergradient[Any], carry: Any) -> tuple[Estimate, Trial]:
         """One estimate from the memory `carry`, and what it saw."""
-        drawn = self.data._replace(noise=method.draw(self.outer, self.noise))
+        noise = method.draw(self.outer, self.noise)
+        drawn = self.loop.drawn(self.outer, self.data._replace(noise=noise), self.noise)
         found = method.estimate(self.loop, self.outer, drawn, carry)
         return found, Trial(self.loop, self.outer, drawn, carry, found.carry["inner"]["inner"])
 
@@ -132,27 +133,31 @@ class Trials:
             found, trial = self.one(method, found.carry)
         return End(found, trial, relative_error(half.grad, found.grad))
 
-    def drawn(self, method: Hypergradient[Any], count: int, trial: Trial) -> Tensor:
-        """`count` estimates that differ in their noise alone, [count, outer parameters]."""
+    def drawn(self, method: Hypergradient[Any], claim: Claim, trial: Trial) -> Tensor:
+        """Estimates that differ in their random numbers alone, [claim.repeats, outer parameters].
+
+        Args:
+            method: The method.
+            claim: Says how many, and of which random numbers its mean is.
+            trial: All else that the estimates see.
+        """
         loop, outer, data, carry, last = trial
 
-        def vector(drawn: Params) -> Tensor:
-            found = method.estimate(loop, outer, data._replace(noise=drawn), carry)
-            return trees.ravel(found.grad)[0]
+        def vector(noise: Params, draws: Params) -> Tensor:
+            given = data._replace(noise=noise, draws=draws)
+            return trees.ravel(method.estimate(loop, outer, given, carry).grad)[0]
 
-        firsts = range(0, count, max(1, AT_ONCE // trees.size(last)))
-        draws = [method.draw(outer, self.noise) for _ in range(count)]
-        # Mapped: one by one takes a hundred times longer.
-        return torch.cat(
-            [
-                autodiff.vmap(vector)(
-                    {
-                        name: torch.stack(
-                            [draw[name] for draw in draws[first : first + firsts.step]]
-                        )
-                        for name in draws[0]
-                    }
-                )
-                for first in counting.counted(firsts, len(firsts))
-            ]
-        )
+        def drawn() -> tuple[Params, Params]:
+            noise = method.draw(outer, self.noise)
+            again = loop.drawn(outer, data, self.noise) if claim.over_draws else data
+            return noise, again.draws
+
+        every = [drawn() for _ in range(claim.repeats)]
+        firsts = range(0, claim.repeats, max(1, AT_ONCE // trees.size(last)))
+        found = []
+        for first in counting.counted(firsts, len(firsts)):
+            some = every[first : first + firsts.step]
+            noise, draws = trees.map_leaves(lambda *xs: torch.stack(xs), *some)
+            # Mapped: one by one takes a hundred times longer.
+            found.append(autodiff.vmap(vector)(noise, draws))
+        return torch.cat(found)

@@ -200,7 +200,7 @@ def mean(claim: Claim, base: Hypergradient[Any], trials: Trials) -> Held:
     with warnings.catch_warnings():
         # torch 2.13 says so of its own output, in log_sigmoid's derivative by both modes.
         warnings.filterwarnings("ignore", "An output with one or more elements was resized")
-        drawn = trials.drawn(base, claim.repeats, trial)
+        drawn = trials.drawn(base, claim, trial)
     vector, unravel = trees.ravel(reference)
     average, error = drawn.mean(0), drawn.std(0) / math.sqrt(len(drawn))
     # An entry without noise, such as one that the loss does not depend on, must be right itself.

@@ -51,7 +51,8 @@ class Claim(NamedTuple):
             where theory makes it depend on the problem. For a mean it is the largest number of
             standard errors by which an entry may be off, while the noise of the mean is less than
             half of the reference.
-        kind: "value": one estimate is the reference. "mean": its expectation over `data.noise` is.
+        kind: "value": one estimate is the reference. "mean": its expectation over `data.noise` is,
+            and over `data.draws` where `over_draws`.
             "limit": estimates that are repeated at fixed outer parameters, each with the memory of
             the one before, tend to it. "rate": repeated in this way, they tend to something that
             misses it, and `variant` misses it `ratio` times as much.
@@ -62,6 +63,7 @@ class Claim(NamedTuple):
         ratio: For a rate: bounds of (error of the variant) / (error of the method).
         perturbs: Whether the estimate compares losses. It then sees what derivatives of the problem
             take for constants, and its reference must see it too.
+        over_draws: Whether a mean is one over the random numbers of the solver, too.
     """
 
     text: str
@@ -73,6 +75,7 @@ class Claim(NamedTuple):
     variant: Any = None
     ratio: tuple[float, float] = (0.0, 1.0)
     perturbs: bool = False
+    over_draws: bool = False
 
 
 class NoSolution(Exception):

@@ -19,7 +19,7 @@ from bilevel_cli.core.trees import Params, Tree
 OuterStep = Callable[[Params, StepData, Carry], Estimate]
 
 # Noise belongs to the method, not to an episode.
-PER_EPISODE = StepData(init=0, inner=0, outer=0, noise=None, extra=0, whole=0)  # type: ignore[arg-type]
+PER_EPISODE = StepData(init=0, inner=0, outer=0, noise=None, extra=0, whole=0, draws=0)  # type: ignore[arg-type]
 
 
 def outer_step(
@@ -70,6 +70,25 @@ def sample(
         return task.sample(num_steps + extra, generator).split(num_steps, axis=1)
     data = task.sample(num_steps, generator)
     return data._replace(extra=task.sample(extra, extras).inner) if extra else data
+
+
+def drawn(loop: InnerLoop, outer: Params, data: StepData, generator: torch.Generator) -> StepData:
+    """`data` with the random numbers of the inner steps; each episode has its own.
+
+    As it is for a solver that takes none, whose runs pay nothing.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer parameters.
+        data: The data of an outer step, of all episodes where there are some.
+        generator: Draws them, on the device of the data.
+    """
+    if not _has_episodes(loop):
+        return loop.drawn(outer, data, generator)
+    count, steps = next(iter(data.inner.values())).shape[:2]
+    draws = loop.draw(outer, first(data), count * steps, generator)
+    apart = {name: value.reshape(count, steps, *value.shape[1:]) for name, value in draws.items()}
+    return data._replace(draws=apart) if apart else data
 
 
 def whole(task: Task, method: Hypergradient[Any], step: int) -> dict[str, Batch]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.oracle import MinibatchOracle
 from bilevel_cli.core.problem import Problem, StepData
@@ -87,9 +89,33 @@ class InnerLoop:
         within = self.solver.within
         return None if within is None else within.free(inner)
 
+    def draw(
+        self, outer: Params, data: StepData, num_steps: int, generator: torch.Generator
+    ) -> Params:
+        """The random numbers of so many inner steps, [num_steps, ...]; {} where a step takes none.
+
+        Args:
+            outer: The outer parameters.
+            data: The data of one inner problem, for the shapes of the inner parameters.
+            num_steps: How many steps.
+            generator: Draws them, on the device of the data.
+        """
+        if not self.solver.takes_draws:
+            return {}
+        return self.solver.draw(self.problem.init_inner(outer, data), num_steps, generator)
+
+    def drawn(self, outer: Params, data: StepData, generator: torch.Generator) -> StepData:
+        """The data of one inner problem with the random numbers of its inner steps."""
+        draws = self.draw(outer, data, data.num_steps, generator)
+        return data._replace(draws=draws) if draws else data
+
+    def oracle(self, outer: Params, data: StepData, t: int) -> MinibatchOracle:
+        """The problem as the solver sees it in one inner step."""
+        batch, draws = data.inner_at(t), data.draws_at(t)
+        return MinibatchOracle(self.problem, outer, batch, data.outer, draws=draws)
+
     def step(self, state: SolverState, outer: Params, data: StepData, t: int) -> SolverState:
-        oracle = MinibatchOracle(self.problem, outer, data.inner_at(t), data.outer)
-        return self.solver.step(oracle, state)
+        return self.solver.step(self.oracle(outer, data, t), state)
 
     def run(
         self,

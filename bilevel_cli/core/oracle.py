@@ -4,7 +4,7 @@ A solver asks an oracle for gradients and knows nothing else of the problem. So 
 changes the answers (weight decay, a mixture of two losses) works with every solver.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bilevel_cli.core import autodiff
@@ -18,6 +18,11 @@ class Oracle(Protocol):
     @property
     def outer(self) -> Params:
         """The outer parameters, for a solver some of whose settings are learned."""
+        ...
+
+    @property
+    def draws(self) -> Params:
+        """The random numbers of this step, as `InnerSolver.draw` drew them for all steps."""
         ...
 
     def inner_grad(self, inner: Params) -> Params:
@@ -37,6 +42,7 @@ class MinibatchOracle:
     outer: Params
     inner_batch: Batch
     outer_batch: Batch
+    draws: Params = field(default_factory=dict, kw_only=True)
 
     def inner_grad(self, inner: Params) -> Params:
         return inner_direction(self.problem, inner, self.outer, self.inner_batch)
@@ -54,6 +60,7 @@ class FixedOracle:
 
     outer: Params
     direction: Params
+    draws: Params = field(default_factory=dict, kw_only=True)
 
     def inner_grad(self, inner: Params) -> Params:
         del inner
@@ -73,6 +80,10 @@ class OracleWrapper:
     @property
     def outer(self) -> Params:
         return self.base.outer
+
+    @property
+    def draws(self) -> Params:
+        return self.base.draws
 
     def inner_grad(self, inner: Params) -> Params:
         return self.base.inner_grad(inner)

@@ -38,6 +38,9 @@ class StepData(NamedTuple):
         whole: Both sums over all examples, "inner" and "outer", as batches without a leading
             dimension, at the outer steps for which the method asked (`Hypergradient.whole_every`).
             Empty at all others, and for a task whose minibatches are whole.
+        draws: The random numbers of the K inner steps that the solver asked for
+            (`InnerSolver.draw`), tensors of shape [K, ...]. Each episode has its own. Empty for a
+            solver that asks for none.
     """
 
     init: Params
@@ -46,6 +49,7 @@ class StepData(NamedTuple):
     noise: Params = {}  # noqa: RUF012 - never written to
     extra: Batch = {}  # noqa: RUF012 - never written to
     whole: dict[str, Batch] = {}  # noqa: RUF012 - never written to
+    draws: Params = {}  # noqa: RUF012 - never written to
 
     @property
     def num_steps(self) -> int:
@@ -55,6 +59,10 @@ class StepData(NamedTuple):
     def inner_at(self, step: int) -> Batch:
         """The minibatch of one inner step, tensors of shape [...]; -1 is the last step."""
         return {name: value[step] for name, value in self.inner.items()}
+
+    def draws_at(self, step: int) -> Params:
+        """The random numbers of one inner step, tensors of shape [...]."""
+        return {name: value[step] for name, value in self.draws.items()}
 
     def extra_at(self, number: int) -> Batch:
         """An extra minibatch, tensors of shape [...]; the last inner one where there is none."""

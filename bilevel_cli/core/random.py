@@ -15,6 +15,7 @@ FIRST_EXTRAS = "first extra minibatches"  # the extra minibatches of the method,
 SAMPLING = "sampling"  # the data of outer steps
 EXTRAS = "extra minibatches"  # the extra minibatches of the method, in outer steps
 NOISE = "noise"  # what else a method draws in outer steps
+INNER_STEPS = "inner steps"  # what the inner solver draws, likewise
 DATA = "data"  # splits, label noise, and what else a task draws when it is built
 FRESH_SOLVE = "re-training"  # the data of the fresh inner solve in evaluations
 SELECTION = "selection"  # which real examples stand against a distilled set
@@ -130,6 +131,7 @@ class Streams:
         sampling: Of the data of outer steps.
         extras: Of the extra minibatches of a method.
         noise: Of the noise of a method.
+        draws: Of the inner solver.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -137,6 +139,7 @@ class Streams:
         self.sampling.manual_seed(stream_seed(seed, SAMPLING))
         self.extras.manual_seed(stream_seed(seed, EXTRAS))
         self.noise = generator(seed, NOISE, device)
+        self.draws = generator(seed, INNER_STEPS, device)
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds of them."""
@@ -144,6 +147,7 @@ class Streams:
             "sampling": self.sampling.state(),
             "extras": self.extras.state(),
             "noise": self.noise.get_state(),
+            "draws": self.draws.get_state(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -151,3 +155,5 @@ class Streams:
         self.sampling.restore(saved["sampling"])
         self.extras.restore(saved["extras"])
         self.noise.set_state(saved["noise"])
+        if "draws" in saved:  # not in a checkpoint from before version 0.7.0
+            self.draws.set_state(saved["draws"])

@@ -92,8 +92,41 @@ def a_minimiser(who: str, loop: InnerLoop, outer: Params, data: StepData) -> Non
     if loop.solver.no_minimiser:
         raise ValueError(
             f"{who} needs an inner solver that minimises a loss, got {loop.solver.no_minimiser}. "
-            "Use solver=weight_decay for decay as a penalty, or method=reverse, method=iaptt or "
-            "method=fixed_point, which differentiate the solver's own steps."
+            "Use solver=gd, solver=weight_decay for decay as a penalty, or method=reverse or "
+            "method=iaptt, which differentiate the solver's own steps."
+        )
+
+
+def steps_rest(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a solver whose steps are random: they have no fixed point."""
+    del outer, data
+    if loop.solver.takes_draws:
+        raise ValueError(
+            f"{who} needs an inner solver that comes to rest, got {type(loop.solver).__name__}, "
+            "whose steps are random. Use solver=gd, or method=reverse, which differentiates the "
+            "steps with their random numbers fixed."
+        )
+
+
+def one_gradient_a_step(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a solver whose step takes the inner gradient at several points."""
+    del outer, data
+    if loop.solver.gradients != 1:
+        raise ValueError(
+            f"{who} needs an inner solver that takes one inner gradient in a step, got "
+            f"{type(loop.solver).__name__}, which takes {loop.solver.gradients}. Use solver=gd, or "
+            "method=reverse, which differentiates every step."
+        )
+
+
+def a_sampler(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a solver whose iterates are no samples of exp(-f / tau)."""
+    an_inner_loss(who, loop, outer, data)
+    if loop.solver.temperature is None:
+        raise ValueError(
+            f"{who} needs an inner solver that samples at a temperature above 0, got "
+            f"{type(loop.solver).__name__}. Use solver=langevin with solver.tau > 0, or method=cg "
+            "for the minimiser."
         )
 
 

@@ -6,11 +6,16 @@ A solver is two functions, `init` and `step`, on a state. Three of them, in thes
 * Momentum (`solvers.momentum`): the state is z and a velocity, which is zero at `init`.
 * Projected descent (`solvers.projected`): a step of another solver, whose z is then projected onto
   a set; `within` names the set, so that methods know over what z is minimised.
+
+A solver whose steps are random (`solvers.langevin`) draws nothing in a step. Its `draw` draws the
+numbers of all steps beforehand, and a step finds its own in `oracle.draws`. So an estimate stays a
+pure function of its data, which can be replayed, mapped and differentiated.
 """
 
 import abc
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 
@@ -136,6 +141,41 @@ class InnerSolver(abc.ABC, Generic[State]):
             state: The state before the step.
         """
 
+    @property
+    def takes_draws(self) -> bool:
+        """Whether its steps take random numbers: by default, whether those that it wraps do."""
+        return any(solver.takes_draws for solver in self._wrapped())
+
+    def draw(self, inner: Params, num_steps: int, generator: torch.Generator) -> Params:
+        """The random numbers of its steps: a step finds its own in `oracle.draws`.
+
+        Those of different steps are independent. By default they are those of the solvers that it
+        wraps.
+
+        Args:
+            inner: Inner parameters, for their shapes, device and precision.
+            num_steps: Inner steps, of one inner problem or of several.
+            generator: Draws them, on the device of `inner`.
+
+        Returns:
+            Tensors of shape [num_steps, ...], by names of the solver's own. Empty for a solver that
+            takes none.
+        """
+        found: Params = {}
+        for solver in self._wrapped():
+            found |= solver.draw(inner, num_steps, generator)
+        return found
+
+    @property
+    def temperature(self) -> float | None:
+        """tau, where the iterates are samples of exp(-f / tau); None where they are not."""
+        return None
+
+    @property
+    def gradients(self) -> int:
+        """Inner gradients that one step takes: by default 1, or those of what it wraps."""
+        return max((solver.gradients for solver in self._wrapped()), default=1)
+
     def posed(self, problem: Problem) -> "tuple[Problem, InnerSolver[Any]]":
         """The problem whose inner loss this solver minimises, and the solver that steps on it.
 
@@ -172,6 +212,13 @@ class InnerSolver(abc.ABC, Generic[State]):
             elif isinstance(setting, InnerSolver):
                 found |= setting.outer_init(inner)
         return found
+
+    def _wrapped(self) -> "Iterator[InnerSolver[Any]]":
+        """The solvers among its settings."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # solvers are dataclasses
+            setting: Any = getattr(self, field.name)
+            if isinstance(setting, InnerSolver):
+                yield setting
 
     def settings(self, outer: Params) -> Params:
         """The learned settings at `outer`, of this solver and those it wraps.

@@ -88,7 +88,7 @@ class Bvfsm(ValuePenalty):
         origin = trees.zeros_like(carry["inner"]["inner"])
         value = loop.begin(outer, data, carry["value"])
         for t in range(data.num_steps):
-            oracle = MinibatchOracle(loop.problem, outer, data.inner_at(t), data.outer)
+            oracle = loop.oracle(outer, data, t)
             value = loop.solver.step(Proximal(oracle, mu, origin), value)
         z = value["inner"]
         allowed = 0.5 * mu * trees.dot(z, z)  # f*_mu - f(z)

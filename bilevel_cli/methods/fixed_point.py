@@ -11,7 +11,7 @@ from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import losses_depend_on_outer, start_is_constant
+from bilevel_cli.core.requirements import losses_depend_on_outer, start_is_constant, steps_rest
 from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params, Tree
@@ -64,7 +64,7 @@ class FixedPoint(Hypergradient[FixedPointCarry]):
     def init(self, outer: Params, state: SolverState) -> FixedPointCarry:
         return {"inner": state, "adjoint": trees.map_leaves(torch.zeros_like, state)}
 
-    requires = (losses_depend_on_outer, start_is_constant)
+    requires = (losses_depend_on_outer, start_is_constant, steps_rest)
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         advice = (

@@ -10,7 +10,6 @@ from bilevel_cli.core import references
 from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate
-from bilevel_cli.core.oracle import MinibatchOracle
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.trees import Params
@@ -74,7 +73,7 @@ class Meha(ValuePenalty):
         y = loop.begin(outer, data, carry["inner"])
         descent = Aggregated(loop.solver, 1.0, weight)
         for t in range(data.num_steps):
-            oracle = MinibatchOracle(loop.problem, outer, data.inner_at(t), data.outer)
+            oracle = loop.oracle(outer, data, t)
             theta = loop.solver.step(Proximal(oracle, 1 / self.gamma, y["inner"]), theta)
             y = descent.step(Proximal(oracle, -1 / self.gamma, theta["inner"]), y)
         grad, loss, gap = penalised_gradient(

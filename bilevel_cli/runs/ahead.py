@@ -112,6 +112,9 @@ class Ahead:
         except (TypeError, AttributeError):  # it draws something else than epochs
             with self.undone():
                 self._data = Whole(self._sample, two)
+        if part.loop.solver.takes_draws:
+            with self.undone():
+                self._example = self._sample(*two)
 
     def draw(self, steps: int) -> Tree:
         """What so many outer steps are given, each tensor of shape [steps, ...].
@@ -121,13 +124,17 @@ class Ahead:
         """
         streams = self._streams
         noise = [self._part.method.draw(self._outer, streams.noise) for _ in range(steps)]
-        stacked = trees.map_leaves(lambda *xs: torch.stack(xs), *noise)
-        return {"data": self._data.draw(steps, streams.sampling, streams.extras), "noise": stacked}
+        draws = [self._draws() for _ in range(steps)]
+        return {
+            "data": self._data.draw(steps, streams.sampling, streams.extras),
+            "noise": trees.map_leaves(lambda *xs: torch.stack(xs), *noise),
+            "draws": trees.map_leaves(lambda *xs: torch.stack(xs), *draws),
+        }
 
     def data(self, one: Tree) -> StepData:
-        """The data and the noise of one step, of what was drawn for it."""
+        """The data and the random numbers of one step, of what was drawn for it."""
         data = self._data.data(one["data"])
-        return data._replace(noise=one["noise"])
+        return data._replace(noise=one["noise"], draws=one["draws"])
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
@@ -137,6 +144,13 @@ class Ahead:
             yield
         finally:
             self._streams.restore(saved)
+
+    def _draws(self) -> Params:
+        """The random numbers of the inner steps of one outer step."""
+        loop, random = self._part.loop, self._streams.draws
+        if not loop.solver.takes_draws:
+            return {}
+        return episodes.drawn(loop, self._outer, self._example, random).draws
 
     def _sample(self, sampling: Any, extras: Any) -> StepData:
         part = self._part

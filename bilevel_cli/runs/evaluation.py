@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_cli.core import episodes
 from bilevel_cli.core.random import FRESH_SOLVE, generator
 from bilevel_cli.core.trees import Params
 from bilevel_cli.records.table import Row
@@ -41,7 +42,8 @@ def retrained(state: RunState, inner: Params, steps: int) -> dict[str, Tensor]:
         steps: Inner steps of the fresh solve.
     """
     task, loop, outer = state.experiment.task, state.experiment.loop, state.outer
-    data = task.sample(steps, generator(state.plan.seed, FRESH_SOLVE, state.machine.device))
+    random = generator(state.plan.seed, FRESH_SOLVE, state.machine.device)
+    data = episodes.drawn(loop, outer, task.sample(steps, random), random)
     fresh = loop.run(loop.fresh(outer, data), outer, data)["inner"]
     found = {
         "joint_loss": task.outer_loss(inner, outer, data.outer),

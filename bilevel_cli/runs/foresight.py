@@ -29,18 +29,23 @@ class Foreseen(NamedTuple):
     Attributes:
         sizes: Of one inner problem.
         minibatches: Numbers in the minibatches of all inner steps.
+        draws: Random numbers of all inner steps.
     """
 
     sizes: Sizes
     minibatches: int
+    draws: int = 0
 
     def parts(self, method: Hypergradient[Any], loop: InnerLoop, graph: int) -> Parts:
         """What one inner problem holds at once, where the graph of a step has so many numbers."""
         sizes = self.sizes._replace(graph=graph)
         what, less = "the minibatches of all inner steps", ("inner_steps", "task.batch_size")
-        drawn = Part(what, self.minibatches, less)
         parts = (*method.holds(sizes), *loop.start.holds(sizes))
-        return (*parts, drawn) if sizes.steps > 1 and self.minibatches else parts
+        if sizes.steps > 1 and self.minibatches:
+            parts = (*parts, Part(what, self.minibatches, less))
+        if self.draws:
+            parts = (*parts, Part("the random numbers of all inner steps", self.draws, less[:1]))
+        return parts
 
 
 def check_memory(
@@ -101,8 +106,8 @@ def check_minibatches(draw: Callable[[int], StepData], steps: int, device: torch
     needed, limit = (two - one) * steps, memory.limit(device)
     if needed > limit:
         raise ValueError(
-            f"A run draws the minibatches of all inner steps at once, which are {_size(needed)} "
-            f"for inner_steps={steps}, got {_available(limit)}. Lower inner_steps "
+            "A run draws the minibatches and random numbers of all inner steps at once, which are "
+            f"{_size(needed)} for inner_steps={steps}, got {_available(limit)}. Lower inner_steps "
             f"or task.batch_size{_or_more()}."
         )
 
@@ -111,7 +116,7 @@ def foreseen(loop: InnerLoop, outer: Params, data: StepData) -> Foreseen:
     """What is known of an outer step; arguments as in `check_memory`."""
     size = next(iter(outer.values())).element_size()
     drawn = 0 if _repeats(data.inner) else _bytes(data.inner) // size
-    return Foreseen(graphs.sized(loop, outer, data), drawn)
+    return Foreseen(graphs.sized(loop, outer, data), drawn, trees.size(data.draws))
 
 
 def _repeats(batch: Batch) -> bool:

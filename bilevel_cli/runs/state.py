@@ -96,6 +96,7 @@ class RunState:
         else:
             data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
             data = data._replace(noise=part.method.draw(self.outer, random.noise))
+            data = episodes.drawn(part.loop, self.outer, data, random.draws)
         whole = episodes.whole(part.task, part.method, self.step)
         return self.outer, data._replace(whole=whole), self.carry
 
@@ -202,7 +203,8 @@ class RunState:
 
         def drawn(count: int) -> StepData:  # by random numbers that nobody else sees
             again = generator(seed, FIRST_SAMPLE, device)
-            return episodes.sample(task, method, count, again, again)
+            some = episodes.sample(task, method, count, again, again)
+            return episodes.drawn(loop, outer, some, again)
 
         foresight.check_minibatches(drawn, steps, device)
         data = episodes.sample(task, method, steps, first, extras)
@@ -216,6 +218,8 @@ class RunState:
             )
         self.outer = {name: value.detach().clone().to(device) for name, value in outer.items()}
         self.optimizer = self.experiment.optimizer(self._parameter_groups())
+        data = episodes.drawn(loop, self.outer, data, first)
+        one = data if task.episodes is None else episodes.first(data)
         self.machine.ranks.fits(method, loop, self.outer, one)
         method.check(loop, self.outer, one)
         self._foreseen = foresight.check_memory(method, loop, self.outer, one)

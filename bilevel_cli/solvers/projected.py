@@ -32,3 +32,7 @@ class Projected(Wrapper):
     @property
     def within(self) -> ConvexSet:
         return self.onto
+
+    @property
+    def temperature(self) -> float | None:
+        return self.base.temperature

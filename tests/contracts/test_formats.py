@@ -69,7 +69,7 @@ MANIFEST = [
 ]
 CHECKPOINT = [
     *("step", "seconds", "inner_grads", "hvps", "outer", "optimizer", "scheduler", "carry"),
-    *("sampling", "extras", "noise", "settings", "origin", "diverged_at", "restores"),
+    *("sampling", "extras", "noise", "draws", "settings", "origin", "diverged_at", "restores"),
     *("doubts", "descent", "judged", "tables", "kernels"),
 ]
 ORIGIN = ["bilevel-cli", "git_commit", "torch", "threads", "processes", "device", "data"]
@@ -223,7 +223,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 RUN = {"initialisation", "data", "first sample", "first extra minibatches"}
-RUN |= {"sampling", "extra minibatches", "noise"}
+RUN |= {"sampling", "extra minibatches", "noise", "inner steps"}
 
 
 def test_a_run_draws_from_the_streams_of_these_words(

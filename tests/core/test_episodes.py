@@ -16,11 +16,13 @@ from bilevel_cli.core import autodiff, episodes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate
 from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.requirements import a_sampler
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.iaptt import Iaptt
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.solvers.gd import GradientDescent
+from bilevel_cli.solvers.langevin import Langevin
 from bilevel_cli.solvers.momentum import Momentum
 from bilevel_cli.starts.cold import Cold
 from bilevel_cli.starts.warm import Warm
@@ -39,7 +41,7 @@ def take(tree: Tree, episode: int) -> Tree:
 
 def one(data: StepData, episode: int) -> StepData:
     init, inner, outer = take(tuple(data)[:3], episode)
-    return StepData(init, inner, outer, data.noise)
+    return StepData(init, inner, outer, data.noise, draws=take(data.draws, episode))
 
 
 def inside_a_mapping(step: episodes.OuterStep) -> episodes.OuterStep:
@@ -66,9 +68,13 @@ def test_threads_and_mapping_equal_a_loop(option: str, two_threads: None) -> Non
     problem, outer = Several(), {"lam": torch.tensor([1.0, -0.5, 2.0])}
     method = instantiate(composed("task=quadratic", f"method={option}").method)
     # A solver and a start with memory, so that the second step sees the carry of the first.
-    loop = InnerLoop(problem, Momentum(0.05, 0.5), Warm())
-    noise = method.draw(outer, torch.Generator().manual_seed(0))
-    first, second = (problem.data(STEPS)._replace(noise=noise) for _ in range(2))
+    solver = Langevin(0.05, 0.3) if a_sampler in method.requires else Momentum(0.05, 0.5)
+    loop, source = InnerLoop(problem, solver, Warm()), torch.Generator().manual_seed(0)
+    noise = method.draw(outer, source)
+    first, second = (
+        episodes.drawn(loop, outer, problem.data(STEPS)._replace(noise=noise), source)
+        for _ in range(2)
+    )
     state = stack([loop.fresh(outer, one(first, e)) for e in range(3)])
     begun = episodes.begin(method, loop, outer, first, state)
 

@@ -52,6 +52,7 @@ def estimates(*overrides: str) -> tuple[Estimate, Callable[[], Estimate], bool, 
     outer = task.init_outer(generator)
     outer = {**loop.outer_init(data, outer), **outer}
     data = data._replace(noise=method.draw(outer, generator))
+    data = episodes.drawn(loop, outer, data, generator)
     company = Alone()
     joined = InnerLoop(JoinedProblem(loop.problem, company), loop.solver, loop.start)
     carry = episodes.begin(method, loop, outer, data, episodes.fresh(loop, outer, data))

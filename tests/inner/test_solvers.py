@@ -222,6 +222,7 @@ def test_an_unusable_setting_is_refused(make: Callable[[], Any], message: str) -
 
 class _Flat:
     outer: Params = {}  # noqa: RUF012 - never written to
+    draws: Params = {}  # noqa: RUF012 - likewise
 
     def inner_grad(self, inner: Params) -> Params:
         return trees.zeros_like(inner)

@@ -28,6 +28,9 @@ SOLVERS = {
     "gd_learned_lr": f"solver.lr.initial={STEP}",
     "momentum_learned": f"solver.lr.initial={STEP}",
     "meta_sgd": f"solver.lr={STEP}",
+    "langevin": f"solver.lr={STEP}",
+    "lbfgs": f"solver.lr={STEP}",
+    "sam": f"solver.base.lr={STEP}",
 }
 FOLLOWING = {
     *("neumann", "stocbio", "bsa", "ttsa", "amigo", "soba", "saba", "fsla"),

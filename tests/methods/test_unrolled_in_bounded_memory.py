@@ -14,7 +14,7 @@ import pytest
 import torch
 from configs import composed, options
 from hydra.utils import instantiate
-from problems import Plane, Quadratic, central_difference
+from problems import Plane, Quadratic, central_difference, seeded
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import cross_entropy
@@ -107,6 +107,7 @@ def case(problem: Any, steps: int, solver: InnerSolver[Any], start: Start) -> Ca
     """A case whose previous state is that of another outer step."""
     loop, data, before = InnerLoop(problem, solver, start), problem.data(steps), problem.data(2)
     outer = problem.outer_init() | loop.outer_init(data, problem.outer_init())
+    data, before = (loop.drawn(outer, one, seeded()) for one in (data, before))
     state = loop.run(loop.fresh(outer, before), outer, before)
     return Case(problem, solver, start, outer, data, {"inner": state})
 

@@ -43,6 +43,8 @@ CASES = [
     ("task=logistic", "method=saba", "task.batch_size=7"),
     ("task=logistic", "method=mrbo", "task.batch_size=7"),
     ("task=ridge", "method=reverse"),
+    ("task=ridge", "method=reverse", "solver=langevin"),
+    ("task=sinusoid", "method=iaptt", "solver=langevin"),
 ]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.oracle import MinibatchOracle, OracleWrapper
+from bilevel_cli.core.oracle import OracleWrapper
 from bilevel_cli.core.problem import Batch, Problem, StepData
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
@@ -73,13 +73,12 @@ def last_step(loop: InnerLoop, outer: Params, data: StepData, previous: SolverSt
     """Runs the inner loop. Takes as many inner gradients as there are steps."""
     number = data.num_steps - 1
     state = loop.run(loop.begin(outer, data, previous), outer, data, last=number)
-    batches = data.inner_at(number), data.outer
-    watching = _Watching(MinibatchOracle(loop.problem, outer, *batches), [])
+    watching = _Watching(loop.oracle(outer, data, number), [])
     after = loop.solver.step(watching, state)
     ((asked, gradient),) = watching.seen
 
     def update(gradient: Params, outer: Params) -> Params:
-        oracle = _Answering(MinibatchOracle(loop.problem, outer, *batches), gradient)
+        oracle = _Answering(loop.oracle(outer, data, number), gradient)
         return loop.solver.step(oracle, state)["inner"]
 
     return LastStep(after, asked, autodiff.vjp(update, gradient, outer)[1])

@@ -65,7 +65,8 @@ class Toy(Task):
         }
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
-        data = self.sample(self.eval_steps, torch.Generator())
+        generator = torch.Generator(self.y.device).manual_seed(0)
+        data = loop.drawn(outer, self.sample(self.eval_steps, generator), generator)
         state = loop.run(loop.begin(outer, data, loop.fresh(outer, data)), outer, data)
         loss = self.outer_loss(state["inner"], outer, {})
         return {

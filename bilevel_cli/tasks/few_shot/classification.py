@@ -154,6 +154,7 @@ class FewShot(Task):
         for part in ("test", "validation"):
             generator = torch.Generator(self.images[part].device).manual_seed(self.eval_seed)
             data = self.draw(part, self.eval_episodes, max(1, self.eval_steps), generator)
+            data = episodes.drawn(loop, outer, data, generator)
 
             def accuracy(episode: StepData) -> Tensor:
                 fresh = loop.fresh(outer, episode)

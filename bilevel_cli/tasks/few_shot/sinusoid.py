@@ -130,6 +130,7 @@ class Sinusoid(Task):
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         generator = torch.Generator(self.device).manual_seed(self.eval_seed)
         data = self.draw(self.eval_episodes, max(1, *self.eval_steps), generator)
+        data = episodes.drawn(loop, outer, data, generator)
 
         def errors(episode: StepData) -> dict[str, Tensor]:
             state, taken, found = loop.begin(outer, episode, loop.fresh(outer, episode)), 0, {}
