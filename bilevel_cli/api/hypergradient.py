@@ -10,7 +10,7 @@ from bilevel_cli.api.forms import Loss, Variables
 from bilevel_cli.api.prepared import Choice, Prepared, forms, prepared
 from bilevel_cli.core import trees
 from bilevel_cli.core.dtypes import computing_in
-from bilevel_cli.core.method import Cost
+from bilevel_cli.core.method import Cost, cost_of
 from bilevel_cli.core.problem import inner_direction
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
@@ -134,7 +134,7 @@ def hypergradient(
         found = given.method.estimate(loop, everything, data, carry)
         solution: Params = found.carry["inner"]["inner"]
         slope = inner_direction(loop.problem, solution, everything, data.inner_at(-1))
-        cost = given.method.cost(choice.steps, everything, z.params, found.metrics)
+        cost = cost_of(given.method, loop, choice.steps, everything, z.params, found.metrics)
     _check_finite(found.loss, found.grad, given)
     metrics = {**found.metrics, "inner_grad_norm": trees.norm(slope)}
     if given.lr is not None:

@@ -15,7 +15,7 @@ from bilevel_cli.core import constants, references, trees
 from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.episodes import refuse_memory
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import CannotServe, Hypergradient
+from bilevel_cli.core.method import CannotServe, Hypergradient, cost_of
 from bilevel_cli.core.problem import follows_loss
 from bilevel_cli.core.references import Chaotic
 from bilevel_cli.core.task import Task
@@ -136,7 +136,10 @@ def _found(method: Hypergradient[Any], claim: Claim, trials: Trials) -> Finding:
     elif not held.holds:
         verdict = "WRONG"
         reason = f"says {claim.text}, and misses it: {held.measured}, not {held.allowed}"
-    cost = method.cost(trials.data.num_steps, trials.outer, held.trial.last, single.metrics)
+    cost = cost_of(
+        *(method, trials.loop, trials.data.num_steps, trials.outer, held.trial.last),
+        single.metrics,
+    )
     finding = Finding(
         claim=claim.text,
         verdict=verdict,

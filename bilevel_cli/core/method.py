@@ -74,6 +74,29 @@ class Cost(NamedTuple):
     hvps: Scalar
 
 
+def cost_of(
+    method: "Hypergradient[Any]",
+    loop: InnerLoop,
+    num_steps: int,
+    outer: Params,
+    inner: Params,
+    metrics: dict[str, Any],
+) -> Cost:
+    """`Hypergradient.cost` of a loop, whose solver may take several inner gradients in a step.
+
+    Arguments as there. What an estimate takes besides its inner steps counts once.
+    """
+    times = loop.solver.gradients
+    if times == 1:
+        return method.cost(num_steps, outer, inner, metrics)
+    # Where an estimate has counted its steps, that number is all that changes.
+    counted = {n: times * x if n in Cost._fields else x for n, x in metrics.items()}
+    whole, rest = (method.cost(count, outer, inner, counted) for count in (num_steps, 0))
+    return Cost(
+        *(one + (times - 1) * (one - other) for one, other in zip(whole, rest, strict=True))
+    )
+
+
 class CannotServe(RuntimeError):
     """A method finds out in the middle of an estimate that it cannot serve the problem.
 

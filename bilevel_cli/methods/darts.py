@@ -10,7 +10,12 @@ from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import an_inner_loss, losses_depend_on_outer, start_is_constant
+from bilevel_cli.core.requirements import (
+    an_inner_loss,
+    losses_depend_on_outer,
+    one_gradient_a_step,
+    start_is_constant,
+)
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts.derivatives import outer_slope
@@ -45,7 +50,7 @@ class Darts(Hypergradient[Carry]):
     def init(self, outer: Params, state: SolverState) -> Carry:
         return {"inner": state}
 
-    requires = (losses_depend_on_outer, start_is_constant, an_inner_loss)
+    requires = (losses_depend_on_outer, start_is_constant, an_inner_loss, one_gradient_a_step)
 
     def estimate(self, loop: InnerLoop, outer: Params, data: StepData, carry: Carry) -> Estimate:
         problem, last = loop.problem, last_step(loop, outer, data, carry["inner"])

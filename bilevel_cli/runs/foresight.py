@@ -11,7 +11,7 @@ from bilevel_cli.core import growth, trees
 from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Hypergradient
+from bilevel_cli.core.method import Hypergradient, cost_of
 from bilevel_cli.core.problem import Batch, StepData, episodes_of
 from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.machine import memory
@@ -74,7 +74,7 @@ def check_memory(
                 f"{_available(limit)}. {growth.advice(part.less).capitalize()}{_or_more()}."
             )
     try:
-        products = float(method.cost(data.num_steps, outer, data.init, {}).hvps)
+        products = float(cost_of(method, loop, data.num_steps, outer, data.init, {}).hvps)
     except KeyError:  # as many as an estimate will report
         return known
     if products > max(MANY, 2 * data.num_steps):

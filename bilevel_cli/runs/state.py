@@ -9,7 +9,7 @@ from torch import Tensor
 from bilevel_cli.core import episodes, trees
 from bilevel_cli.core.growth import Parts
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Cost, Estimate
+from bilevel_cli.core.method import Cost, Estimate, cost_of
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.random import (
     FIRST_EXTRAS,
@@ -142,8 +142,8 @@ class RunState:
         inner = carry["inner"]["inner"]
         if self.experiment.task.episodes is not None:
             inner = {name: value[0] for name, value in inner.items()}
-        steps = self.plan.schedule.inner_steps
-        return self.experiment.method.cost(steps, self.outer, inner, metrics)
+        part, steps = self.experiment, self.plan.schedule.inner_steps
+        return cost_of(part.method, part.loop, steps, self.outer, inner, metrics)
 
     def inner(self) -> Params:
         """The last inner iterate, of all episodes; every process must ask."""

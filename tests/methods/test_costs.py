@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.method import Cost, Hypergradient
+from bilevel_cli.core.method import Cost, Hypergradient, cost_of
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.start import Start
@@ -131,17 +131,18 @@ def counted_and_declared(
 ) -> tuple[Cost, Cost]:
     carry = method.init(outer, loop.fresh(outer, data))
     data = data._replace(noise=method.draw(outer, torch.Generator().manual_seed(0)))
+    data = loop.drawn(outer, data, torch.Generator().manual_seed(0))
     COUNTS.clear()
     found = method.estimate(loop, outer, data, carry)
     counted = Cost(COUNTS["inner_grads"], COUNTS["hvps"])
-    return counted, method.cost(data.num_steps, outer, data.init, found.metrics)
+    return counted, cost_of(method, loop, data.num_steps, outer, data.init, found.metrics)
 
 
 @pytest.mark.parametrize("option", options("method"))
 def test_every_method_takes_what_it_declares(option: str) -> None:
     # Twelve steps: more than the window of method=truncated and the segment of checkpointed.
-    method = instantiate(composed("task=quadratic", f"method={option}").method)
-    counted, declared = costs(method, steps=12)
+    config = composed("task=quadratic", f"method={option}")
+    counted, declared = costs(instantiate(config.method), 12, instantiate(config.solver))
     assert counted == declared
 
 
@@ -150,7 +151,8 @@ def test_every_method_takes_what_it_declares(option: str) -> None:
 def test_a_method_reports_the_same_columns_on_a_gpu_and_counts_what_it_takes_there(
     option: str,
 ) -> None:
-    method = instantiate(composed("task=quadratic", f"method={option}").method)
+    config = composed("task=quadratic", f"method={option}")
+    method, solver = instantiate(config.method), instantiate(config.solver)
     reported = []
     for place in ("cpu", "cuda"):
         problem = Quadratic()
@@ -160,7 +162,9 @@ def test_a_method_reports_the_same_columns_on_a_gpu_and_counts_what_it_takes_the
             lambda x, place=place: x.to(place), (problem.outer_init(), tuple(problem.data(6)))
         )
         noise = method.draw(outer, torch.Generator(place).manual_seed(0))
-        data, loop = StepData(*parts)._replace(noise=noise), InnerLoop(Counted(problem), GD, Cold())
+        loop = InnerLoop(Counted(problem), solver, Cold())
+        data = StepData(*parts)._replace(noise=noise)
+        data = loop.drawn(outer, data, torch.Generator(place).manual_seed(0))
         carry = method.begin(loop, outer, data, loop.fresh(outer, data))
         COUNTS.clear()
         metrics = method.estimate(loop, outer, data, carry).metrics
@@ -263,7 +267,9 @@ def test_without_a_method_there_are_inner_gradients_alone() -> None:
 
 
 @pytest.mark.parametrize("option", options("solver"))
-def test_every_solver_takes_one_inner_gradient_in_a_step(option: str) -> None:
-    # The cost of a method knows the number of steps, and not the solver.
+def test_every_solver_takes_as_many_inner_gradients_in_a_step_as_it_says(option: str) -> None:
     solver = instantiate(composed("task=quadratic", f"solver={option}").solver)
-    assert costs(Reverse(None, None), 4, solver) == (Cost(4, 4), Cost(4, 4))
+    each = solver.gradients
+    assert costs(Reverse(None, None), 4, solver) == 2 * (Cost(4 * each, 4 * each),)
+    implicit = Implicit(Neumann(3, 0.1), warm_adjoint=False)
+    assert costs(implicit, 4, solver) == 2 * (Cost(4 * each + 1, 3 + 2),)
