@@ -179,6 +179,7 @@ docs: $(READY)  ## measure the tables of docs/methods.md and docs/measured/ anew
 		outer_steps=100000 log_every=100 eval_every=100 save_every=100000 \
 		hydra.sweep.dir=outputs/docs/methods || true  # methods that refuse are part of the table
 	$(BIN)/python docs/generate.py budget outputs/docs/methods
+	$(BIN)/python docs/generate.py related
 
 .PHONY: simulate
 simulate: $(READY)  ## how often intervals and comparisons of a report hold, into docs/report.md, in a minute

@@ -3,6 +3,7 @@
 python docs/generate.py check TASK=CSV ...     the proofs, from `bilevel-check --csv`
 python docs/generate.py solvers CSV SOLVER=CSV methods by solvers, from `bilevel-check --csv`
 python docs/generate.py budget SWEEP           all methods at one cost, from a sweep's folder
+python docs/generate.py related                the page of related systems, from docs/related/
 """
 
 import csv
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sitemaker import systems
 
 DOCS = Path(__file__).parent
 MEASURED = DOCS / "measured"  # what the pages of methods on the site repeat
@@ -151,5 +153,7 @@ if __name__ == "__main__":
         table = budget_table(Path(arguments[0]))
         keep("budget", table)
         replace_between(DOCS / "methods.md", "budget", _markdown(table))
+    elif kind == "related":
+        replace_between(DOCS / "related_systems.md", "systems", systems.text())
     else:
         sys.exit(__doc__)
