@@ -21,7 +21,7 @@ from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
 from bilevel_cli.core.oracle import MinibatchOracle
-from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
@@ -233,9 +233,16 @@ def _check_reload(state: Tree) -> None:
     _assert(_same(loaded, state), "Memory survives a checkpoint")
 
 
+class _Contained(Quadratic):
+    """A quadratic whose outer loss contains the outer parameters, as some methods ask for."""
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return super().outer_loss(inner, outer, batch) + 0.1 * outer["lam"].square().sum()
+
+
 def _quadratic() -> Quadratic:
     generator = torch.Generator().manual_seed(0)
-    return Quadratic(5, 3, noise=0.1, device=torch.device("cpu"), generator=generator)
+    return _Contained(5, 3, noise=0.1, device=torch.device("cpu"), generator=generator)
 
 
 def _assert(holds: bool, sentence: str) -> None:

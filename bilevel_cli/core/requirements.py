@@ -28,6 +28,17 @@ def losses_depend_on_outer(who: str, loop: InnerLoop, outer: Params, data: StepD
         )
 
 
+def outer_loss_contains_outer(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses outer parameters that act through the inner problem alone."""
+    slopes = autodiff.grad(loop.problem.outer_loss, 1)(_away(loop, outer, data), outer, data.outer)
+    if absent := {name for name, slope in slopes.items() if not bool(slope.any())}:
+        raise ValueError(
+            f"{who} needs an outer loss that contains the outer parameters, got one in which "
+            f"{_listed(absent)} do not occur: it would take their hypergradient for zero. Use "
+            "method=reverse or method=cg, which see what acts through the inner problem."
+        )
+
+
 def start_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
     """Refuses outer parameters that are a learned start: their estimate would be exactly zero."""
 
