@@ -13,7 +13,7 @@ def digested(source: Any, update: Callable[[Any], None]) -> Any:
     That takes 0.1 s for all of MNIST.
 
     Args:
-        source: Of data; its `splits` and `classes` are replaced.
+        source: Of data; its `splits`, `classes` and `spaces` are replaced.
         update: Takes bytes, as the `update` of a hash does.
     """
 
@@ -29,7 +29,7 @@ def digested(source: Any, update: Callable[[Any], None]) -> Any:
 
         return delivered
 
-    for name in ("splits", "classes"):
+    for name in ("splits", "classes", "spaces"):
         if hasattr(source, name):
             setattr(source, name, watched(getattr(source, name)))
     return source

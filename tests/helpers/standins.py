@@ -93,6 +93,13 @@ def npz(folder: Path) -> list[str]:
     return [f"data.path={folder}/mine.npz"]
 
 
+def representations(folder: Path) -> list[str]:
+    numbers = np.random.default_rng(0)
+    a, b = numbers.normal(size=(40, 3)), numbers.normal(size=(40, 5))
+    np.savez(folder / "mine.npz", a=a, b=b, y=np.arange(40) % 3)
+    return [f"data.path={folder}/mine.npz", "data.x=[a,b]", "data.y=y"]
+
+
 def image_folder(folder: Path) -> list[str]:
     write_images(folder, classes=25, images=3, size=8)
     return [f"data.root={folder}", "data.size=8"]
