@@ -1,0 +1,1 @@
+"""Labels for examples that have none."""
