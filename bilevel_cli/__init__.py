@@ -34,6 +34,7 @@ HOMES = {
     "Failed": "bilevel_cli.errors",
     # The problem, and the data of one outer step.
     "Problem": "bilevel_cli.core.problem",
+    "OutputLoss": "bilevel_cli.core.problem",
     "StepData": "bilevel_cli.core.problem",
     "Batch": "bilevel_cli.core.problem",
     "Params": "bilevel_cli.core.trees",
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     from bilevel_cli.core.method import Hypergradient as Hypergradient
     from bilevel_cli.core.oracle import Oracle as Oracle
     from bilevel_cli.core.problem import Batch as Batch
+    from bilevel_cli.core.problem import OutputLoss as OutputLoss
     from bilevel_cli.core.problem import Problem as Problem
     from bilevel_cli.core.problem import StepData as StepData
     from bilevel_cli.core.solver import InnerSolver as InnerSolver

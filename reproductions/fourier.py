@@ -33,7 +33,7 @@ class Fourier(AntiDistillation):
 
 
 def implicit(solver: LinearSolver) -> Implicit:
-    return Implicit(solver, warm_adjoint=False)
+    return Implicit(solver, warm_adjoint=False, curvature="hessian")
 
 
 def slope(

@@ -21,7 +21,7 @@ from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
 from bilevel_cli.core.oracle import MinibatchOracle
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, StepData, has_outputs
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
@@ -36,7 +36,10 @@ STEPS = 4
 
 # The functions that are mapped and differentiated, of a method, a task and a solver.
 ESTIMATING = ("init", "begin", "draw", "estimate", "followed")
-POSING = ("init_inner", "inner_loss", "outer_loss", "inner_direction", "project_outer")
+POSING = (
+    *("init_inner", "inner_loss", "outer_loss", "inner_direction", "project_outer"),
+    *("inner_outputs", "loss_of_outputs"),
+)
 STEPPING = ("init", "step", "outer_init", "posed")
 
 
@@ -208,6 +211,11 @@ def _check_losses(loop: InnerLoop, outer: Params, data: StepData) -> None:
         slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
         return torch.stack([part.square().sum() for part in slope.values()]).sum()
 
+    if has_outputs(task):
+        outputs = task.inner_outputs(inner, outer, batch)
+        found = task.loss_of_outputs(outputs, inner, outer, batch)
+        whole = task.inner_loss(inner, outer, batch)
+        _assert(_close(found, whole), "The inner loss is the loss of the outputs")
     both = autodiff.grad(squared_slope, (0, 1))(inner, outer)
     finite = all(bool(leaf.isfinite().all()) for leaf in trees.leaves(both))
     _assert(finite, "The inner loss has finite second derivatives at the start")

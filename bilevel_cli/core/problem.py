@@ -7,12 +7,12 @@ are on one device, and no function writes into a tensor that it is given.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from torch import Tensor
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.core.trees import Params
+from bilevel_cli.core.trees import Params, Tree
 
 Batch = dict[str, Tensor]
 """What a loss sees, by name: whatever tensors the problem likes."""
@@ -97,6 +97,8 @@ class Problem(Protocol):
     more function, `inner_direction(inner, outer, batch)`, with the arguments of `inner_loss`. It
     returns the direction with the keys and shapes of z. Methods that differentiate the inner steps
     serve such a problem; others refuse it.
+
+    Where the inner loss is a loss of what a model puts out, the problem may say so (`OutputLoss`).
     """
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
@@ -127,6 +129,29 @@ class Problem(Protocol):
             batch: `StepData.outer`.
         """
         ...
+
+
+class OutputLoss(Problem, Protocol):
+    """A problem whose inner loss is a loss of what a model puts out.
+
+        f(z, lambda) = h(o(z, lambda), z, lambda),
+
+    with the outputs o of the model and a loss h of them, which sees z itself for what it adds, such
+    as a penalty. The Gauss-Newton matrix of f is made of the two (`methods.parts.gauss_newton`): it
+    leaves out the curvature of o.
+    """
+
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tree:
+        """o(z, lambda), a tensor or a tree of tensors of any shapes; arguments as `inner_loss`."""
+        ...
+
+    def loss_of_outputs(self, outputs: Any, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        """h(o, z, lambda), 0-dim; behind the outputs, arguments are as in `inner_loss`."""
+        ...
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        outputs = self.inner_outputs(inner, outer, batch)
+        return self.loss_of_outputs(outputs, inner, outer, batch)
 
 
 @dataclass(frozen=True)
@@ -167,6 +192,16 @@ def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch
 def follows_loss(problem: Problem) -> bool:
     """Whether an inner solver follows the gradient of the inner loss."""
     return not hasattr(problem, "inner_direction")
+
+
+def has_outputs(problem: Problem) -> TypeGuard[OutputLoss]:
+    """Whether the problem is an `OutputLoss`, or a wrapper of one that keeps its outputs."""
+    return hasattr(problem, "inner_outputs")
+
+
+def posed_by(problem: Problem) -> Problem:
+    """The problem behind what solvers, methods and processes have put around it."""
+    return posed_by(problem.base) if isinstance(problem, ProblemWrapper) else problem
 
 
 def episodes_of(problem: Problem) -> int | None:

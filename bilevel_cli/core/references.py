@@ -30,6 +30,8 @@ FEW = 64  # entries up to which derivatives are differenced one by one
 STEPS = (STEP, STEP / 10, STEP / 100)
 AGREE, ROUNDINGS = 3e-7, 100.0
 
+Curvature = Callable[[Trial, Params], Tensor]  # the dense Hessian [n, n] of f in z, or another
+
 _doubts: list[float] | None = None
 
 
@@ -44,18 +46,19 @@ def unrolled(trial: Trial) -> Params:
     return differenced(loss, trial.outer)
 
 
-def implicit(inverse: Callable[[Tensor], Tensor]) -> Reference:
+def implicit(inverse: Callable[[Tensor], Tensor], curvature: Curvature | None = None) -> Reference:
     """d_lambda F - (d_lambda d_z f)^T inverse(H) d_z F at the last inner iterate.
 
     Args:
         inverse: What stands for the inverse, [n, n], as a function of the dense Hessian [n, n].
+        curvature: What stands for the Hessian; None for the Hessian itself.
 
     Raises:
         NoSolution: The Hessian is too large, or too close to singular for `inverse`.
     """
 
     def reference(trial: Trial) -> Params:
-        return implicit_at(trial, trial.last, inverse)
+        return implicit_at(trial, trial.last, inverse, curvature)
 
     return reference
 
@@ -72,19 +75,26 @@ def solution(trial: Trial) -> Params:
     return implicit_at(trial, minimiser(trial), torch.linalg.inv)
 
 
-def implicit_at(trial: Trial, inner: Params, inverse: Callable[[Tensor], Tensor]) -> Params:
+def implicit_at(
+    trial: Trial,
+    inner: Params,
+    inverse: Callable[[Tensor], Tensor],
+    curvature: Curvature | None = None,
+) -> Params:
     """The implicit hypergradient at `inner`, with a dense Hessian of the entries free to move.
 
     Args:
         trial: The trial, for everything but the inner parameters.
         inner: The inner parameters.
         inverse: As in `implicit`, which also says what it raises.
+        curvature: As there.
     """
     derivatives = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))
     direct, cross_by = derivatives(inner, trial.outer, trial.data.outer)
     rhs, free = trees.ravel(direct)[0], _free(trial, inner)
     # Entries that a set holds do not respond: for them H is the identity, and d_z F zero.
-    matrix = free[:, None] * hessian(trial, inner) * free + torch.diag(1 - free)
+    matrix = (curvature or hessian)(trial, inner)
+    matrix = free[:, None] * matrix * free + torch.diag(1 - free)
     adjoint = free * (inverse(matrix) @ (free * rhs))
 
     def tilt(outer: Params) -> Tensor:

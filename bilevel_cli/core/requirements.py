@@ -11,7 +11,7 @@ import torch
 
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import StepData, follows_loss
+from bilevel_cli.core.problem import StepData, follows_loss, has_outputs, posed_by
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 
@@ -148,6 +148,16 @@ def no_constraint(who: str, loop: InnerLoop, outer: Params, data: StepData) -> N
             f"{who} needs an inner problem without constraints, got {loop.solver.within}, at whose "
             "bounds the gradient of f does not vanish. Use solver=gd, or method=cg, method=f2sa or "
             "method=reverse, which serve constraints."
+        )
+
+
+def model_outputs(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a problem that does not say what its model puts out."""
+    if not has_outputs(loop.problem):
+        raise ValueError(
+            f"{who} needs a problem with model outputs for curvature=gauss_newton, got "
+            f"{type(posed_by(loop.problem)).__name__}, which has no `inner_outputs`. Use "
+            "method.curvature=hessian."
         )
 
 

@@ -10,14 +10,7 @@ from bilevel_cli.core.episodes import OuterStep
 from bilevel_cli.core.joined import Company, JoinedProblem, differing, examples_of
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
-from bilevel_cli.core.problem import (
-    Batch,
-    Problem,
-    ProblemWrapper,
-    StepData,
-    follows_loss,
-    projected,
-)
+from bilevel_cli.core.problem import Batch, StepData, follows_loss, posed_by, projected
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.machine.ranks import Ranks, Undivided, cut
@@ -63,7 +56,7 @@ class Minibatches(Undivided):
     def fits(
         self, method: Hypergradient[Any], loop: InnerLoop, outer: Params, data: StepData
     ) -> None:
-        name, task = type(method).__name__, type(_posed_by(loop.problem)).__name__
+        name, task = type(method).__name__, type(posed_by(loop.problem)).__name__
         start = loop.problem.init_inner(outer, data)
         if method.takes_products(data.num_steps, outer, start):
             raise ValueError(
@@ -139,11 +132,6 @@ class Minibatches(Undivided):
 
     def agreed(self, requests: list[int]) -> list[int]:
         return self.ranks.agreed(requests)
-
-
-def _posed_by(problem: Problem) -> Problem:
-    """The task behind what solvers and ranks have put around it."""
-    return _posed_by(problem.base) if isinstance(problem, ProblemWrapper) else problem
 
 
 def _moved(x: Params) -> Params:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import Batch, ProblemWrapper, StepData
 from bilevel_cli.core.requirements import an_inner_loss
 from bilevel_cli.core.solver import SolverState
-from bilevel_cli.core.trees import Params
+from bilevel_cli.core.trees import Params, Tree
 from bilevel_cli.methods.implicit import Implicit, ImplicitCarry
 
 
@@ -32,6 +33,7 @@ class ImplicitMaml(Implicit):
     Args:
         linear_solver: Solves for the adjoint v.
         warm_adjoint: Begin each solve at the adjoint of the last outer step, not at zero.
+        curvature: As `Implicit`, of the proximal problem.
         strength: Weight of the proximal term, > 0. The inner loop contracts where its step size is
             below 2 / (largest eigenvalue of H + strength).
     """
@@ -44,6 +46,7 @@ class ImplicitMaml(Implicit):
                 f"ImplicitMaml needs a finite strength > 0, got strength={self.strength}. "
                 "Use method=cg for an inner problem without a proximal term."
             )
+        super().__post_init__()
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
         an_inner_loss("ImplicitMaml", loop, outer, data)  # the proximal problem always has one
@@ -77,6 +80,17 @@ class _Proximal(ProblemWrapper):
     start: Callable[[Params], Params]
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.base.inner_loss(inner, outer, batch) + self._tie(inner, outer)
+
+    @property
+    def inner_outputs(self) -> Any:
+        return self.base.inner_outputs  # type: ignore[attr-defined]  # which not all problems have
+
+    def loss_of_outputs(self, outputs: Tree, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        base: Any = self.base
+        loss: Tensor = base.loss_of_outputs(outputs, inner, outer, batch)
+        return loss + self._tie(inner, outer)
+
+    def _tie(self, inner: Params, outer: Params) -> Tensor:
         drift = trees.axpy(-1.0, self.start(outer), inner)
-        loss = self.base.inner_loss(inner, outer, batch)
-        return loss + 0.5 * self.strength * trees.dot(drift, drift)
+        return 0.5 * self.strength * trees.dot(drift, drift)

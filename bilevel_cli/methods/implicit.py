@@ -1,27 +1,31 @@
 """Implicit differentiation at the end of the inner loop."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import autodiff, references, trees
+from bilevel_cli.core import autodiff, output_curvature, references, trees
 from bilevel_cli.core.claim import Claim, Trial
-from bilevel_cli.core.growth import Parts, Sizes
+from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_MINIMISER, model_outputs
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.methods.parts.derivatives import outer_slope
+from bilevel_cli.methods.parts.gauss_newton import gauss_newton
 
 ROUNDS = (
     200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit
 )
+
+CURVATURES = ("hessian", "gauss_newton")
 
 
 class ImplicitCarry(Carry):
@@ -44,23 +48,42 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
     Reports the relative residual |H v - d_z F| / |d_z F|, and what the linear solver reports.
 
+    With the curvature "gauss_newton", H is the Gauss-Newton matrix J^T h'' J: f is a loss h of the
+    outputs of a model, and J their derivative in z. It is the Hessian where the outputs are linear
+    in z. Elsewhere it is that of a model linearised at z_K, positive semi-definite for the usual
+    losses, so that conjugate gradient is safe. Damped, it gives the response that influence
+    estimates of networks follow (Bae et al., 2022, arXiv:2209.05364).
+
     Cost: K + 1 inner gradients, the products of the linear solver, one product for the residual,
     and one with the cross derivative.
 
     Args:
         linear_solver: Solves for the adjoint v.
         warm_adjoint: Begin each solve at the adjoint of the last outer step, not at zero.
+        curvature: "hessian", or "gauss_newton" for a problem that says its model outputs.
     """
 
     linear_solver: LinearSolver
     warm_adjoint: bool
+    curvature: str
+
+    def __post_init__(self) -> None:
+        if self.curvature not in CURVATURES:
+            raise ValueError(
+                f"Implicit needs curvature to be one of {', '.join(CURVATURES)}, got "
+                f"curvature={self.curvature}. Set method.curvature."
+            )
 
     @property
     def remembers(self) -> bool:  # type: ignore[override]  # read-only: a setting decides
         return self.warm_adjoint
 
     def holds(self, sizes: Sizes) -> Parts:
-        return self.linear_solver.holds(sizes.inner)
+        held = self.linear_solver.holds(sizes.inner)
+        if self.curvature == "hessian":
+            return held
+        what = "the graphs of the outputs of the model and of their derivative"
+        return (*held, Part(what, sizes.graph, ("method.curvature=hessian",)))
 
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
@@ -69,6 +92,11 @@ class Implicit(Hypergradient[ImplicitCarry]):
         return self.linear_solver.draw(generator)
 
     requires = AT_A_MINIMISER
+
+    def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        super().check(loop, outer, data)
+        if self.curvature == "gauss_newton":
+            model_outputs(type(self).__name__, loop, outer, data)
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return self.linear_solver.doubts(row)
@@ -85,12 +113,20 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
         direct_inner, direct, loss = outer_slope(problem, inner, outer, data.outer)
         _, pullback = autodiff.vjp(inner_grad, inner, outer)
+
+        def hessian(vector: Params) -> Params:
+            product: Params = pullback(vector, (0,))[0]
+            return product
+
+        bent: Callable[[Params], Params] = hessian
+        if self.curvature == "gauss_newton":
+            bent = gauss_newton(problem, inner, outer, batch)
         free = loop.free(inner)
         rhs, unravel = trees.ravel(trees.masked(direct_inner, free))
 
         def matvec(vector: Tensor) -> Tensor:
             asked = unravel(vector)
-            product = trees.masked(pullback(trees.masked(asked, free), (0,))[0], free)
+            product = trees.masked(bent(trees.masked(asked, free)), free)
             if free is not None:  # the identity for held entries, so that H can be inverted
                 product = {n: v + (1 - free[n]) * asked[n] for n, v in product.items()}
             return trees.ravel(product)[0]
@@ -116,10 +152,11 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
     def claim(self) -> Claim:
         name = type(self.linear_solver).__name__
+        of = " of the Gauss-Newton matrix" if self.curvature == "gauss_newton" else ""
         if self.warm_adjoint:
-            text = f"the implicit hypergradient at z_K, in the limit of solves by {name}"
+            text = f"the implicit hypergradient at z_K, in the limit of solves by {name}{of}"
             return Claim(text, self._reference, tolerance=1e-4, kind="limit", repeats=ROUNDS)
-        text = f"the implicit hypergradient at z_K, with {name} for the inverse"
+        text = f"the implicit hypergradient at z_K, with {name} for the inverse{of}"
         return Claim(text, self._reference)
 
     def _reference(self, trial: Trial) -> Params:
@@ -129,4 +166,9 @@ class Implicit(Hypergradient[ImplicitCarry]):
         rhs = trees.ravel(trees.masked(slope, trial.loop.free(trial.last)))[0]
         rounds = ROUNDS if self.warm_adjoint else 1
         solver = self.linear_solver.given(trial.data.noise)
-        return references.implicit(lambda hessian: solver.inverse(hessian, rhs, rounds))(trial)
+        curvature = output_curvature.gauss_newton if self.curvature == "gauss_newton" else None
+
+        def inverse(matrix: Tensor) -> Tensor:
+            return solver.inverse(matrix, rhs, rounds)
+
+        return references.implicit(inverse, curvature)(trial)

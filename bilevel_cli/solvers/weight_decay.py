@@ -11,7 +11,7 @@ from bilevel_cli.core import trees
 from bilevel_cli.core.oracle import Oracle, OracleWrapper
 from bilevel_cli.core.problem import Batch, Problem, ProblemWrapper
 from bilevel_cli.core.solver import InnerSolver, SolverState, Wrapper
-from bilevel_cli.core.trees import Params
+from bilevel_cli.core.trees import Params, Tree
 
 Direction = Callable[..., Params]  # (z, lambda, batch) to what a solver follows
 
@@ -93,6 +93,11 @@ class DecayedProblem(ProblemWrapper):
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         loss = self.base.inner_loss(inner, outer, batch)
+        return loss + 0.5 * self.weight_decay * trees.dot(inner, inner)
+
+    def loss_of_outputs(self, outputs: Tree, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        base: Any = self.base  # has outputs where this is asked for
+        loss: Tensor = base.loss_of_outputs(outputs, inner, outer, batch)
         return loss + 0.5 * self.weight_decay * trees.dot(inner, inner)
 
     def __getattr__(self, name: str) -> Any:

@@ -23,10 +23,12 @@ METHODS: dict[str, tuple[Hypergradient, str]] = {
     "reverse": (Reverse(window=None, segment=None), look.BLUE),
     "truncated (5 steps)": (Reverse(window=5, segment=None), look.GREEN),
     "cg (10 products)": (
-        Implicit(ConjugateGradient(max_steps=10, rtol=1e-12), warm_adjoint=False),
+        Implicit(
+            ConjugateGradient(max_steps=10, rtol=1e-12), warm_adjoint=False, curvature="hessian"
+        ),
         look.ORANGE,
     ),
-    "identity": (Implicit(Identity(), warm_adjoint=False), look.PURPLE),
+    "identity": (Implicit(Identity(), warm_adjoint=False, curvature="hessian"), look.PURPLE),
 }
 
 

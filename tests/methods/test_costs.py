@@ -242,7 +242,29 @@ def test_implicit_takes_a_gradient_a_residual_and_a_cross_product_besides_the_so
     solver: LinearSolver, products: int, warm_adjoint: bool
 ) -> None:
     expected = Cost(3 + 1, products + 2)
-    assert costs(Implicit(solver, warm_adjoint), 3) == (expected, expected)
+    assert costs(Implicit(solver, warm_adjoint, "hessian"), 3) == (expected, expected)
+
+
+class CountedOutputs(Counted):
+    """A counted problem that is its own output, through which every product with h'' passes."""
+
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        ((_, value),) = inner.items()
+        return Passed.apply(value)  # type: ignore[no-untyped-call]
+
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
+        ((name, _),) = inner.items()
+        return self.problem.inner_loss({name: outputs}, outer, batch)
+
+
+@pytest.mark.parametrize("solver", [ConjugateGradient(4, 0.0), Exact(0.1, None)], ids=str)
+def test_gauss_newton_products_are_counted_as_those_with_the_hessian(solver: LinearSolver) -> None:
+    problem, method = Quadratic(), Implicit(solver, False, "gauss_newton")
+    data, loop = problem.data(3), InnerLoop(CountedOutputs(problem), GD, Cold())
+    counted, declared = counted_and_declared(method, loop, problem.outer_init(), data)
+    assert counted == declared == Cost(3 + 1, solver.products(6) + 2)
 
 
 def test_a_mapping_takes_what_each_of_its_estimates_takes() -> None:

@@ -264,7 +264,9 @@ def counterexample(
 
 
 @pytest.mark.parametrize(
-    "method", [FULL, Implicit(Exact(0.0, rtol=1e-12), warm_adjoint=False)], ids=["reverse", "exact"]
+    "method",
+    [FULL, Implicit(Exact(0.0, rtol=1e-12), warm_adjoint=False, curvature="hessian")],
+    ids=["reverse", "exact"],
 )
 def test_who_differentiates_a_best_response_misses_the_best_of_them(
     method: Hypergradient[Any],

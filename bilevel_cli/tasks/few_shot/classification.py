@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bilevel_cli.core import draws, episodes, trees
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, OutputLoss, StepData
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
@@ -20,7 +20,7 @@ from bilevel_cli.nn.losses import cross_entropy
 FEATURES_PREFIX = "shared."
 
 
-class FewShot(Task):
+class FewShot(OutputLoss, Task):
     """N-way K-shot classification (Vinyals et al., 2016, arXiv:1606.04080).
 
     An episode draws `ways` classes, and `shots` support and `queries` query images of each. The
@@ -143,8 +143,13 @@ class FewShot(Task):
         start = {n: value.expand(count, *value.shape) for n, value in self.fixed_start.items()}
         return StepData(start, repeated, outer)
 
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        return cross_entropy(self._logits(inner, outer, batch["x"]), batch["y"])
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self._logits(inner, outer, batch["x"])
+
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
+        return cross_entropy(outputs, batch["y"])
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return cross_entropy(self._logits(inner, outer, batch["x"]), batch["y"])

@@ -88,8 +88,10 @@ class HyperRepresentation(FewShot):
         everything = super().init_outer(generator)
         return {n: value for n, value in everything.items() if n.startswith(FEATURES_PREFIX)}
 
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        loss = super().inner_loss(inner, outer, batch)
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
+        loss = super().loss_of_outputs(outputs, inner, outer, batch)
         if not self.penalty:
             return loss
         size2 = trees.dot(inner, inner) + self.smoothing**2

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from bilevel_cli.core import draws, episodes, trees
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, OutputLoss, StepData
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.nn.building import build
 
 
-class Sinusoid(Task):
+class Sinusoid(OutputLoss, Task):
     """Regression of y = amplitude * sin(x - phase) (Finn et al., 2017, arXiv:1703.03400).
 
     An episode draws amplitude and phase, uniformly, and `shots` support and `queries` query points
@@ -120,9 +120,14 @@ class Sinusoid(Task):
         }
         return StepData({}, inner, {name: value[:, self.shots :] for name, value in points.items()})
 
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.model.apply(inner, batch["x"])
+
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
         # mse_loss has no second derivative in forward mode.
-        return (self.model.apply(inner, batch["x"]) - batch["y"]).square().mean()
+        return (outputs - batch["y"]).square().mean()
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return self.inner_loss(inner, outer, batch)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bilevel_cli.core import draws, trees
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, OutputLoss, StepData
 from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
@@ -26,7 +26,7 @@ MOST_COLUMNS = 50
 CHUNK = 2000  # examples that an evaluation holds in memory at once
 
 
-class Hyperparameters(Task):
+class Hyperparameters(OutputLoss, Task):
     """Settings of the training of a classifier, learned on validation examples.
 
         f(z, lambda) = mean_i CE(model_z(a(x_i, lambda)), s(y_i, lambda)) + R(z, lambda)
@@ -119,15 +119,19 @@ class Hyperparameters(Task):
         # An augmented sum has no end: its noise is drawn anew.
         return {} if self.augmentation else wholes(self.train_blocks, self.validation_blocks)
 
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        x, y = batch["x"], batch["y"]
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        x = batch["x"]
         if self.augmentation:
             x = self.augmentation(x, outer, batch["noise"])
-        logits = self.model.apply(inner, x)
+        return self.model.apply(inner, x)
+
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
         if self.smoothing:
-            loss = mean(self.smoothing.losses(logits, y, outer), batch)
+            loss = mean(self.smoothing.losses(outputs, batch["y"], outer), batch)
         else:
-            loss = mean(cross_entropy(logits, y, reduction="none"), batch)
+            loss = mean(cross_entropy(outputs, batch["y"], reduction="none"), batch)
         return loss + self.penalty(inner, outer) if self.penalty else loss
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 from bilevel_cli.core import autodiff, draws
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, OutputLoss, StepData
 from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
@@ -20,7 +20,7 @@ STARTS = ("zeros", "random")
 NEWTON_STEPS = 100
 
 
-class FeaturePenalties(Task):
+class FeaturePenalties(OutputLoss, Task):
     """An L2 penalty for every feature of a linear model without bias.
 
         f(w, lambda) = mean_i loss(x_i . w, y_i) + sum_j exp(lambda_j) w_j^2 / 2   on training
@@ -112,9 +112,14 @@ class FeaturePenalties(Task):
     def whole(self) -> dict[str, Batch]:
         return wholes(self.train_blocks, self.validation_blocks)
 
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return batch["x"] @ inner["weight"]
+
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
         penalty = 0.5 * (outer["log_l2"].exp() * inner["weight"].square()).sum()
-        return self.outer_loss(inner, outer, batch) + penalty
+        return mean(self.loss(outputs, batch["y"]), batch) + penalty
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return mean(self.loss(batch["x"] @ inner["weight"], batch["y"]), batch)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bilevel_cli.core import trees
 from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.problem import Batch, OutputLoss, StepData
 from bilevel_cli.core.random import INNER, OUTER
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.task import Task
@@ -27,7 +27,7 @@ from bilevel_cli.tasks.reweighting.scores import average_precision, cleaning_sco
 CHUNK = 2000  # examples that an evaluation holds in memory at once
 
 
-class Reweighting(Task):
+class Reweighting(OutputLoss, Task):
     """A classifier z, trained on examples of which some deserve little weight.
 
         f(z, lambda) = mean_i w_i CE_i(z) + l2 |z|^2   on training examples
@@ -153,8 +153,13 @@ class Reweighting(Task):
         """CE_i(z), of shape [batch_size]."""
         return cross_entropy(self.model.apply(inner, batch["x"]), batch["y"], reduction="none")
 
-    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        losses = self.losses(inner, batch)
+    def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return self.model.apply(inner, batch["x"])
+
+    def loss_of_outputs(
+        self, outputs: Tensor, inner: Params, outer: Params, batch: Batch
+    ) -> Tensor:
+        losses = cross_entropy(outputs, batch["y"], reduction="none")
         loss = mean(self.batch_weights(inner, outer, losses, batch) * losses, batch)
         return loss + self.l2 * trees.dot(inner, inner) if self.l2 else loss
 
