@@ -6,6 +6,7 @@ it is not met: who needs what, what it got, and which options to use instead.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -19,12 +20,18 @@ Requirement = Callable[[str, InnerLoop, Params, StepData], None]
 
 
 def losses_depend_on_outer(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
-    """Refuses outer parameters that act through the start of the inner loop alone."""
-    if _outside_losses(loop, outer, data) == set(outer):
+    """Refuses outer parameters that act through the start or the steps of the inner loop alone."""
+    outside = _outside_losses(loop, outer, data)
+    if outside == set(outer):
+        ways = {"the start": _begun, "the steps": _stepped}
+        through = " and ".join(
+            way for way, fn in ways.items() if _moving(partial(fn, loop, data), outer, outside)
+        )
+        through = through or "the start"
         raise ValueError(
             f"{who} needs losses that depend on the outer parameters, got losses in which "
-            f"{_listed(outer)} do not occur: they act through the start alone. Use method=reverse "
-            "or method=iaptt, which differentiate the start."
+            f"{_listed(outer)} do not occur: they act through {through} alone. Use method=reverse "
+            f"or method=iaptt, which differentiate {through}."
         )
 
 
@@ -41,13 +48,9 @@ def outer_loss_contains_outer(who: str, loop: InnerLoop, outer: Params, data: St
 
 def start_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
     """Refuses outer parameters that are a learned start: their estimate would be exactly zero."""
-
-    def begun(outer: Params) -> Params:
-        return loop.begin(outer, data, loop.fresh(outer, data))["inner"]
-
     _refuse_learned(
         f"{who} needs a start that is not learned",
-        _moving(begun, outer, _outside_losses(loop, outer, data)),
+        _moving(partial(_begun, loop, data), outer, _outside_losses(loop, outer, data)),
         through="the start",
         instead="start=cold or start=warm",
     )
@@ -55,16 +58,9 @@ def start_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) 
 
 def solver_is_constant(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
     """Refuses outer parameters that are settings of the inner solver, for the same reason."""
-
-    def stepped(outer: Params) -> Params:
-        state = loop.solver.init(_away(loop, outer, data))
-        for t in (0, 0):  # a learned momentum acts from the second step on
-            state = loop.step(state, outer, data, t)
-        return state["inner"]
-
     _refuse_learned(
         f"{who} needs a solver whose settings are not learned",
-        _moving(stepped, outer, _outside_losses(loop, outer, data)),
+        _moving(partial(_stepped, loop, data), outer, _outside_losses(loop, outer, data)),
         through="the steps",
         instead="solver=gd",
     )
@@ -179,6 +175,19 @@ AT_A_MINIMISER: tuple[Requirement, ...] = (
     solver_is_constant,
     a_minimiser,
 )
+
+
+def _begun(loop: InnerLoop, data: StepData, outer: Params) -> Params:
+    """Where the inner loop begins."""
+    return loop.begin(outer, data, loop.fresh(outer, data))["inner"]
+
+
+def _stepped(loop: InnerLoop, data: StepData, outer: Params) -> Params:
+    """Where two steps lead from a start that depends on nothing."""
+    state = loop.solver.init(_away(loop, outer, data))
+    for t in (0, 0):  # a learned momentum acts from the second step on
+        state = loop.step(state, outer, data, t)
+    return state["inner"]
 
 
 def _outside_losses(loop: InnerLoop, outer: Params, data: StepData) -> set[str]:
