@@ -23,6 +23,8 @@ class Direct(Hypergradient[Carry]):
     learned and real examples by a network z_0, and the inner loop only makes the next network.
     `start=pool` or `start=warm` pass it on; `start=cold` takes a fresh one at each outer step.
 
+    With `inner_steps=1 start=warm` it is first-order DARTS (Liu et al., 2019, arXiv:1806.09055).
+
     The loss reported is F at z_0.
 
     Cost: K inner gradients, and no second derivative of f.
