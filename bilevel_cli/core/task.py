@@ -87,6 +87,20 @@ class Task(Problem, abc.ABC):
         """
         return outer
 
+    def deployed(self, outer: Params) -> Params:
+        """The outer parameters as they are used when the run is over: those of a fresh solve.
+
+        What was learned, unless a task says otherwise, such as one that decides between choices
+        which its outer parameters weigh. The task may wait for the device.
+
+        Args:
+            outer: All outer parameters of the run.
+
+        Returns:
+            Outer parameters with the same keys, shapes and device.
+        """
+        return outer
+
     @abc.abstractmethod
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         """The scores, as 0-dim tensors: the columns of eval.csv, the most telling one first.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core.problem import StepData
+from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import Failed, UsageError
 from bilevel_cli.runs import entry
 from bilevel_cli.runs.runner import Runner
@@ -173,6 +174,30 @@ def test_retraining_scores_a_fresh_solve_whatever_the_start(start: str, tmp_path
         for name, inner in (("retrained", fresh), ("joint", carry["inner"]["inner"])):
             expected = float(task.outer_loss(inner, outer, data.outer))
             assert last[f"{name}_loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_retraining_takes_the_outer_parameters_as_the_task_deploys_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = build(tmp_path, "retrain=4", "task.noise=0", "outer_steps=5", "device.dtype=float64")
+    task, loop = runner.experiment.task, runner.experiment.loop
+
+    def doubled(outer: Params) -> Params:
+        return {name: 2 * value for name, value in outer.items()}
+
+    monkeypatch.setattr(task, "deployed", doubled)
+    runner.run()
+    last, data = table(tmp_path, "eval.csv").iloc[-1], task.sample(4, torch.Generator())
+    with torch.no_grad():
+        outer, joint = doubled(runner.state.outer), runner.state.carry["inner"]["inner"]
+        fresh = loop.run(loop.fresh(outer, data), outer, data)["inner"]
+        expected = {
+            "retrained_loss": task.outer_loss(fresh, outer, data.outer),
+            "retrained_value": task.evaluate(loop, outer, fresh)["value"],
+            "joint_loss": task.outer_loss(joint, runner.state.outer, data.outer),
+        }
+    for name, value in expected.items():
+        assert last[name] == pytest.approx(float(value), rel=1e-12)
 
 
 def test_a_start_with_a_step_size_of_its_own_moves_by_it_and_follows_the_schedule(
