@@ -293,5 +293,5 @@ def test_every_solver_takes_as_many_inner_gradients_in_a_step_as_it_says(option:
     solver = instantiate(composed("task=quadratic", f"solver={option}").solver)
     each = solver.gradients
     assert costs(Reverse(None, None), 4, solver) == 2 * (Cost(4 * each, 4 * each),)
-    implicit = Implicit(Neumann(3, 0.1), warm_adjoint=False)
+    implicit = Implicit(Neumann(3, 0.1), warm_adjoint=False, curvature="hessian")
     assert costs(implicit, 4, solver) == 2 * (Cost(4 * each + 1, 3 + 2),)
