@@ -230,7 +230,7 @@ def _check_scores(
     _assert(bool(once) and all(s.shape == () for s in once.values()), "Scores are scalars")
     _assert(_same(once, twice), "Two evaluations of the same parameters are equal")
     with tempfile.TemporaryDirectory() as folder:
-        files = task.save_result(Path(folder), everything, state["inner"])
+        files = task.write_results(Path(folder), loop, everything, state["inner"])
         _assert(all(path.stat().st_size > 0 for path in files), "The learned result is written")
 
 

@@ -114,6 +114,28 @@ class Task(Problem, abc.ABC):
             inner: The last inner iterate, with a leading dimension where there are episodes.
         """
 
+    def write_results(
+        self, directory: Path, loop: InnerLoop, outer: Params, inner: Params
+    ) -> list[Path]:
+        """Writes all files of a finished run.
+
+        Those of `save_result`, unless the files of a task need inner solves of their own.
+
+        Args:
+            directory: An existing folder.
+            loop: The inner loop of the run.
+            outer: The outer parameters.
+            inner: As in `evaluate`.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        del loop
+        return self.save_result(directory, outer, inner)
+
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes what was learned in a form people can use.
 

@@ -169,7 +169,8 @@ class Runner:
         inner = self.state.inner()
         if not self.machine.ranks.first:
             return []
-        return save_result(self.experiment.task, self.state.outer, inner, self.folder)
+        part = self.experiment
+        return save_result(part.task, part.loop, self.state.outer, inner, self.folder)
 
     def _take_stretch(
         self, steps: int, progress: Progress, requests: list[int]

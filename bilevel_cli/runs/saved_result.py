@@ -3,17 +3,24 @@
 import shutil
 from pathlib import Path
 
+import torch
+
+from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.records.folder import check_result
 from bilevel_cli.vocabulary import EVAL
 
 
-def save_result(task: Task, outer: Params, inner: Params, folder: Path) -> list[Path]:
+@torch.no_grad()
+def save_result(
+    task: Task, loop: InnerLoop, outer: Params, inner: Params, folder: Path
+) -> list[Path]:
     """Writes what a task learned into the folder of a run, each file in whole or not.
 
     Args:
         task: The task.
+        loop: The inner loop of the run.
         outer: The outer parameters.
         inner: The last inner iterate, with a leading dimension where there are episodes.
         folder: Of the run, whose table of scores the task may read.
@@ -31,7 +38,7 @@ def save_result(task: Task, outer: Params, inner: Params, folder: Path) -> list[
     try:
         if evals.exists():
             shutil.copy(evals, partial)
-        written = task.save_result(partial, outer, inner)
+        written = task.write_results(partial, loop, outer, inner)
         (partial / evals.name).unlink(missing_ok=True)
         for path in partial.iterdir():
             check_result(folder / path.name)

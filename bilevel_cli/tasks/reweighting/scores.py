@@ -39,3 +39,15 @@ def average_precision(suspicion: Tensor, flag: Tensor) -> Tensor:
     found = flag[suspicion.argsort(descending=True, stable=True)].long()
     ranks = torch.arange(1, len(flag) + 1, device=flag.device)
     return (found * found.cumsum(0) / ranks).sum() / found.sum().clamp(min=1)
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman's correlation of two lists of numbers [n], 0-dim; 0 where all of one are equal.
+
+    It is Pearson's of the ranks, and equal numbers share the mean of theirs.
+    """
+    import pandas as pd  # here: a run does not wait for it
+
+    ranks = pd.DataFrame({"x": x.cpu().numpy(), "y": y.cpu().numpy()}).rank()
+    found = ranks["x"].corr(ranks["y"]) if (ranks.nunique() > 1).all() else 0.0
+    return x.new_tensor(found)
