@@ -57,8 +57,8 @@ class Product(OutputLoss):
 def test_the_toy_of_rank_one_has_its_closed_forms() -> None:
     y = torch.randn(N, generator=seeded(7)) + 1
     problem, outer = Product(y), {"effects": torch.zeros(N)}
-    data = StepData({"z": torch.tensor([1.8, 0.4])}, {"unused": torch.zeros(150)}, {})
-    loop, removal = InnerLoop(problem, GradientDescent(0.3), Cold()), Removal(LAM, at_once=11)
+    data = StepData({"z": torch.tensor([1.8, 0.4])}, {"unused": torch.zeros(90)}, {})
+    loop, removal = InnerLoop(problem, GradientDescent(0.4), Cold()), Removal(LAM, at_once=11)
     one_by_one = -torch.eye(N)
 
     def predicted(solver: Exact) -> Tensor:
@@ -85,6 +85,26 @@ def test_the_toy_of_rank_one_has_its_closed_forms() -> None:
     # The response is bent: it lies between its linearisation and the pseudo-inverse.
     linear = (shift / N * size / (size + LAM)).abs()
     assert bool(((linear < pbrf.abs()) & (pbrf.abs() < (shift / N).abs()))[shift < 0].all())
+
+
+def test_the_toy_has_the_figures_that_were_computed_for_one_draw() -> None:
+    # The first two figures tell mean(y) - y_0 and |z*|^2 = 4.433 of the draw, and the last one that
+    # u* is between 1.17 and 1.5. The point z* = (2, 0.658) is such a one.
+    centre, shift = torch.tensor([2.0, 0.658]), -0.014404 * N
+    y = centre.prod() + torch.tensor([-shift, *[shift / (N - 1)] * (N - 1)])
+    problem, outer = Product(y), {"effects": torch.zeros(N)}
+    without = {"effects": -torch.eye(N)[:1]}
+    data = StepData({"z": centre}, {"unused": torch.zeros(150)}, {})
+    loop, removal = InnerLoop(problem, GradientDescent(0.3), Cold()), Removal(LAM, at_once=1)
+    found = [
+        -estimate(Implicit(solver, False, "gauss_newton"), problem, data, outer).grad["effects"][0]
+        for solver in (Exact(0.0, 1e-6), Exact(LAM, None))
+    ]
+    ends = removal.retrained(loop, Outers(outer, without), data)
+    near, _ = removal.responses(loop, Outers(outer, without), data, {"z": centre})
+    found += [z["z"][0].prod() - centre.prod() for z in (ends, near)]
+    expected = torch.tensor([-0.014404, -0.012944, -0.015162, -0.013549])
+    torch.testing.assert_close(torch.stack(found), expected, rtol=0, atol=1e-6)
 
 
 def response(centre: Tensor, y: float) -> float:
