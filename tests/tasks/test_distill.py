@@ -14,13 +14,14 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from bilevel_cli.checks.conformance import check_task
 from bilevel_cli.core import autodiff, trees
+from bilevel_cli.core.simplex import onto_simplex
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.methods.reverse import Reverse
 from bilevel_cli.models import ConvNet, Linear, Mlp
 from bilevel_cli.nn.functional import Functional, functional
 from bilevel_cli.runs.runner import Runner
-from bilevel_cli.tasks.distillation.distillation import Distillation, onto_simplex
+from bilevel_cli.tasks.distillation.distillation import Distillation
 from bilevel_cli.tasks.distillation.objectives.distribution_matching import DistributionMatching
 from bilevel_cli.tasks.distillation.objectives.gradient_matching import GradientMatching
 from bilevel_cli.tasks.distillation.objectives.kernel_ridge import KernelRidge, ridge_loss

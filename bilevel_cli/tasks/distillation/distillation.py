@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from bilevel_cli.core import draws, trees
 from bilevel_cli.core.blocks import check_batch_size
-from bilevel_cli.core.host import is_host
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, StepData
+from bilevel_cli.core.simplex import onto_simplex
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples, Labelled
@@ -274,23 +273,3 @@ def _adapted(model: Functional, adapt: str) -> list[str]:
             f"adapt={adapt}. The model has {', '.join(names)}."
         )
     return found
-
-
-def onto_simplex(rows: Tensor) -> Tensor:
-    """The nearest probability vectors (Held, Wolfe, Crowder, 1974), by sorting.
-
-    Args:
-        rows: Of shape [n, classes].
-    """
-    ordered = rows.sort(1, descending=True).values
-    counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
-    shifts = (_running_sums(ordered) - 1) / counts
-    kept = (ordered > shifts).sum(1, keepdim=True)  # the largest entries: those that stay above 0
-    return (rows - shifts.gather(1, kept - 1)).clamp(min=0)
-
-
-def _running_sums(rows: Tensor) -> Tensor:
-    """rows.cumsum(1), which torch refuses on a GPU that is told to repeat itself."""
-    if is_host(rows.device):
-        return rows.cumsum(1)
-    return torch.stack(list(accumulate(rows.unbind(1))), 1)
