@@ -87,6 +87,12 @@ def regression_table(folder: Path) -> list[str]:
     return [f"data.path={folder}/table.csv", "data.target=price"]
 
 
+def targets_table(folder: Path) -> list[str]:
+    table = frame().drop(columns="churn")
+    table.assign(tax=table["price"] / 5).to_csv(folder / "table.csv", index=False)
+    return [f"data.path={folder}/table.csv", "data.target=[price,tax]"]
+
+
 def npz(folder: Path) -> list[str]:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
     np.savez_compressed(folder / "mine.npz", x=pixels, y=np.arange(60) % 10)

@@ -2,13 +2,12 @@
 
 import abc
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,6 +21,7 @@ from bilevel_cli.data.base import (
 )
 from bilevel_cli.data.reading import files
 from bilevel_cli.data.table import columns, described, titles
+from bilevel_cli.data.table.as_numbers import Pool, filled, finished
 from bilevel_cli.data.table.columns import Column
 from bilevel_cli.data.table.dialect import PLAIN
 from bilevel_cli.data.table.formats import as_written, frame_at
@@ -29,26 +29,6 @@ from bilevel_cli.data.table.name import Name
 from bilevel_cli.data.table.proposals import Roles
 from bilevel_cli.data.table.signatures import PARQUET, format_of
 from bilevel_cli.data.table.workbook import NOTE
-
-
-class Pool(NamedTuple):
-    """All rows of a table, as numbers.
-
-    Attributes:
-        rows: `x` is float64, with NaN for missing numbers.
-        scaled: Which features are to be standardised, boolean, of shape [features].
-        clean: Which rows are known to be clean, boolean, of shape [n], or None.
-        class_names: Of the classes; empty for a real target.
-        names: Of the rows, texts, of shape [n], or None.
-        statement: What became of the columns.
-    """
-
-    rows: Labelled
-    scaled: Tensor
-    clean: Tensor | None
-    class_names: list[str]
-    names: NDArray[np.object_] | None
-    statement: str
 
 
 class OwnTable(Source):
@@ -68,7 +48,7 @@ class OwnTable(Source):
 
     Args:
         path: Of the file.
-        target: The column to predict.
+        target: The column to predict, or a list of several where a class takes them.
         train: Number of training rows, or null.
         validation: Number of validation rows, or null; with `clean`, null for all clean rows.
         test: Number of test rows, or null. Nulls share what the others leave, as 60 : 20 : 20.
@@ -106,7 +86,7 @@ class OwnTable(Source):
     def __init__(
         self,
         path: str | None,
-        target: str | None,
+        target: str | list[str] | None,
         train: int | None,
         validation: int | None,
         test: int | None,
@@ -141,7 +121,8 @@ class OwnTable(Source):
                     f"{type(self).__name__} needs {name} to be a list, got {texts!r}. "
                     f"Set 'data.{name}=[{texts}]'."
                 )
-        self.path, self.target, self.row_id, self.clean = path, target, row_id, clean
+        self.targets = self.several(target)
+        self.path, self.target, self.row_id, self.clean = path, self.targets[0], row_id, clean
         self.drop, self.describe = list(map(str, drop)), describe
         self.dialect = PLAIN.with_(
             separator=separator,
@@ -158,9 +139,18 @@ class OwnTable(Source):
         ).checked(self.name)
         self.max_levels, self.max_megabytes = max_levels, max_megabytes
 
+    def several(self, target: str | list[str] | None) -> Sequence[str | None]:
+        """The columns to predict: one, unless a class differs."""
+        if not (target is None or isinstance(target, str)):
+            raise ValueError(
+                f"{type(self).__name__} needs one target, got {', '.join(map(str, target))}. "
+                "Set data.target, or use data=targets_table."
+            )
+        return [target]
+
     def read(self) -> tuple[Labelled, Labelled | None]:
         rows = self.pool.rows
-        return _finished(_filled(rows, rows)), None
+        return finished(filled(rows, rows)), None
 
     def splits(self, generator: torch.Generator) -> Splits:
         rows, scaled, clean, *_ = self.pool
@@ -168,10 +158,10 @@ class OwnTable(Source):
             parts = self.cut(rows, None, generator)
         else:
             parts = self._cut_clean(rows, clean, generator)
-        parts = Splits(*(_filled(part, parts.train) for part in parts))
+        parts = Splits(*(filled(part, parts.train) for part in parts))
         std, mean = torch.std_mean(parts.train.x, dim=0, correction=0)
         std, mean = torch.where(scaled & (std > 0), std, 1), torch.where(scaled, mean, 0)
-        return Splits(*(_finished(replace(part, x=(part.x - mean) / std)) for part in parts))
+        return Splits(*(finished(replace(part, x=(part.x - mean) / std)) for part in parts))
 
     def names_of(self, index: Tensor) -> NDArray[Any]:
         names = self.pool.names
@@ -232,10 +222,10 @@ class OwnTable(Source):
         def column(setting: str, title: str | None) -> Column:
             return titles.column_of(frame, setting, title, file)
 
-        target = column("target", self.target)
+        targets = [column("target", title) for title in self.targets]
         dropped = titles.known(frame, "drop", self.drop, file)
         titles.known(frame, "text", self.dialect.text, file)
-        inputs = frame.drop(columns=[str(target.name), *dropped, *levels])
+        inputs = frame.drop(columns=[*self.targets, *dropped, *levels])
         names, clean = None, None
         if self.row_id is not None:
             names = columns.row_names(column("row_id", self.row_id), file)
@@ -243,9 +233,7 @@ class OwnTable(Source):
         if self.clean is not None:
             clean = torch.from_numpy(columns.marks(column("clean", self.clean), file))
             inputs = inputs.drop(columns=self.clean, errors="ignore")
-        target, trimmed = columns.trimmed(target)
-        columns.refuse_missing(target, file, self._target_as_written)
-        y, class_names = self.as_targets(target)
+        y, class_names, trimmed = self._predicted(targets)
         encoded = columns.encoded(
             inputs, file, self.dialect.text, self.max_levels, self.max_megabytes
         )
@@ -265,27 +253,24 @@ class OwnTable(Source):
                 **dict.fromkeys(levels, "an index"),
                 **dict.fromkeys(self.drop, "dropped"),
                 **{self.clean: "marks clean rows", self.row_id: "names the rows"},
-                self.target: "target",
+                **dict.fromkeys(self.targets, "target"),
             }
             lines = described.described(frame, encoded, others)
             statement = "\n  ".join([statement, *lines]) + "\n"
         return Pool(rows, torch.tensor(encoded.scaled), clean, class_names, names, statement)
 
-    def _target_as_written(self) -> Column | None:
+    def _predicted(self, targets: list[Column]) -> tuple[Tensor, list[str], int]:
+        """The targets, the names of their classes, and how many labels had blanks around them."""
+        found = [columns.trimmed(column) for column in targets]
+        for column, _ in found:
+            columns.refuse_missing(column, self.name, partial(self._as_written, str(column.name)))
+        y = [self.as_targets(column) for column, _ in found]
+        labels = torch.stack([one for one, _ in y], 1) if len(y) > 1 else y[0][0]
+        return labels, y[0][1], sum(count for _, count in found)
+
+    def _as_written(self, title: str) -> Column | None:
         path = files.own(self.path, type(self).__name__, "data.path")
         content = files.content(path, type(self).__name__, self.max_megabytes)
         if format_of(content, self.name) == PARQUET:
             return None
-        return as_written(content, self.name, self.dialect, self.max_megabytes).fields[self.target]
-
-
-def _filled(part: Labelled, train: Labelled) -> Labelled:
-    """The part with the medians of the training part for missing numbers."""
-    medians = torch.from_numpy(pd.DataFrame(train.x.numpy()).median().to_numpy(copy=True))
-    # Zero where a column is missing in all of the training part.
-    return replace(part, x=torch.where(part.x.isnan(), medians.nan_to_num(0.0), part.x))
-
-
-def _finished(part: Labelled) -> Labelled:
-    # After scaling only: dates and numbers of nine digits have no room in float32.
-    return replace(part, x=part.x.to(torch.get_default_dtype()))
+        return as_written(content, self.name, self.dialect, self.max_megabytes).fields[title]
