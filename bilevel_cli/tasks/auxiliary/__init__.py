@@ -1,0 +1,1 @@
+"""Auxiliary learning: how much each of several targets should count, so that one is learned."""
