@@ -18,6 +18,7 @@ from bilevel_cli.config.options import CONF
 from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import CannotServe, Hypergradient
+from bilevel_cli.core.solver import InnerSolver
 from bilevel_cli.core.start import Start
 from sitemaker import yamls
 
@@ -27,10 +28,11 @@ INNER, OUTER = 20, 5  # sizes of z and lambda of task=quadratic
 
 
 class Method(NamedTuple):
-    """A method as configured, and the start that it insists on."""
+    """A method as configured, and the start and the solver that it insists on."""
 
     made: Hypergradient[Any]
     start: Start | None
+    solver: InnerSolver[Any] | None
     claim: Claim
 
 
@@ -55,8 +57,9 @@ def methods() -> dict[str, Method]:
     for name in options.names("method"):
         config, _ = _composed("task=quadratic", f"method={name}")
         made = make(config, "method")
-        start = make(config, "start") if "start" in yamls.brings("method", name) else None
-        found[name] = Method(made, start, made.claim())
+        own = yamls.brings("method", name)
+        start, solver = (make(config, key) if key in own else None for key in ("start", "solver"))
+        found[name] = Method(made, start, solver, made.claim())
     return found
 
 
@@ -97,18 +100,18 @@ def _posed(name: str) -> Posed:
     config, choices = _composed(f"task={name}", "device=cpu", *small)
     built = parts(config, choices)
     refusals = {
-        method: reason
-        for method, (made, start, _) in methods().items()
-        if (reason := _refusal(built, made, start))
+        one: reason for one, method in methods().items() if (reason := _refusal(built, method))
     }
     return Posed(_composed(f"task={name}")[1], _scores(built), refusals)
 
 
-def _refusal(built: Parts, method: Hypergradient[Any], start: Start | None) -> str:
-    loop = built.loop if start is None else InnerLoop(built.task, built.loop.solver, start)
+def _refusal(built: Parts, method: Method) -> str:
+    # Its solver has the step size of another task, which decides nothing here.
+    solver, start = method.solver or built.loop.solver, method.start or built.loop.start
+    loop = InnerLoop(built.task, solver, start)
     try:
-        outer, data = trials.setting(built.task, loop, method, 3, 0, trials.AWAY)
-        method.check(loop, outer, data)
+        outer, data = trials.setting(built.task, loop, method.made, 3, 0, trials.AWAY)
+        method.made.check(loop, outer, data)
     except (ValueError, CannotServe) as error:
         return " ".join(str(error).split())
     return ""
