@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from configs import configured, small
+from configs import configured, one_in, options, small
 from problems import Quadratic, Several, central_difference, seeded
 from runners import runner_in
 from torch import Tensor
@@ -157,7 +158,14 @@ def test_an_unusable_temperature_is_refused(tau: float) -> None:
         Langevin(0.1, tau)
 
 
-RUN = ("device=cpu", "task=quadratic", *small("quadratic"), "solver=langevin", "inner_steps=3")
+@pytest.mark.parametrize(
+    "task", [one_in(8, number, task) for number, task in enumerate(options("task"))]
+)
+def test_every_task_is_scored_with_a_solver_that_draws(task: str, tmp_path: Any) -> None:
+    """Solves that a task runs for its scores need random numbers of their own."""
+    given = (f"task={task}", *small(task), "inner_steps=2", "outer_steps=1", "device=cpu")
+    runner_in(configured(*given, "solver=langevin", "method=none"), tmp_path).run()
+    assert len(pd.read_csv(tmp_path / "eval.csv")) == 2
 
 
 @pytest.mark.parametrize("task", ["quadratic", "sinusoid"])

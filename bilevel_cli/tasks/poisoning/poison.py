@@ -198,7 +198,7 @@ class Poison(Task):
         """
         clean, poisons = kept.tensor_split((len(self.train.y),))
         generator = torch.Generator(kept.device).manual_seed(self.eval_seed)
-        data = self.sample(self.follower_steps, generator)
+        data = loop.drawn(outer, self.sample(self.follower_steps, generator), generator)
         rows = {
             "kept": clean[data.inner["index"]],
             "kept_poisons": poisons.expand(self.follower_steps, -1),

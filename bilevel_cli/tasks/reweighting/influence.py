@@ -182,7 +182,8 @@ class Influence(Reweighting):
         whole = {**outer, NAME: torch.zeros_like(outer[NAME])}
         every = torch.arange(len(whole[NAME]), device=source)
         without = -(every == rows[:, None]).to(whole[NAME].dtype)  # [m, n]: lambda, row by row
-        data = self.sample(self.steps, torch.Generator(source).manual_seed(self._seed))
+        random = torch.Generator(source).manual_seed(self._seed)
+        data = loop.drawn(outer, self.sample(self.steps, random), random)
         both = torch.cat([whole[NAME][None], without])
         ends = self.removal.retrained(loop, Outers(whole, {NAME: both}), data)
         centre = {name: value[0] for name, value in ends.items()}
