@@ -182,3 +182,20 @@ def test_a_run_draws_the_noise_of_a_chain_apart_from_all_else(task: str, tmp_pat
         assert (bool(ours.draws), bool(theirs.draws)) == (True, False)
     first, second = (trees.leaves(one.draws)[0] for one in inputs[0])
     assert not torch.equal(first, second)
+
+
+def test_a_run_goes_on_with_the_random_numbers_that_it_would_have_drawn(tmp_path: Any) -> None:
+    given = ("device=cpu", "task=quadratic", *small("quadratic"), "solver=langevin")
+    first, again, old = (
+        runner_in(configured(*given, "inner_steps=3"), tmp_path / name).state for name in "abc"
+    )
+    first.draw()
+    saved = first.saved()
+    again.restore(saved)
+    # A checkpoint from before there were such solvers begins their stream.
+    begun = trees.leaves(old.next_inputs()[1].draws)[0]
+    old.restore({name: part for name, part in saved.items() if name != "draws"})
+    went_on, expected = (trees.leaves(state.draw()[1].draws)[0] for state in (again, first))
+    assert torch.equal(went_on, expected)
+    assert torch.equal(trees.leaves(old.draw()[1].draws)[0], begun)
+    assert not torch.equal(expected, begun)
