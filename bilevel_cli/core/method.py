@@ -84,7 +84,8 @@ def cost_of(
 ) -> Cost:
     """`Hypergradient.cost` of a loop, whose solver may take several inner gradients in a step.
 
-    Arguments as there. What an estimate takes besides its inner steps counts once.
+    Arguments as there. What an estimate takes besides its inner steps counts once, also where that
+    is one more step, as for method=fixed_point.
     """
     times = loop.solver.gradients
     if times == 1:
