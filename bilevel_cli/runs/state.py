@@ -214,7 +214,8 @@ class RunState:
         if not outer:
             raise ValueError(
                 "A run needs outer parameters, got a task, a start and a solver that learn none. "
-                "Use start=learned to learn the start of the inner problem."
+                "Use start=learned to learn the start of the inner problem, or learn settings of "
+                "the solver, such as by solver=gd_learned_lr with method=reverse."
             )
         self.outer = {name: value.detach().clone().to(device) for name, value in outer.items()}
         self.optimizer = self.experiment.optimizer(self._parameter_groups())
