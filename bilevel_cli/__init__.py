@@ -39,6 +39,7 @@ HOMES = {
     "Batch": "bilevel_cli.core.problem",
     "Params": "bilevel_cli.core.trees",
     "Task": "bilevel_cli.core.task",
+    "FieldTask": "bilevel_cli.core.task",
     # How the inner problem is solved, and from where.
     "InnerSolver": "bilevel_cli.core.solver",
     "SolverState": "bilevel_cli.core.solver",
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from bilevel_cli.core.solver import InnerSolver as InnerSolver
     from bilevel_cli.core.solver import SolverState as SolverState
     from bilevel_cli.core.start import Start as Start
+    from bilevel_cli.core.task import FieldTask as FieldTask
     from bilevel_cli.core.task import Task as Task
     from bilevel_cli.core.trees import Params as Params
     from bilevel_cli.data.base import Classes as Classes

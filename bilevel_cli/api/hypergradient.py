@@ -11,7 +11,7 @@ from bilevel_cli.api.prepared import Choice, Prepared, forms, prepared
 from bilevel_cli.core import trees
 from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.method import Cost, cost_of
-from bilevel_cli.core.problem import inner_direction
+from bilevel_cli.core.problem import inner_field
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.nn.attention import exact_attention
@@ -133,7 +133,7 @@ def hypergradient(
             carry = given.method.begin(loop, everything, data, fresh)
         found = given.method.estimate(loop, everything, data, carry)
         solution: Params = found.carry["inner"]["inner"]
-        slope = inner_direction(loop.problem, solution, everything, data.inner_at(-1))
+        slope = inner_field(loop.problem, solution, everything, data.inner_at(-1))
         cost = cost_of(given.method, loop, choice.steps, everything, z.params, found.metrics)
     _check_finite(found.loss, found.grad, given)
     metrics = {**found.metrics, "inner_grad_norm": trees.norm(slope)}

@@ -21,7 +21,7 @@ from bilevel_cli.core.dtypes import computing_in
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Estimate, Hypergradient
 from bilevel_cli.core.oracle import MinibatchOracle
-from bilevel_cli.core.problem import Batch, StepData, has_outputs
+from bilevel_cli.core.problem import Batch, StepData, has_outputs, inner_field
 from bilevel_cli.core.solver import InnerSolver, SolverState
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params, Tree
@@ -37,7 +37,7 @@ STEPS = 4
 # The functions that are mapped and differentiated, of a method, a task and a solver.
 ESTIMATING = ("init", "begin", "draw", "estimate", "followed")
 POSING = (
-    *("init_inner", "inner_loss", "outer_loss", "inner_direction", "project_outer"),
+    *("init_inner", "inner_loss", "outer_loss", "inner_field", "project_outer"),
     *("inner_outputs", "loss_of_outputs"),
 )
 STEPPING = ("init", "step", "outer_init", "posed")
@@ -207,8 +207,11 @@ def _check_losses(loop: InnerLoop, outer: Params, data: StepData) -> None:
     for loss, losses_batch in ((task.inner_loss, batch), (task.outer_loss, data.outer)):
         _assert(loss(inner, outer, losses_batch).shape == (), "Losses are scalars")
 
+    field = inner_field(task, inner, outer, batch)
+    _assert(_shapes(field) == _shapes(inner), "The inner field has the keys and shapes of z")
+
     def squared_slope(inner: Params, outer: Params) -> Tensor:
-        slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
+        slope = inner_field(task, inner, outer, batch)
         return torch.stack([part.square().sum() for part in slope.values()]).sum()
 
     if has_outputs(task):

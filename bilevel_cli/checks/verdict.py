@@ -16,7 +16,6 @@ from bilevel_cli.core.claim import Claim, NoSolution, Trial
 from bilevel_cli.core.episodes import refuse_memory
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import CannotServe, Hypergradient, cost_of
-from bilevel_cli.core.problem import follows_loss
 from bilevel_cli.core.references import Chaotic
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
@@ -152,8 +151,6 @@ def _found(method: Hypergradient[Any], claim: Claim, trials: Trials) -> Finding:
         seconds=seconds,
         reason=reason,
     )
-    if not follows_loss(trials.loop.problem):
-        return finding
     try:
         exact = references.solution(held.trial)
     except (NoSolution, Chaotic):

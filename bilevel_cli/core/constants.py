@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from bilevel_cli.core.trees import Params
-
+Point = TypeVar("Point")
 Result = TypeVar("Result")
 
 _values: list[Tensor] | None = None  # of one call: recorded, or to be given again
@@ -31,7 +30,7 @@ def held(x: Tensor) -> Tensor:
     return _values[_number - 1]
 
 
-def frozen(fn: Callable[[Params], Result], at: Params) -> Callable[[Params], Result]:
+def frozen(fn: Callable[[Point], Result], at: Point) -> Callable[[Point], Result]:
     """`fn`, in which whatever is `held` keeps the value that it has at `at`.
 
     Args:
@@ -46,7 +45,7 @@ def frozen(fn: Callable[[Params], Result], at: Params) -> Callable[[Params], Res
     if not values:
         return fn
 
-    def call(params: Params) -> Result:
+    def call(params: Point) -> Result:
         with _tape(values, 0):
             return fn(params)
 

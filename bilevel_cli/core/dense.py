@@ -67,6 +67,17 @@ def pinv(matrix: Tensor, rtol: float | None, hermitian: bool) -> Tensor:
     return torch.linalg.pinv(matrix.double(), rtol=rtol, hermitian=hermitian).to(matrix.dtype)
 
 
+def power_sum(matrix: Tensor, terms: int) -> Tensor:
+    """I + A + ... + A^(terms - 1) of a matrix A [n, n], in about 2 log2(terms) products."""
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    total, power = torch.zeros_like(matrix), eye  # of the first k terms, and A^k
+    for bit in f"{terms:b}":
+        total, power = total + power @ total, power @ power
+        if bit == "1":
+            total, power = eye + matrix @ total, matrix @ power
+    return total
+
+
 class _Solution(torch.autograd.Function):
     """A^-1 B, or NaN where A is singular, of A [n, n] and B [n, k]; and its derivatives.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bilevel_cli.core import autodiff
-from bilevel_cli.core.problem import Batch, Problem, inner_direction
+from bilevel_cli.core.problem import Batch, Problem, inner_field
 from bilevel_cli.core.trees import Params
 
 
@@ -26,7 +26,7 @@ class Oracle(Protocol):
         ...
 
     def inner_grad(self, inner: Params) -> Params:
-        """The gradient of f in z, with the keys and shapes of `inner`; or what replaces it."""
+        """The inner field at z, of the keys and shapes of `inner`: the gradient of f, as a rule."""
         ...
 
     def outer_grad(self, inner: Params) -> Params:
@@ -45,7 +45,7 @@ class MinibatchOracle:
     draws: Params = field(default_factory=dict, kw_only=True)
 
     def inner_grad(self, inner: Params) -> Params:
-        return inner_direction(self.problem, inner, self.outer, self.inner_batch)
+        return inner_field(self.problem, inner, self.outer, self.inner_batch)
 
     def outer_grad(self, inner: Params) -> Params:
         return autodiff.grad(self.problem.outer_loss)(inner, self.outer, self.outer_batch)

@@ -93,10 +93,14 @@ class Problem(Protocol):
     differentiated, several times, and mapped over episodes. So they ask no tensor for its value,
     draw no random numbers, and return new tensors that autograd can follow to `inner` and `outer`.
 
-    Where the solver should follow a direction that is the gradient of no loss, the problem has one
-    more function, `inner_direction(inner, outer, batch)`, with the arguments of `inner_loss`. It
-    returns the direction with the keys and shapes of z. Methods that differentiate the inner steps
-    serve such a problem; others refuse it.
+    An inner problem may be a vector field G(z, lambda) in place of the gradient of f. The problem
+    then has one more function, `inner_field(inner, outer, batch)`, with the arguments of
+    `inner_loss`. It returns G with the keys and shapes of z. Inner solvers step along G, and
+    z*(lambda) is a root, G(z*, lambda) = 0: the fixed point of a network, an equilibrium of
+    players, where weighted gradients cancel. The Jacobian d_z G need not be symmetric. Implicit
+    methods solve with its transpose. What needs a symmetric matrix, such as conjugate gradient, or
+    the value of a loss, such as a penalty, refuses. The inner loss of such a problem is a number
+    to look at, such as |G|^2 / 2.
 
     Where the inner loss is a loss of what a model puts out, the problem may say so (`OutputLoss`).
     """
@@ -171,8 +175,8 @@ class ProblemWrapper:
         return self.base.outer_loss(inner, outer, batch)
 
 
-def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch) -> Params:
-    """What an inner solver follows: d_z f, unless the problem has an `inner_direction`.
+def inner_field(problem: Problem, inner: Params, outer: Params, batch: Batch) -> Params:
+    """What inner solvers step along: d_z f, or the `inner_field` G of a problem that has one.
 
     Args:
         problem: The problem.
@@ -181,17 +185,17 @@ def inner_direction(problem: Problem, inner: Params, outer: Params, batch: Batch
         batch: A minibatch of the inner loss.
 
     Returns:
-        A direction with the keys and shapes of z.
+        A vector with the keys and shapes of z.
     """
     if not follows_loss(problem):
-        found: Params = problem.inner_direction(inner, outer, batch)  # type: ignore[attr-defined]
+        found: Params = problem.inner_field(inner, outer, batch)  # type: ignore[attr-defined]
         return found
     return autodiff.grad(problem.inner_loss)(inner, outer, batch)
 
 
 def follows_loss(problem: Problem) -> bool:
-    """Whether an inner solver follows the gradient of the inner loss."""
-    return not hasattr(problem, "inner_direction")
+    """Whether the inner field is the gradient of the inner loss: its Jacobian is symmetric."""
+    return not hasattr(problem, "inner_field")
 
 
 def has_outputs(problem: Problem) -> TypeGuard[OutputLoss]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bilevel_cli.core import autodiff, constants, trees
 from bilevel_cli.core.claim import NoSolution, Reference, Trial
+from bilevel_cli.core.problem import follows_loss, inner_field
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 
@@ -30,7 +31,7 @@ FEW = 64  # entries up to which derivatives are differenced one by one
 STEPS = (STEP, STEP / 10, STEP / 100)
 AGREE, ROUNDINGS = 3e-7, 100.0
 
-Curvature = Callable[[Trial, Params], Tensor]  # the dense Hessian [n, n] of f in z, or another
+Curvature = Callable[[Trial, Params], Tensor]  # the dense J^T [n, n], or another matrix
 
 _doubts: list[float] | None = None
 
@@ -47,14 +48,16 @@ def unrolled(trial: Trial) -> Params:
 
 
 def implicit(inverse: Callable[[Tensor], Tensor], curvature: Curvature | None = None) -> Reference:
-    """d_lambda F - (d_lambda d_z f)^T inverse(H) d_z F at the last inner iterate.
+    """d_lambda F - (d_lambda G)^T inverse(J^T) d_z F at the last inner iterate.
+
+    G is the inner field, mostly d_z f, and J = d_z G, which is then the Hessian of f.
 
     Args:
-        inverse: What stands for the inverse, [n, n], as a function of the dense Hessian [n, n].
-        curvature: What stands for the Hessian; None for the Hessian itself.
+        inverse: What stands for the inverse, [n, n], as a function of the dense J^T [n, n].
+        curvature: What stands for J^T; None for itself.
 
     Raises:
-        NoSolution: The Hessian is too large, or too close to singular for `inverse`.
+        NoSolution: J is too large, or too close to singular for `inverse`.
     """
 
     def reference(trial: Trial) -> Params:
@@ -81,7 +84,7 @@ def implicit_at(
     inverse: Callable[[Tensor], Tensor],
     curvature: Curvature | None = None,
 ) -> Params:
-    """The implicit hypergradient at `inner`, with a dense Hessian of the entries free to move.
+    """The implicit hypergradient at `inner`, with the dense J^T of the entries free to move.
 
     Args:
         trial: The trial, for everything but the inner parameters.
@@ -92,19 +95,21 @@ def implicit_at(
     derivatives = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))
     direct, cross_by = derivatives(inner, trial.outer, trial.data.outer)
     rhs, free = trees.ravel(direct)[0], _free(trial, inner)
-    # Entries that a set holds do not respond: for them H is the identity, and d_z F zero.
-    matrix = (curvature or hessian)(trial, inner)
+    # Entries that a set holds do not respond: for them J is the identity, and d_z F zero.
+    matrix = (curvature or transposed_jacobian)(trial, inner)
     matrix = free[:, None] * matrix * free + torch.diag(1 - free)
     adjoint = free * (inverse(matrix) @ (free * rhs))
 
     def tilt(outer: Params) -> Tensor:
-        return _slope(trial, inner, outer) @ adjoint
+        return _field(trial, inner, outer) @ adjoint
 
     return trees.axpy(-1.0, differenced(tilt, trial.outer), cross_by)
 
 
-def hessian(trial: Trial, inner: Params) -> Tensor:
-    """The Hessian of f in z at `inner`, [n, n], by central differences of the gradient.
+def transposed_jacobian(trial: Trial, inner: Params) -> Tensor:
+    """J^T of the inner field at `inner`, [n, n], by central differences. Mostly the Hessian of f.
+
+    What is `constants.held` keeps its value.
 
     Raises:
         NoSolution: There are more than `LARGEST` inner parameters.
@@ -113,25 +118,22 @@ def hessian(trial: Trial, inner: Params) -> Tensor:
     if len(flat) > LARGEST:
         raise NoSolution(f"{len(flat)} inner parameters are too many for a dense Hessian")
 
-    def slope(vector: Tensor) -> Tensor:
-        return _slope(trial, unravel(vector), trial.outer)
-
+    field = constants.frozen(lambda vector: _field(trial, unravel(vector), trial.outer), flat)
     rows = [
-        (slope(flat + STEP * axis) - slope(flat - STEP * axis)) / (2 * STEP)
+        (field(flat + STEP * axis) - field(flat - STEP * axis)) / (2 * STEP)
         for axis in torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
     ]
     matrix = torch.stack(rows)
-    return (matrix + matrix.T) / 2
+    return (matrix + matrix.T) / 2 if follows_loss(trial.loop.problem) else matrix
 
 
-def _slope(trial: Trial, inner: Params, outer: Params) -> Tensor:
-    """d_z f, flat, on the minibatch of the trial."""
-    slope = autodiff.grad(trial.loop.problem.inner_loss)
-    return trees.ravel(slope(inner, outer, trial.data.inner_at(-1)))[0]
+def _field(trial: Trial, inner: Params, outer: Params) -> Tensor:
+    """The inner field, mostly d_z f, flat, on the minibatch of the trial."""
+    return trees.ravel(inner_field(trial.loop.problem, inner, outer, trial.data.inner_at(-1)))[0]
 
 
 def minimiser(trial: Trial) -> Params:
-    """The inner solution near the last iterate, by damped Newton steps on the dense Hessian.
+    """The inner solution near the last iterate, a root of the inner field, by damped Newton steps.
 
     Within a set, by projected steps on the entries that neither a bound nor the gradient holds
     there (Bertsekas, 1982); the solution has a projected gradient of zero.
@@ -141,38 +143,42 @@ def minimiser(trial: Trial) -> Params:
     """
     if trial.loop.solver.no_minimiser:
         raise NoSolution(f"the inner solver has {trial.loop.solver.no_minimiser}")
+    minimised = follows_loss(trial.loop.problem)
+    sought = "minimiser" if minimised else "root"
     flat, unravel = trees.ravel(_projected(trial, trial.last))
 
-    def slope(vector: Tensor) -> Tensor:
-        return _slope(trial, unravel(vector), trial.outer)
+    def field(vector: Tensor) -> Tensor:
+        return _field(trial, unravel(vector), trial.outer)
 
     def moved(vector: Tensor) -> Tensor:
         return trees.ravel(_projected(trial, unravel(vector)))[0]
 
     def unsolved(vector: Tensor) -> Tensor:
-        gradient = slope(vector)
+        gradient = field(vector)
         bounded = trial.loop.solver.within is not None
         return vector - moved(vector - gradient) if bounded else gradient
 
-    scale = 1 + slope(torch.zeros_like(flat)).norm()
+    scale = 1 + field(torch.zeros_like(flat)).norm()
     for _ in range(50):
-        gradient, matrix = slope(flat), hessian(trial, unravel(flat))
+        gradient, matrix = field(flat), transposed_jacobian(trial, unravel(flat))
         # Held: on a bound, where a step along the gradient would not leave it.
         free = torch.maximum(_free(trial, unravel(flat)), (unsolved(flat) != 0).to(flat))
         matrix = free[:, None] * matrix * free + torch.diag(1 - free)
-        least = torch.linalg.eigvalsh(matrix)[0]
+        least = torch.linalg.eigvalsh(matrix)[0] if minimised else torch.linalg.svdvals(matrix)[-1]
         if not least > 1e-8 * matrix.norm():
-            raise NoSolution("the inner problem has no isolated minimiser")
+            raise NoSolution(f"the inner problem has no isolated {sought}")
         left = unsolved(flat).norm()
         if left <= 1e-11 * scale:
             return unravel(flat)
-        step = torch.linalg.solve(matrix, free * gradient)
+        step = torch.linalg.solve(matrix.T, free * gradient)
         while unsolved(moved(flat - step)).norm() > left:
             step = step / 2
             if step.norm() <= 1e-14 * (1 + flat.norm()):
-                return unravel(flat)
+                if minimised or left <= 1e-8 * scale:
+                    return unravel(flat)
+                raise NoSolution("Newton's method finds no root of the inner field")
         flat = moved(flat - step)
-    raise NoSolution("Newton's method finds no minimiser of the inner problem")
+    raise NoSolution(f"Newton's method finds no {sought} of the inner problem")
 
 
 def _projected(trial: Trial, inner: Params) -> Params:

@@ -12,7 +12,7 @@ import torch
 
 from bilevel_cli.core import autodiff
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import StepData, follows_loss, has_outputs, posed_by
+from bilevel_cli.core.problem import StepData, follows_loss, has_outputs, inner_field, posed_by
 from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params
 
@@ -84,18 +84,18 @@ def _refuse_learned(needs: str, learned: set[str], through: str, instead: str) -
 
 
 def an_inner_loss(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
-    """Refuses a problem whose inner solver follows what is the gradient of no loss."""
+    """Refuses a problem whose inner field is the gradient of no loss."""
     if not follows_loss(loop.problem):
+        task = type(posed_by(loop.problem)).__name__
         raise ValueError(
-            f"{who} needs an inner solver that follows the gradient of the inner loss, got "
-            f"{type(loop.problem).__name__}, in which it follows another direction and minimises "
-            "nothing. Use method=reverse, method=iaptt or method=fixed_point."
+            f"{who} needs the gradient of an inner loss, got the field of {task}, which is the "
+            "gradient of none: there is no value to compare, and no symmetric Hessian. Use "
+            "method=exact, method=neumann, method=fixed_point or method=reverse."
         )
 
 
-def a_minimiser(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
-    """Refuses a solver that comes to rest elsewhere than at a minimiser of the inner loss."""
-    an_inner_loss(who, loop, outer, data)
+def a_solution(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses a solver that comes to rest elsewhere than where the inner field vanishes."""
     if loop.solver.no_minimiser:
         raise ValueError(
             f"{who} needs an inner solver that minimises a loss, got {loop.solver.no_minimiser}. "
@@ -137,6 +137,12 @@ def a_sampler(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
         )
 
 
+def a_minimiser(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
+    """Refuses what `a_solution` does, and an inner field that is the gradient of no loss."""
+    an_inner_loss(who, loop, outer, data)
+    a_solution(who, loop, outer, data)
+
+
 def no_constraint(who: str, loop: InnerLoop, outer: Params, data: StepData) -> None:
     """Refuses a solver that minimises over a set."""
     if loop.solver.within is not None:
@@ -168,13 +174,16 @@ def start_is_learned(who: str, loop: InnerLoop, outer: Params, data: StepData) -
         )
 
 
-# For methods that differentiate the losses at one point, and take it for a minimiser.
-AT_A_MINIMISER: tuple[Requirement, ...] = (
+_AT_A_POINT: tuple[Requirement, ...] = (
     losses_depend_on_outer,
     start_is_constant,
     solver_is_constant,
-    a_minimiser,
 )
+# For methods that differentiate the inner field and the outer loss at one point, and take it for a
+# root: their products are with the transposed Jacobian of the field, and need no symmetry.
+AT_A_SOLUTION: tuple[Requirement, ...] = (*_AT_A_POINT, a_solution)
+# For methods that differentiate both losses at one point, and take it for a minimiser.
+AT_A_MINIMISER: tuple[Requirement, ...] = (*_AT_A_POINT, a_minimiser)
 
 
 def _begun(loop: InnerLoop, data: StepData, outer: Params) -> Params:
@@ -193,10 +202,13 @@ def _stepped(loop: InnerLoop, data: StepData, outer: Params) -> Params:
 def _outside_losses(loop: InnerLoop, outer: Params, data: StepData) -> set[str]:
     """The outer parameters on which neither the inner nor the outer loss depends."""
     # Not at the start itself, where a symmetry may hide the dependence.
-    inner = _away(loop, outer, data)
-    inner_part = autodiff.grad(loop.problem.inner_loss, 1)(inner, outer, data.inner_at(-1))
-    outer_part = autodiff.grad(loop.problem.outer_loss, 1)(inner, outer, data.outer)
-    return {name for name in outer if not bool(inner_part[name].any() or outer_part[name].any())}
+    problem, inner, batch = loop.problem, _away(loop, outer, data), data.inner_at(-1)
+    outer_part = autodiff.grad(problem.outer_loss, 1)(inner, outer, data.outer)
+    outside = {name for name in outer if not bool(outer_part[name].any())}
+    if not follows_loss(problem):
+        return outside - _moving(lambda at: inner_field(problem, inner, at, batch), outer, outside)
+    inner_part = autodiff.grad(problem.inner_loss, 1)(inner, outer, batch)
+    return {name for name in outside if not bool(inner_part[name].any())}
 
 
 def _moving(fn: Callable[[Params], Params], outer: Params, names: set[str]) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bilevel_cli.core import trees
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, Problem, StepData
 from bilevel_cli.core.trees import Params
@@ -157,3 +158,24 @@ class Task(Problem, abc.ABC):
         with path.open("wb") as file:  # opened here, it says what the system refused
             torch.save({name: value.cpu() for name, value in outer.items()}, file)
         return [path]
+
+
+class FieldTask(Task):
+    """A task whose inner problem is a vector field: z*(lambda) is a root, G(z*, lambda) = 0.
+
+    The inner loss of it is |G|^2 / 2, a number to look at: whether an inner loop nears a root.
+    """
+
+    @abc.abstractmethod
+    def inner_field(self, inner: Params, outer: Params, batch: Batch) -> Params:
+        """G(z, lambda) on a minibatch, with the keys and shapes of z. Inner solvers step along it.
+
+        Args:
+            inner: z, as in `inner_loss`.
+            outer: lambda, as in `inner_loss`.
+            batch: One entry of `StepData.inner`, tensors of shape [...].
+        """
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        field = self.inner_field(inner, outer, batch)
+        return 0.5 * trees.dot(field, field)

@@ -13,13 +13,47 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_cli.core import dense
+from bilevel_cli.core import autodiff, dense
 from bilevel_cli.core.claim import NoSolution
 from bilevel_cli.core.growth import Parts
 from bilevel_cli.core.residuals import UNSOLVED, residual_doubt
 from bilevel_cli.core.trees import Params
 
 Matvec = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Nonsymmetric:
+    """Products with a matrix that need not be symmetric, such as a transposed Jacobian.
+
+    A plain function is taken for products with a symmetric matrix.
+
+    Args:
+        product: Computes M v, from [n] to [n], by operations that can be differentiated.
+    """
+
+    product: Matvec
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        return self.product(vector)
+
+
+def transposed(matvec: Matvec, like: Tensor) -> Matvec:
+    """Products with M^T: those with M where it is symmetric, else the pullback of v -> M v.
+
+    Args:
+        matvec: Computes M v, from [n] to [n].
+        like: For the shape [n] of v, its device and precision.
+    """
+    if not isinstance(matvec, Nonsymmetric):
+        return matvec
+    _, pullback = autodiff.vjp(matvec, torch.zeros_like(like))
+
+    def product(vector: Tensor) -> Tensor:
+        found: Tensor = pullback(vector)[0]
+        return found
+
+    return product
 
 
 class Solved(NamedTuple):
@@ -36,13 +70,17 @@ class Solved(NamedTuple):
 
 
 class LinearSolver(abc.ABC):
-    """Solves H v = rhs approximately, where the symmetric H is known through products alone.
+    """Solves H v = rhs approximately, where H is known through products alone.
+
+    H is symmetric, or `Nonsymmetric` where a solver serves that too.
 
     Attributes:
+        symmetric: Whether the solver serves a symmetric H alone.
         residual_limit: The relative residual |H v - rhs| / |rhs| above which a solve is doubted.
         advice: What to do then: the settings by their full names, and what to use instead.
     """
 
+    symmetric: ClassVar[bool] = True
     residual_limit: ClassVar[float] = UNSOLVED
     advice: ClassVar[str] = "Use another method/linear_solver, such as minres."
 
@@ -54,7 +92,7 @@ class LinearSolver(abc.ABC):
         updates and does not leave the loop, so that solves can be mapped and captured.
 
         Args:
-            matvec: Computes H v, from [n] to [n], for the symmetric H.
+            matvec: Computes H v, from [n] to [n].
             rhs: The right-hand side, of shape [n].
             guess: Where an iterative solver begins, of shape [n].
 
@@ -92,7 +130,7 @@ class LinearSolver(abc.ABC):
         at zero and each later one where the one before ended. `bilevel-check` holds `solve` to it.
 
         Args:
-            hessian: The symmetric H, of shape [n, n].
+            hessian: H, of shape [n, n].
             rhs: The right-hand side, of shape [n].
             rounds: Number of solves.
 
@@ -181,7 +219,7 @@ def check_rtol(solver: str, rtol: float) -> None:
 
 
 def inverted(hessian: Tensor) -> Tensor:
-    """The inverse of a dense Hessian, both of shape [n, n].
+    """The inverse of a dense H, both of shape [n, n].
 
     Raises:
         NoSolution: It is too close to singular.

@@ -10,7 +10,7 @@ from bilevel_cli.core import autodiff, counting, dense
 from bilevel_cli.core.growth import Part, Parts
 from bilevel_cli.core.method import CannotServe
 from bilevel_cli.core.residuals import WORSE_THAN_NONE
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Solved, inverted
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Nonsymmetric, Solved, inverted
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Exact(LinearSolver):
     damping: float
     rtol: float | None
 
+    symmetric = False
     residual_limit = WORSE_THAN_NONE  # damping and a pseudo-inverse leave a residual by design
     advice = (
         "The inner Hessian is singular or nearly so. Use method=pseudo_inverse, or another "
@@ -59,28 +60,51 @@ class Exact(LinearSolver):
         damped = hessian + self.damping * torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
         if self.rtol is None:
             return inverted(damped)
-        return dense.pinv(damped, rtol=self.rtol, hermitian=True)
+        return dense.pinv(damped, rtol=self.rtol, hermitian=False)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         del guess
         # float64 from here on: in float32 a small damping is lost beside a large Hessian.
         columns = torch.stack(_columns(matvec, rhs)).double()
-        hessian = (columns + columns.T).div_(2)
+        symmetric = not isinstance(matvec, Nonsymmetric)
+        hessian = (columns + columns.T).div_(2) if symmetric else columns.T
         del columns
         hessian.diagonal().add_(self.damping)
         if self.rtol is None:
             try:
                 return Solved(dense.solve(hessian, rhs), {})
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                kind = "Hessian" if symmetric else "Jacobian"
                 raise CannotServe(
-                    "Exact needs a Hessian that can be inverted, got a singular one. Use "
+                    f"Exact needs a {kind} that can be inverted, got a singular one. Use "
                     "method=pseudo_inverse, or method.linear_solver.damping=0.01."
                 ) from error
-        eigenvalues, vectors = dense.eigh(hessian)
-        kept = eigenvalues.abs() > self.rtol * eigenvalues.abs().amax()
-        inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
-        solution = vectors @ (inverse * (vectors.T @ rhs.double()))
-        return Solved(solution.to(rhs.dtype), {})
+        solution = _pseudo_solved(hessian if symmetric else _doubled(hessian), rhs, self.rtol)
+        return Solved(solution[-len(rhs) :].to(rhs.dtype), {})
+
+
+def _pseudo_solved(matrix: Tensor, rhs: Tensor, rtol: float) -> Tensor:
+    """The solution of smallest norm, in float64, of a symmetric matrix [m, m]: [m].
+
+    Args:
+        matrix: In float64.
+        rhs: Of shape [n], n <= m; the entries behind it are zero.
+        rtol: As in `Exact`.
+    """
+    eigenvalues, vectors = dense.eigh(matrix)
+    kept = eigenvalues.abs() > rtol * eigenvalues.abs().amax()
+    inverse = torch.where(kept, 1 / torch.where(kept, eigenvalues, 1.0), 0.0)
+    wide = torch.cat([rhs.double(), matrix.new_zeros(len(matrix) - len(rhs))])
+    return vectors @ (inverse * (vectors.T @ wide))
+
+
+def _doubled(matrix: Tensor) -> Tensor:
+    """[[0, M], [M', 0]]: symmetric, with the singular values of M, of both signs, as eigenvalues.
+
+    Its pseudo-inverse takes (b, 0) to (0, v), where v is the pseudo-solution of M v = b.
+    """
+    zero = torch.zeros_like(matrix)
+    return torch.cat([torch.cat([zero, matrix], 1), torch.cat([matrix.T, zero], 1)])
 
 
 def _columns(matvec: Matvec, rhs: Tensor) -> list[Tensor]:

@@ -16,6 +16,7 @@ class Identity(LinearSolver):
     T1-T2 (Luketina et al., 2016, arXiv:1511.06727).
     """
 
+    symmetric = False
     residual_limit = WORSE_THAN_NONE  # it solves no system
     advice = (
         "The inner Hessian is far from the identity. Use method=cg, or method=minres where it may "

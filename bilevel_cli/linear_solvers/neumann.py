@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bilevel_cli.core import dense
 from bilevel_cli.linear_solvers.base import (
     LinearSolver,
     Matvec,
     Solved,
     check_step_size,
     check_steps,
-    filtered,
 )
 
 
@@ -19,8 +19,9 @@ from bilevel_cli.linear_solvers.base import (
 class Neumann(LinearSolver):
     """Truncated Neumann series, v_{j+1} = v_j + step_size * (rhs - H v_j).
 
-    Converges when step_size < 2 / (largest eigenvalue of H). Begun at zero, `max_steps` terms equal
-    backpropagation through as many gradient steps at the solution (Lorraine et al., 2020,
+    Converges when step_size < 2 / (largest eigenvalue of H); where H is not symmetric, when all
+    eigenvalues of I - step_size * H are below 1 in magnitude. Begun at zero, `max_steps` terms
+    equal backpropagation through as many inner steps at the solution (Lorraine et al., 2020,
     arXiv:1911.02590).
 
     Args:
@@ -31,6 +32,7 @@ class Neumann(LinearSolver):
     max_steps: int
     step_size: float
 
+    symmetric = False
     advice = (
         "Set method.linear_solver.step_size below 2 / (largest eigenvalue of the inner Hessian): "
         "a solver.lr at which gradient descent converges will do. Or raise "
@@ -45,12 +47,9 @@ class Neumann(LinearSolver):
         return self.max_steps
 
     def inverse(self, hessian: Tensor, rhs: Tensor, rounds: int) -> Tensor:
-        powers = torch.arange(rounds * self.max_steps, device=rhs.device)[:, None]
-
-        def response(values: Tensor) -> Tensor:
-            return self.step_size * ((1 - self.step_size * values) ** powers).sum(0)
-
-        return filtered(hessian, response)
+        eye = torch.eye(len(rhs), dtype=rhs.dtype, device=rhs.device)
+        terms = rounds * self.max_steps
+        return self.step_size * dense.power_sum(eye - self.step_size * hessian, terms)
 
     def solve(self, matvec: Matvec, rhs: Tensor, guess: Tensor) -> Solved:
         solution = guess

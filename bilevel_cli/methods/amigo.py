@@ -9,7 +9,7 @@ from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_SOLUTION
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
@@ -66,7 +66,7 @@ class Amigo(Hypergradient[ImplicitCarry]):
     def init(self, outer: Params, state: SolverState) -> ImplicitCarry:
         return {"inner": state, "adjoint": trees.zeros_like(state["inner"])}
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return adjoint_doubt(row, "method.adjoint_lr")

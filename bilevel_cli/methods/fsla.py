@@ -10,7 +10,7 @@ from bilevel_cli.core.claim import Claim
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_SOLUTION
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
@@ -69,7 +69,7 @@ class Fsla(Hypergradient[FslaCarry]):
             "count": counter(inner, 0.0),
         }
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return adjoint_doubt(row, "method.adjoint_lr.initial")

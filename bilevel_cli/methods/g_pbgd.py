@@ -11,8 +11,8 @@ from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import MinibatchOracle
-from bilevel_cli.core.problem import Batch, Problem, StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER, no_constraint
+from bilevel_cli.core.problem import Batch, Problem, StepData, inner_field
+from bilevel_cli.core.requirements import AT_A_SOLUTION, no_constraint
 from bilevel_cli.core.schedules import Ramp
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params, Scalar
@@ -30,7 +30,8 @@ class GPbgd(Hypergradient[SlopeCarry]):
 
         d_lambda [ F(y, lambda) + gamma |d_z f(y, lambda)|^2 ],    y constant,
 
-    which at a converged y misses the hypergradient by O(1 / gamma) where d_z^2 f is invertible.
+    which at a converged y misses the hypergradient by O(1 / gamma) where d_z^2 f is invertible. An
+    inner field G in place of d_z f serves as well, since no value of f is asked for.
     Elsewhere the penalty is 0 at every stationary point of f, at saddles too.
 
     The penalty's own gradient would allow y no step longer than the square of one that serves f. So
@@ -64,7 +65,7 @@ class GPbgd(Hypergradient[SlopeCarry]):
     def init(self, outer: Params, state: SolverState) -> SlopeCarry:
         return {"inner": state, "count": counter(state["inner"], 0.0)}
 
-    requires = (*AT_A_MINIMISER, no_constraint)
+    requires = (*AT_A_SOLUTION, no_constraint)
     follows_inner_loss = False  # y moves along F and |d_z f|^2
 
     def estimate(
@@ -107,7 +108,7 @@ class GPbgd(Hypergradient[SlopeCarry]):
 
 def squared_slope(problem: Problem, inner: Params, outer: Params, batch: Batch) -> Tensor:
     """|d_z f|^2, differentiable in both arguments. 0-dim."""
-    slope = autodiff.grad(problem.inner_loss)(inner, outer, batch)
+    slope = inner_field(problem, inner, outer, batch)
     return trees.dot(slope, slope)
 
 

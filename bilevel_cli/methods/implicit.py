@@ -13,11 +13,11 @@ from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER, model_outputs
+from bilevel_cli.core.problem import StepData, follows_loss, inner_field
+from bilevel_cli.core.requirements import AT_A_SOLUTION, an_inner_loss, model_outputs
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.linear_solvers.base import LinearSolver
+from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Nonsymmetric
 from bilevel_cli.methods.parts.derivatives import outer_slope
 from bilevel_cli.methods.parts.gauss_newton import gauss_newton
 
@@ -40,11 +40,12 @@ class Implicit(Hypergradient[ImplicitCarry]):
 
         dF/dlambda = d_lambda F - (d_lambda d_z f)^T v,    H v = d_z F,    H = d_z^2 f.
 
-    Where the solver keeps z in a set, H and d_z F are those of the entries that the set lets move,
-    and v is zero for the others. All derivatives are taken at the last inner iterate, on the last
-    inner minibatch, from one retained graph of the inner gradient (AID, Pedregosa, 2016,
-    arXiv:1602.02355; Grazzi et al., 2020, arXiv:2006.16218). The start is not differentiated, and
-    a learned one is refused.
+    Where the problem has an inner field G in place of d_z f, H is the transposed Jacobian
+    (d_z G)^T, and a linear solver that needs a symmetric matrix is refused. Where the solver keeps
+    z in a set, H and d_z F are those of the entries that the set lets move, and v is zero for the
+    others. All derivatives are taken at the last inner iterate, on the last inner minibatch, from
+    one retained graph of the inner gradient (AID, Pedregosa, 2016, arXiv:1602.02355; Grazzi et al.,
+    2020, arXiv:2006.16218). The start is not differentiated, and a learned one is refused.
 
     Reports the relative residual |H v - d_z F| / |d_z F|, and what the linear solver reports.
 
@@ -91,9 +92,11 @@ class Implicit(Hypergradient[ImplicitCarry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.linear_solver.draw(generator)
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def check(self, loop: InnerLoop, outer: Params, data: StepData) -> None:
+        if self.linear_solver.symmetric or self.curvature == "gauss_newton":
+            an_inner_loss(type(self.linear_solver).__name__, loop, outer, data)
         super().check(loop, outer, data)
         if self.curvature == "gauss_newton":
             model_outputs(type(self).__name__, loop, outer, data)
@@ -108,11 +111,11 @@ class Implicit(Hypergradient[ImplicitCarry]):
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
         inner, batch = state["inner"], data.inner_at(-1)
 
-        def inner_grad(inner: Params, outer: Params) -> Params:
-            return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+        def field(inner: Params, outer: Params) -> Params:
+            return inner_field(problem, inner, outer, batch)
 
         direct_inner, direct, loss = outer_slope(problem, inner, outer, data.outer)
-        _, pullback = autodiff.vjp(inner_grad, inner, outer)
+        _, pullback = autodiff.vjp(field, inner, outer)
 
         def hessian(vector: Params) -> Params:
             product: Params = pullback(vector, (0,))[0]
@@ -131,9 +134,10 @@ class Implicit(Hypergradient[ImplicitCarry]):
                 product = {n: v + (1 - free[n]) * asked[n] for n, v in product.items()}
             return trees.ravel(product)[0]
 
+        matrix: Matvec = matvec if follows_loss(problem) else Nonsymmetric(matvec)
         before = trees.masked(carry["adjoint"], free)
         guess = trees.ravel(before)[0] if self.warm_adjoint else torch.zeros_like(rhs)
-        solution, ended = self.linear_solver.given(data.noise).solve(matvec, rhs, guess)
+        solution, ended = self.linear_solver.given(data.noise).solve(matrix, rhs, guess)
         adjoint = unravel(solution)
         scale = rhs.norm()
         residual = (matvec(solution) - rhs).norm() / torch.where(scale > 0, scale, 1.0)

@@ -12,7 +12,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_SOLUTION
 from bilevel_cli.core.schedules import PowerLaw
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
@@ -84,7 +84,7 @@ class RecursiveMomentum(Hypergradient[MomentumCarry]):
     def draw(self, outer: Params, generator: torch.Generator) -> Params:
         return self.series.draw(generator)
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return series_doubt(row)

@@ -14,7 +14,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
 from bilevel_cli.core.problem import Batch, StepData, blocks_of
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_SOLUTION
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
@@ -92,7 +92,7 @@ class Saba(Hypergradient[SabaCarry]):
             outer_blocks if "block" in data.outer else 1,
         )
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return adjoint_doubt(row, "method.adjoint_lr")

@@ -13,7 +13,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
 from bilevel_cli.core.problem import Batch, Problem, StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_SOLUTION
 from bilevel_cli.core.residuals import adjoint_doubt
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
@@ -90,7 +90,7 @@ class Srba(Hypergradient[SrbaCarry]):
             "count": counter(inner, 0.0),
         }
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return adjoint_doubt(row, "method.adjoint_lr")

@@ -11,7 +11,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.oracle import FixedOracle
 from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.requirements import AT_A_MINIMISER
+from bilevel_cli.core.requirements import AT_A_SOLUTION
 from bilevel_cli.core.solver import SolverState, counter
 from bilevel_cli.core.trees import Params
 from bilevel_cli.methods.parts.recursion import (
@@ -90,7 +90,7 @@ class Vrbo(Hypergradient[VrboCarry]):
             "count": counter(inner, 0.0),
         }
 
-    requires = AT_A_MINIMISER
+    requires = AT_A_SOLUTION
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return series_doubt(row)

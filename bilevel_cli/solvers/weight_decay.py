@@ -104,7 +104,7 @@ class DecayedProblem(ProblemWrapper):
         if name == "base" or name.startswith("__"):  # while it is copied or unpickled
             raise AttributeError(name)
         found = getattr(self.base, name)
-        return self._decayed(found) if name == "inner_direction" else found
+        return self._decayed(found) if name == "inner_field" else found
 
     def _decayed(self, direction: Direction) -> Direction:
         return lambda inner, *rest: trees.axpy(self.weight_decay, inner, direction(inner, *rest))

@@ -15,6 +15,7 @@ from bilevel_cli.core.episodes import sample
 from bilevel_cli.core.requirements import (
     Requirement,
     a_minimiser,
+    a_solution,
     no_constraint,
     start_is_constant,
 )
@@ -69,7 +70,7 @@ APPROXIMATE = {"bsa", "ttsa", "sustain", "bsg1", "sama", "identity", "imaml", "b
 
 def of_the_family() -> list[str]:
     """The methods that differentiate the losses at what they take for a minimiser."""
-    return [name for name in options("method") if asks(name, a_minimiser)]
+    return [n for n in options("method") if asks(n, a_minimiser) or asks(n, a_solution)]
 
 
 def asks(method: str, requirement: Requirement) -> bool:

@@ -171,7 +171,7 @@ def test_preferences_stay_on_the_simplex_and_above_what_a_bargain_needs() -> Non
 def test_a_nash_step_has_length_one_and_is_the_gradient_at_its_weights() -> None:
     for task in (planted(NASH), classified(NASH)):
         (inner, outer), batch = somewhere(task), task.sample(1, seeded()).inner_at(0)
-        step = task.inner_direction(inner, outer, batch)
+        step = task.inner_field(inner, outer, batch)
         length = torch.cat([part.flatten() for part in step.values()]).norm()
         torch.testing.assert_close(length, torch.ones(()), rtol=1e-9, atol=0)
         slope = autodiff.grad(task.inner_loss)(inner, outer, batch)
@@ -196,7 +196,7 @@ def test_with_a_floor_a_bargain_comes_to_rest_at_weights_sqrt_p() -> None:
     _, outer = somewhere(task)
     w, _ = closed_form(task, outer["preference"].sqrt())
     inner, batch = {"head.weight": w[None]}, task.sample(1, seeded()).inner_at(0)
-    step = task.inner_direction(inner, outer, batch)["head.weight"]
+    step = task.inner_field(inner, outer, batch)["head.weight"]
     assert step.norm() < 1e-9
 
 
@@ -245,7 +245,7 @@ def test_a_target_without_a_gradient_leaves_a_finite_step() -> None:
     batch = {n: x[:5] for n, x in task.sample(1, seeded()).inner_at(0).items() if n != "block"}
     inner = {"head.weight": torch.ones(1, 2)}
     batch["y"][:, 1] = batch["x"].sum(1)  # exact: its gradient is zero
-    step = task.inner_direction(inner, somewhere(task)[1], batch)["head.weight"]
+    step = task.inner_field(inner, somewhere(task)[1], batch)["head.weight"]
     assert step.isfinite().all()
     assert 0 < step.norm() <= 1
 

@@ -1,8 +1,9 @@
-"""The derivatives of both losses at one point, each on a minibatch of its own.
+"""The derivatives of inner field and outer loss at one point, each on a minibatch of its own.
 
 Everywhere `inner` is z and `outer` is lambda, of one inner problem: trees of any shapes. Vectors v
 have the shapes of z. So do d_z f, d_z F and H v; d_lambda F and (d_lambda d_z f)^T v have those of
-lambda.
+lambda. Where a problem has an inner field G in place of d_z f, H v is (d_z G)^T v: all products are
+pullbacks, and none takes H for symmetric.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bilevel_cli.core import autodiff, trees
-from bilevel_cli.core.problem import Batch, Problem
+from bilevel_cli.core.problem import Batch, Problem, inner_field
 from bilevel_cli.core.trees import Params
 
 
@@ -21,7 +22,7 @@ def inner_slope(
     """d_z f, and the function from v to (H v, (d_lambda d_z f)^T v): both from the same graph."""
 
     def slope(inner: Params, outer: Params) -> Params:
-        return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+        return inner_field(problem, inner, outer, batch)
 
     gradient, pullback = autodiff.vjp(slope, inner, outer)
     return gradient, pullback
@@ -47,7 +48,7 @@ def hessian_product(
     """H v, from a graph in z alone."""
 
     def slope(inner: Params) -> Params:
-        return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+        return inner_field(problem, inner, outer, batch)
 
     _, pullback = autodiff.vjp(slope, inner)
     return pullback(vector)[0]
@@ -59,7 +60,7 @@ def cross_product(
     """(d_lambda d_z f)^T v, from a graph in lambda alone."""
 
     def slope(outer: Params) -> Params:
-        return autodiff.grad(problem.inner_loss)(inner, outer, batch)
+        return inner_field(problem, inner, outer, batch)
 
     _, pullback = autodiff.vjp(slope, outer)
     return pullback(vector)[0]

@@ -88,7 +88,7 @@ class Auxiliary(Task):
         self._start = self.model.init(generator)
         self.combination = combination
         if not combination.descends:
-            self.inner_direction = self._field
+            self.inner_field = self._field
         self.truth = None if data.truth is None else data.truth.to(self.examples["train"]["x"])
         self._check_sharing()
         sizes = ", ".join(f"{len(part.y)} for {name}" for name, part in parts._asdict().items())

@@ -25,9 +25,9 @@ class DependentWeights(Reweighting):
 
         dg/dz = mean_i [w_i Hess CE_i + grad CE_i (dw_i/dz)^T] + 2 l2 I
 
-    is not symmetric. So there is no minimiser that implicit, penalty and value-function methods
-    could differentiate, and they refuse. Methods that differentiate the inner steps as they are
-    serve, `fixed_point` too, and find dw_i/dz for themselves.
+    is not symmetric. Penalty and value-function methods have no loss to compare, and conjugate
+    gradient no symmetric matrix: they refuse. Methods that differentiate the inner steps serve, and
+    so do implicit methods that solve with the transpose of dg/dz. They find dw_i/dz for themselves.
 
     If `detached`, dw_i/dz counts as zero in every derivative, as in the published code. This makes
     no difference for one inner step from a constant start, and is an approximation for more steps.
@@ -61,7 +61,7 @@ class DependentWeights(Reweighting):
         self.detached = detached
         self.constants = "the weights" if detached else ""
 
-    def inner_direction(self, inner: Params, outer: Params, batch: Batch) -> Params:
+    def inner_field(self, inner: Params, outer: Params, batch: Batch) -> Params:
         losses, pullback = autodiff.vjp(partial(self.losses, batch=batch), inner, once=True)
         weights = self.batch_weights(inner, outer, losses, batch)
 
