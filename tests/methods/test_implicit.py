@@ -117,6 +117,37 @@ def test_galet_tends_to_the_response_of_smallest_norm_of_a_singular_hessian() ->
     assert (cg - expected).norm() > 1e-3 * expected.norm()
 
 
+class Line:
+    """f = (a.z - lambda)^2 / 2 in the plane: a line of minimisers, a Hessian of rank one."""
+
+    a = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    goal = torch.tensor([3.0, 1.0], dtype=torch.float64)
+
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        return data.init
+
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.5 * (self.a @ inner["z"] - outer["lam"]) ** 2
+
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        return 0.5 * (inner["z"] - self.goal).square().sum()
+
+
+def test_on_a_line_of_minimisers_galet_finds_the_response_of_least_norm_and_cg_stops() -> None:
+    problem, outer = Line(), {"lam": torch.tensor(0.7)}
+    data = StepData({"z": torch.tensor([0.5, -0.3])}, {"unused": torch.zeros(300)}, {})
+    # Gradient descent ends at the nearest point of the line, which moves by a / |a|^2.
+    ended = data.init["z"] + problem.a * (0.7 - problem.a @ data.init["z"]) / 5
+    expected = problem.a @ (ended - problem.goal) / 5
+    for solver in (LeastSquares(100, 0.2), Exact(0.0, 1e-10)):
+        found = estimate(implicit(solver), problem, data, outer).grad["lam"]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    # What F asks leaves the range of the Hessian, the multiples of a.
+    cg = estimate(implicit(ConjugateGradient(10, 0.0)), problem, data, outer)
+    assert cg.metrics["adjoint_stopped"] == 1
+    assert (cg.grad["lam"] - expected).abs() > 0.1 * expected.abs()
+
+
 def test_a_warm_adjoint_makes_one_least_squares_step_enough() -> None:
     problem = Quadratic()
     data, outer = problem.data(1), problem.outer_init()
