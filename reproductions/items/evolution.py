@@ -112,9 +112,9 @@ ITEM = Item(
     about=f"An inner problem that is cut into windows, whose losses are + and - the same linear "
     f"function of {DIM} outer parameters in turn: nothing but the noise of the method is left. "
     f"{DRAWS} estimates of one antithetic pair each.",
-    open="The paper's own experiments, on LSTMs, influence balancing and learned optimizers, are "
-    "not part of the project's tasks. Its statement is: the variance of ES-Single does not depend "
-    "on the number of windows.",
+    open="The paper's experiments on LSTMs and learned optimizers are not part of the project's "
+    "tasks; influence balancing is (task=influence_balancing). Its statement is: the "
+    "variance of ES-Single does not depend on the number of windows.",
     runs=(),
     rows=rows,
     figures=(Figure("evolution", "Variance of the summed gradient; dotted: theory.", lines),),
