@@ -70,7 +70,7 @@ def _mean_loss(margins: Tensor) -> Tensor:
 def course(solver: LinearSolver) -> list[float]:
     """The validation loss along a run, every `EVERY` outer steps."""
     problem = Decays()
-    loop, method = InnerLoop(problem, GradientDescent(INNER_LR), Cold()), Implicit(solver, False)
+    loop, method = InnerLoop(problem, GradientDescent(INNER_LR), Cold()), Implicit(solver, False, "hessian")
     decay = torch.ones(DIM)
     data = StepData({"w": torch.zeros(DIM)}, {"unused": torch.zeros(INNER_STEPS)}, {})
     generator = torch.Generator().manual_seed(1)
