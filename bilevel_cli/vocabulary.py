@@ -27,5 +27,9 @@ LOG = "bilevel.log"
 TRACEBACK = "traceback.txt"
 NOTES = ".hydra"  # a folder: the configuration, as Hydra noted it
 
+# How the columns of eval.csv begin that are scores after other numbers of inner steps than those of
+# training: the number follows, and then the name of the score.
+TEST_STEPS = "test_steps_"
+
 # Patterns of names, as in `Task.higher_is_better`; every other score is better when it is lower.
 HIGHER_IS_BETTER = ("*accuracy", "*f1", "*precision", "*recall", "*cosine")

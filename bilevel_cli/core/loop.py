@@ -1,6 +1,6 @@
 """The inner loop: where it starts and how it steps, for fixed outer parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,3 +129,19 @@ class InnerLoop:
         for t in range(first, data.num_steps if last is None else last):
             state = self.step(state, outer, data, t)
         return state
+
+    def passing(
+        self, state: SolverState, outer: Params, data: StepData, counts: Sequence[int]
+    ) -> Iterator[SolverState]:
+        """The states after several numbers of steps, of one run through them all.
+
+        Args:
+            state: Before the first step.
+            outer: The outer parameters.
+            data: Of as many inner steps as the largest number at least.
+            counts: Numbers of steps, ascending.
+        """
+        taken = 0
+        for count in counts:
+            state, taken = self.run(state, outer, data, taken, count), count
+            yield state

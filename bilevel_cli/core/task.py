@@ -1,6 +1,7 @@
 """The interface of tasks: bilevel problems that draw their own data and score what was learned."""
 
 import abc
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -114,6 +115,25 @@ class Task(Problem, abc.ABC):
             outer: The outer parameters.
             inner: The last inner iterate, with a leading dimension where there are episodes.
         """
+
+    def evaluate_after(
+        self, loop: InnerLoop, outer: Params, counts: Sequence[int]
+    ) -> dict[int, dict[str, Tensor]]:
+        """The scores of held-out episodes after each of several numbers of inner steps.
+
+        `test_steps` asks a task with episodes for them. By default there are none, and the mean
+        outer loss of new episodes is reported.
+
+        Args:
+            loop: The inner loop of the run.
+            outer: The outer parameters.
+            counts: Numbers of inner steps, >= 0 and ascending. One solve passes through them all.
+
+        Returns:
+            0-dim tensors by name, the most telling score first, for each of `counts`; or nothing.
+        """
+        del loop, outer, counts
+        return {}
 
     def write_results(
         self, directory: Path, loop: InnerLoop, outer: Params, inner: Params

@@ -1,17 +1,19 @@
 """How long a run goes on, how often things happen in it, and what it does when numbers fail."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
-from bilevel_cli.config.arguments import whole
+from bilevel_cli.config.arguments import fits, whole
 from bilevel_cli.errors import UsageError
+from bilevel_cli.records.plain import plain
 
 if TYPE_CHECKING:  # a plan is made, and refused, before torch is imported
     from bilevel_cli.core.trees import Scalar
 
 MOST_REPLICAS = 10_000
+LONGEST = 100  # letters of a wrong value in a message
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,15 @@ class Plan:
             without checkpoints of what is not finite; or "restore", go back to the last checkpoint
             and halve the outer step size, `divergence.RESTORES` times at most.
         resume: "auto" to refuse a checkpoint of other settings or data, or "force" to warn.
+        test_steps: Numbers of inner steps, ascending, after each of which an evaluation scores a
+            new inner solve, as `evaluation.after_steps` says; () for none.
     """
 
     schedule: Schedule
     seed: int
     on_divergence: str
     resume: str
+    test_steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
         for name, options in CHOICES.items():
@@ -97,7 +102,26 @@ def planned(config: DictConfig) -> Plan:
     """
     steps = Schedule.__annotations__.items()
     schedule = Schedule(**{name: whole(config, name, hint) for name, hint in steps})
-    return Plan(schedule, whole(config, "seed"), config.on_divergence, config.resume)
+    return Plan(
+        schedule,
+        whole(config, "seed"),
+        config.on_divergence,
+        config.resume,
+        _test_steps(config.test_steps),
+    )
+
+
+def _test_steps(given: Any) -> tuple[int, ...]:
+    """The numbers of steps in `test_steps`, each once, the least first."""
+    if given is None:
+        return ()
+    steps = list(given) if isinstance(given, ListConfig) else []
+    if not steps or not all(fits(count, int) and 0 <= count < 2**63 for count in steps):
+        raise UsageError(
+            "test_steps needs a list of numbers of inner steps, whole and >= 0, got "
+            f"{plain(str(given), LONGEST)}. Set e.g. test_steps=[0,1,5,50], or test_steps=null."
+        )
+    return tuple(sorted(set(steps)))
 
 
 def replicas(config: DictConfig) -> int:

@@ -68,6 +68,11 @@ def kill_at(runner: Runner, step: int) -> None:
         ["method=f2sa"],
         ["method=random_search"],
         ["method=nystrom"],
+        ["start=warm", "test_steps=[0,2,7]"],
+        [
+            *("task=sinusoid", "model.width=4", "task.episodes=2", "task.eval_episodes=2"),
+            "test_steps=[0,3]",
+        ],
     ],
     ids=" ".join,
 )
@@ -285,6 +290,11 @@ def test_float32_numbers_are_written_in_their_shortest_form(tmp_path: Path) -> N
         (["task=meta", "method=cg"], "they act through the start alone. Use method=reverse"),
         (["budget=0"], "A run needs budget >= 1, got budget=0"),
         (["retrain=0"], "A run needs retrain >= 1, got retrain=0"),
+        (["test_steps=5"], r"test_steps needs a list of numbers .* got 5\. Set e\.g\."),
+        (["test_steps=[]"], r"test_steps needs a list of numbers .* got \[\]"),
+        (["test_steps=[1,-1]"], r"test_steps needs a list of numbers .* got \[1, -1\]"),
+        (["test_steps=[1,2.5]"], r"whole and >= 0, got \[1, 2\.5\]"),
+        (["test_steps=[many]"], r"whole and >= 0, got \['many'\]"),
         (["task=meta", "retrain=5"], "Re-training needs one inner problem that goes on"),
         (["start=learned_apart", "start.lr=0"], "LearnedApart needs a finite lr > 0, got lr=0"),
         (["budget=many"], "budget needs a whole number, got 'many'"),

@@ -1,7 +1,7 @@
 """Few-shot classification: what to learn so that a few images of new classes suffice."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -155,22 +155,26 @@ class FewShot(OutputLoss, Task):
         return cross_entropy(self._logits(inner, outer, batch["x"]), batch["y"])
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
-        scores: dict[str, Tensor] = {}
+        return self.evaluate_after(loop, outer, [self.eval_steps])[self.eval_steps]
+
+    def evaluate_after(
+        self, loop: InnerLoop, outer: Params, counts: Sequence[int]
+    ) -> dict[int, dict[str, Tensor]]:
+        scores: dict[int, dict[str, Tensor]] = {count: {} for count in counts}
         for part in ("test", "validation"):
             generator = torch.Generator(self.images[part].device).manual_seed(self.eval_seed)
-            data = self.draw(part, self.eval_episodes, max(1, self.eval_steps), generator)
+            data = self.draw(part, self.eval_episodes, max(1, *counts), generator)
             data = episodes.drawn(loop, outer, data, generator)
 
-            def accuracy(episode: StepData) -> Tensor:
-                fresh = loop.fresh(outer, episode)
-                state = loop.begin(outer, episode, fresh)
-                state = loop.run(state, outer, episode, last=self.eval_steps)
-                logits = self._logits(state["inner"], outer, episode.outer["x"])
-                return (logits.argmax(1) == episode.outer["y"]).to(logits.dtype).mean()
+            def accuracies(episode: StepData) -> dict[str, Tensor]:
+                state = loop.begin(outer, episode, loop.fresh(outer, episode))
+                passed = zip(counts, loop.passing(state, outer, episode, counts), strict=True)
+                return {str(n): self._accuracy(s["inner"], outer, episode.outer) for n, s in passed}
 
-            accuracies = episodes.each(accuracy, chunk_size=50)(data)
-            error = accuracies.std() / math.sqrt(self.eval_episodes)
-            scores |= {f"{part}_accuracy": accuracies.mean(), f"{part}_ci95": 1.96 * error}
+            for count, values in episodes.each(accuracies, chunk_size=50)(data).items():
+                error = values.std() / math.sqrt(self.eval_episodes)
+                found = {f"{part}_accuracy": values.mean(), f"{part}_ci95": 1.96 * error}
+                scores[int(count)] |= found
         return scores
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
@@ -185,6 +189,10 @@ class FewShot(OutputLoss, Task):
             torch.save({name: value.cpu() for name, value in whole.items()}, file)
         more = len(outer) > len(learned)
         return [path, *super().save_result(directory, outer, inner)] if more else [path]
+
+    def _accuracy(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        logits = self._logits(inner, outer, batch["x"])
+        return (logits.argmax(1) == batch["y"]).to(logits.dtype).mean()
 
     def _logits(self, inner: Params, outer: Params, x: Tensor) -> Tensor:
         return self.model.apply(trees.under(FEATURES_PREFIX, outer) | inner, x)

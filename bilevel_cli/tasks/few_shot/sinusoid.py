@@ -1,7 +1,7 @@
 """Regression of sinusoids from a few points each."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -133,21 +133,27 @@ class Sinusoid(OutputLoss, Task):
         return self.inner_loss(inner, outer, batch)
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
+        found = self.evaluate_after(loop, outer, self.eval_steps)
+        scores = {f"mse_{count}": found[count]["mse"] for count in reversed(self.eval_steps)}
+        return scores | {"ci95": found[self.eval_steps[-1]]["ci95"]}
+
+    def evaluate_after(
+        self, loop: InnerLoop, outer: Params, counts: Sequence[int]
+    ) -> dict[int, dict[str, Tensor]]:
         generator = torch.Generator(self.device).manual_seed(self.eval_seed)
-        data = self.draw(self.eval_episodes, max(1, *self.eval_steps), generator)
+        data = self.draw(self.eval_episodes, max(1, *counts), generator)
         data = episodes.drawn(loop, outer, data, generator)
 
         def errors(episode: StepData) -> dict[str, Tensor]:
-            state, taken, found = loop.begin(outer, episode, loop.fresh(outer, episode)), 0, {}
-            for steps in self.eval_steps:
-                state, taken = loop.run(state, outer, episode, taken, steps), steps
-                found[f"mse_{steps}"] = self.outer_loss(state["inner"], outer, episode.outer)
-            return found
+            state = loop.begin(outer, episode, loop.fresh(outer, episode))
+            passed = zip(counts, loop.passing(state, outer, episode, counts), strict=True)
+            return {str(n): self.outer_loss(s["inner"], outer, episode.outer) for n, s in passed}
 
-        every = episodes.each(errors)(data)
-        names = list(reversed(every))
-        error = every[names[0]].std() / math.sqrt(self.eval_episodes)
-        return {name: every[name].mean() for name in names} | {"ci95": 1.96 * error}
+        scores = {}
+        for count, values in episodes.each(errors)(data).items():
+            error = values.std() / math.sqrt(self.eval_episodes)
+            scores[int(count)] = {"mse": values.mean(), "ci95": 1.96 * error}
+        return scores
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `initialisation.pt`, a state_dict of the model: the learned start.
