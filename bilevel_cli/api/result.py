@@ -53,6 +53,8 @@ class Run:
     def outer(self) -> "dict[str, Tensor]":
         """The outer parameters after the last step, by name, on the CPU; of any shape.
 
+        Of a run with `average`, they are their average over its steps.
+
         They are read from the checkpoint when they are first asked for.
 
         Raises:
@@ -61,9 +63,10 @@ class Run:
         """
         import torch
 
-        from bilevel_cli.runs import checkpoint
+        from bilevel_cli.runs import averaged, checkpoint
 
-        found = [checkpoint.load(folder / CHECKPOINT)["outer"] for folder in self.folders]
+        saved = [checkpoint.load(folder / CHECKPOINT) for folder in self.folders]
+        found = [one.get(averaged.NAME, one["outer"]) for one in saved]
         if len(found) == 1:
             return dict(found[0])
         return {name: torch.stack([one[name] for one in found]) for name in found[0]}

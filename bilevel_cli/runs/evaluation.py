@@ -24,7 +24,7 @@ def scores(state: RunState) -> Row:
     Every process must ask.
     """
     part, inner = state.experiment, state.inner()
-    found: dict[str, Any] = dict(part.task.evaluate(part.loop, state.outer, inner))
+    found: dict[str, Any] = dict(part.task.evaluate(part.loop, state.learned, inner))
     if (steps := state.plan.schedule.retrain) is not None:
         found |= retrained(state, inner, steps)
     if state.plan.test_steps:
@@ -50,11 +50,11 @@ def retrained(state: RunState, inner: Params, steps: int) -> Scores:
         steps: Inner steps of the fresh solve.
     """
     task, loop = state.experiment.task, state.experiment.loop
-    outer = task.deployed(state.outer)
+    outer = task.deployed(state.learned)
     data = _drawn(state, outer, steps)
     fresh = loop.run(loop.fresh(outer, data), outer, data)["inner"]
     found = {
-        "joint_loss": task.outer_loss(inner, state.outer, data.outer),
+        "joint_loss": task.outer_loss(inner, state.learned, data.outer),
         "retrained_loss": task.outer_loss(fresh, outer, data.outer),
     }
     return found | {f"retrained_{n}": s for n, s in task.evaluate(loop, outer, fresh).items()}
@@ -88,7 +88,7 @@ def after_steps(state: RunState, counts: Sequence[int]) -> Scores:
 def _solved(state: RunState, counts: Sequence[int]) -> dict[int, Scores]:
     """F and the scores of one inner problem after each number of steps."""
     task, loop = state.experiment.task, state.experiment.loop
-    outer = task.deployed(state.outer)
+    outer = task.deployed(state.learned)
     data = _drawn(state, outer, counts[-1])
     begun = loop.begin(outer, data, loop.fresh(outer, data))
     found = {}
@@ -101,7 +101,7 @@ def _solved(state: RunState, counts: Sequence[int]) -> dict[int, Scores]:
 
 def _adapted(state: RunState, counts: Sequence[int]) -> dict[int, Scores]:
     """The scores of held-out episodes, or else F of new ones, after each number of steps."""
-    task, loop, outer = state.experiment.task, state.experiment.loop, state.outer
+    task, loop, outer = state.experiment.task, state.experiment.loop, state.learned
     if found := task.evaluate_after(loop, outer, counts):
         return found
 

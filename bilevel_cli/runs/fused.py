@@ -14,6 +14,7 @@ from bilevel_cli.core.method import Estimate
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params, Scalar, Tree
 from bilevel_cli.machine.looping import Loop, NotCompiled
+from bilevel_cli.runs import averaged
 from bilevel_cli.runs.flags import Flags
 from bilevel_cli.runs.moving import Member
 from bilevel_cli.runs.state import COSTS, Inputs, RunState
@@ -281,12 +282,15 @@ def _one_step(member: Member, outer_step: OuterStep) -> Callable[[Tree, Tree], t
             largest = torch.stack([x.abs().amax() for x in looked])
             noted = flags.after(noted, given["number"], largest)
         columns = {n: x for n, x in metrics.items() if n not in COSTS}
+        average = moving.get(averaged.NAME)
+        kept = {} if average is None else averaged.joined(average, after, given["share"])
         return {
             "outer": after,
             "carry": carry,
             "memory": {name: kept for name, (_, kept) in pairs.items()},
             "noted": noted,
             "spent": spent,
+            **({averaged.NAME: kept} if kept else {}),
         }, {
             "grad": grad,
             "metrics": metrics,

@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel_cli.core import trees
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine.looping import NotCompiled
+from bilevel_cli.runs import averaged
 from bilevel_cli.runs.ahead import Ahead
 from bilevel_cli.runs.flags import Flags
 from bilevel_cli.runs.pure_optimizer import Update, step_sizes, update
@@ -48,6 +49,7 @@ class Member:
             "memory": trees.map_leaves(self._placed, self._memory()),
             "noted": trees.map_leaves(_own, self.flags.noted()),
             "spent": trees.map_leaves(_own, spent),
+            **run.average.saved(),
         }
 
     def intend(self, moving: Tree) -> None:
@@ -79,12 +81,17 @@ class Member:
             drawn: As `Ahead.draw` returned it.
             lr: The step size of each group of outer parameters, of each step.
         """
-        first = self.run.step + 1
-        return {
+        first, average = self.run.step + 1, self.run.average
+        numbers = range(first, first + len(lr))
+        given = {
             "drawn": drawn,
             "number": torch.arange(first, first + len(lr), device=self._device),
             "lr": self._placed(torch.tensor(lr, dtype=torch.float64)),
         }
+        if average.params:
+            shares = torch.tensor([average.share(n) for n in numbers], dtype=torch.float64)
+            given["share"] = self._placed(shares)
+        return given
 
     def next_given(self, steps: int) -> Tree:
         """What the next steps are given; the streams and the scheduler go on behind them."""
@@ -99,6 +106,7 @@ class Member:
     def _optimize(self, moving: Tree) -> None:
         trees.map_leaves(trees.written, self.run.outer, moving["outer"])
         trees.map_leaves(trees.written, self._memory(), moving["memory"])
+        self.run.average.become(moving.get(averaged.NAME, {}))
 
     def _memory(self) -> Tree:
         """What the optimizer remembers, some of it on the host: it may count its steps there."""

@@ -74,6 +74,8 @@ class Plan:
             without checkpoints of what is not finite; or "restore", go back to the last checkpoint
             and halve the outer step size, `divergence.RESTORES` times at most.
         resume: "auto" to refuse a checkpoint of other settings or data, or "force" to warn.
+        average: What the average of the outer parameters keeps of itself at an outer step, in
+            (0, 1), as `averaged` says; None for no average.
         test_steps: Numbers of inner steps, ascending, after each of which an evaluation scores a
             new inner solve, as `evaluation.after_steps` says; () for none.
     """
@@ -82,6 +84,7 @@ class Plan:
     seed: int
     on_divergence: str
     resume: str
+    average: float | None
     test_steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -107,8 +110,20 @@ def planned(config: DictConfig) -> Plan:
         whole(config, "seed"),
         config.on_divergence,
         config.resume,
+        _average(config.average),
         _test_steps(config.test_steps),
     )
+
+
+def _average(given: Any) -> float | None:
+    """What `average` asks for; 0 keeps nothing of the past, so there is no average to keep."""
+    if not fits(given, float | None) or not 0 <= (given or 0) < 1:
+        raise UsageError(
+            "average needs a number from 0 to 1, without 1, got "
+            f"{plain(str(given), LONGEST)}. Set e.g. average=0.999, or average=null for the last "
+            "outer parameters."
+        )
+    return given or None
 
 
 def _test_steps(given: Any) -> tuple[int, ...]:

@@ -170,7 +170,7 @@ class Runner:
         if not self.machine.ranks.first:
             return []
         part = self.experiment
-        return save_result(part.task, part.loop, self.state.outer, inner, self.folder)
+        return save_result(part.task, part.loop, self.state.learned, inner, self.folder)
 
     def _take_stretch(
         self, steps: int, progress: Progress, requests: list[int]

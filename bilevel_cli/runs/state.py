@@ -23,7 +23,7 @@ from bilevel_cli.core.trees import Params, Scalar, Tree
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.methods.parts import graphs
 from bilevel_cli.metrics.base import StepView
-from bilevel_cli.runs import checkpoint, foresight
+from bilevel_cli.runs import averaged, checkpoint, foresight
 from bilevel_cli.runs.ahead import Ahead
 from bilevel_cli.runs.experiment import Experiment, Machine
 from bilevel_cli.runs.plain_step import plain_step
@@ -44,7 +44,8 @@ class RunState:
         plan: The seed, and the schedule.
 
     Attributes:
-        outer: The outer parameters, the only tensors that are changed in place.
+        outer: The outer parameters; they and their average are changed in place.
+        average: Of the outer parameters, where one is asked for.
         carry: What the method remembers; with several processes, of this one's episodes.
         optimizer: Of the outer parameters.
         scheduler: Of its step size.
@@ -70,6 +71,12 @@ class RunState:
         self.ahead: Ahead | None = None
         self.drawn: Tree = None
         self.intended: Callable[[], None] | None = None
+
+    @property
+    def learned(self) -> Params:
+        """The outer parameters that are scored and kept: their average, if one is asked for."""
+        average, project = self.average.params, self.experiment.task.project_outer
+        return project(average) if average else self.outer  # whose set may not be convex
 
     @property
     def over(self) -> bool:
@@ -174,6 +181,7 @@ class RunState:
             "scheduler": self.scheduler.state_dict(),
             "carry": self.machine.ranks.whole(self.carry),
             **self.random.saved(),
+            **self.average.saved(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -185,9 +193,8 @@ class RunState:
         )
         self.inner_grads = self._known(self.inner_grads)
         self.carry = self.machine.ranks.part(checkpoint.to_device(saved["carry"], device))
-        with torch.no_grad():
-            for name, value in self.outer.items():
-                value.copy_(saved["outer"][name])
+        trees.map_leaves(trees.written, self.outer, saved["outer"])
+        self.average.restore(saved)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.random.restore(saved)
@@ -218,6 +225,7 @@ class RunState:
                 "the solver, such as by solver=gd_learned_lr with method=reverse."
             )
         self.outer = {name: value.detach().clone().to(device) for name, value in outer.items()}
+        self.average = averaged.Average(self.plan.average, self.outer)
         self.optimizer = self.experiment.optimizer(self._parameter_groups())
         data = episodes.drawn(loop, self.outer, data, first)
         one = data if task.episodes is None else episodes.first(data)
@@ -275,9 +283,9 @@ class RunState:
         else:
             self._optimize()
         self.scheduler.step()
-        for name, value in self.experiment.task.project_outer(self.outer).items():
-            if value is not self.outer[name]:
-                self.outer[name].copy_(value)
+        projected = self.experiment.task.project_outer(self.outer)
+        trees.map_leaves(trees.written, self.outer, projected)
+        self.average.take(self.outer, self.step)
 
 
 def viewed(

@@ -60,6 +60,8 @@ SETTINGS = [
     (*REWEIGHT, "optimizer=sgd", "optimizer.fused=true"),
     ("task=distill", *small("distill"), "task.learn_labels=true"),
     ("task=distill", *small("distill"), "task.adapt=head"),
+    (*REWEIGHT, "average=0.9", "test_steps=[0,3]"),
+    (*META, "average=0.9", "test_steps=[0,3]", "replicas=2"),
 ]  # fmt: skip
 # Groups that are another check's, or change no number; the last belongs to an option of another.
 OTHERS = ("device", "experiment", "loggers", "task/penalty/granularity")

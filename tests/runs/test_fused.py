@@ -140,6 +140,18 @@ def test_a_run_goes_on_fused_where_it_was_not_and_the_reverse(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_an_average_moves_as_unfused_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    overrides = (*SABA, *CADENCE, "average=0.9", "test_steps=[0,2]")
+    ours, theirs = both(tmp_path, *overrides)
+    assert fuses(ours)
+    check_same(moved(ours), moved(theirs))
+    for steps in (15, 27, 40):
+        last = made(tmp_path / "parts", *overrides, f"outer_steps={steps}", FUSED)
+        last.run()
+    check_same(moved(last), moved(ours), rtol=0.0)
+
+
+@pytest.mark.slow
 def test_steps_that_are_given_all_examples_are_taken_by_themselves(tmp_path: Path) -> None:
     batches = ("task=logistic", "data=breast_cancer", "task.batch_size=40")
     method = ("method=srba", "method.period=7", "task.outer_batch_size=40")

@@ -107,6 +107,7 @@ def before_sampling(runner: Runner, step: int, do: Callable[[], None]) -> None:
         ["method=bsa", *MINIBATCHES],
         ["method=saba", *MINIBATCHES],
         ["method=srba", "method.period=2", *MINIBATCHES],
+        ["average=0.8", "test_steps=[0,3,9]"],
         ["task=meta", "model=linear", "task.episodes=2", "task.eval_episodes=4"],
     ],
     ids=" ".join,
