@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from bilevel_cli.report.read.runs import Run
 
 WIDTH = 120  # letters in a line where no terminal has a width
-FILES = ("csv", "runs", "latex", "html", "figure", "profile")  # options that name a file to write
+FILES = (
+    "csv",
+    "runs",
+    "latex",
+    "html",
+    "figure",
+    "profile",
+    "steps",
+)  # options that name a file to write
 
 DESCRIPTION = """\
 Compares runs at one budget: means and 95 % intervals over seeds, who is level with the
@@ -87,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add("--html", type=Path, metavar="FILE", help="also write a page with curves and pictures")
     add("--figure", type=Path, metavar="FILE", help="also draw the curves: .pdf, .svg or .png")
     add("--profile", type=Path, metavar="FILE", help="also draw ranks and profiles over tasks")
+    add("--steps", type=Path, metavar="FILE", help="also draw scores by inner steps (test_steps)")
     add("--watch", action="store_true", help="again and again, until no run is going")
     add("--every", type=float, default=5.0, metavar="SECONDS", help="of --watch; default: 5")
     add("--version", action="version", version=f"bilevel-report {__version__}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bilevel_cli.report.across import exported, panels, printed, tidy
+from bilevel_cli.report.across import by_steps, exported, panels, printed, tidy
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.page import page
 from bilevel_cli.report.show import figures, papers
@@ -23,5 +23,6 @@ WRITERS: dict[str, Writer] = {
     "html": page.write,
     "figure": figures.save,
     "profile": panels.save,
+    "steps": by_steps.save,
 }
 text, markdown = printed.text, printed.markdown

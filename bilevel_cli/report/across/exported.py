@@ -7,6 +7,7 @@ from bilevel_cli.report.across.overall import Competitor, overall
 from bilevel_cli.report.across.told import headline, rank, sentences
 from bilevel_cli.report.compare.comparison import Report
 from bilevel_cli.report.compare.configurations import text
+from bilevel_cli.report.compare.step_sweep import numbers
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.show import cells, formulas, papers
 
@@ -63,6 +64,8 @@ def write_csv(report: Report, path: Path) -> None:
     options = dict.fromkeys(name for one in competitors for name in one.options)
     rows = [(task, part, row) for task, part in report.parts.items() for row in part.rows]
     statuses = sorted({status for _, _, row in rows for status in row.counts})
+    swept = numbers(report)
+    by_steps = dict.fromkeys(name for found in swept.values() for name in found)
     lines: list[Sequence[object]] = [
         [
             "task",
@@ -74,14 +77,15 @@ def write_csv(report: Report, path: Path) -> None:
             "low",
             "high",
             "n",
+            *("mark", "rank", "normalised", *statuses, "doubts"),
+            *(f"mean_{cost}" for cost in columns()),
+            *by_steps,
         ]
-        + ["mark", "rank", "normalised", *statuses, "doubts"]
-        + [f"mean_{cost}" for cost in columns()]
     ]
     for task, part, row in rows:
         one, estimate = of_row.get(id(row)), row.estimate
-        chosen, ranks, numbers = (one.options, one.ranks, one.numbers) if one else ({}, {}, {})
-        normalised = float(numbers[task].mean()) if task in numbers else None
+        chosen, ranks, scaled = (one.options, one.ranks, one.numbers) if one else ({}, {}, {})
+        normalised = float(scaled[task].mean()) if task in scaled else None
         lines.append(
             [task, one.label if one else row.configuration.label]
             + [text(chosen.get(name, "")) for name in options]
@@ -90,5 +94,6 @@ def write_csv(report: Report, path: Path) -> None:
             + [ranks.get(task), normalised]
             + [row.counts.get(status, 0) for status in statuses]
             + [row.doubtful, *(row.costs.get(cost) for cost in columns())]
+            + [swept.get(id(row), {}).get(name) for name in by_steps]
         )
     formulas.write(path, lines)

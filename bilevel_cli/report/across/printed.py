@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bilevel_cli.report.across import by_steps
 from bilevel_cli.report.across.overall import Competitor, Overall, overall
 from bilevel_cli.report.across.pairings import Pair
 from bilevel_cli.report.across.reached import Reached, reached, shown
@@ -18,6 +19,7 @@ from bilevel_cli.report.across.told import (
     standing,
 )
 from bilevel_cli.report.compare.comparison import Report
+from bilevel_cli.report.compare.step_sweep import step_sweep
 from bilevel_cli.report.costs import cost_of
 from bilevel_cli.report.show import cells, papers, terminal
 
@@ -29,13 +31,13 @@ LABEL = 24  # letters of a label in the table of pairs
 def text(report: Report, width: int) -> str:
     """A report as text: task by task if it has several, then all of them together."""
     if not report.parts:
-        return "\n\n".join([terminal.text(report, width), *_target(report, width)])
+        return "\n\n".join([terminal.text(report, width), *_further(report, width)])
     blocks = [_wrapped([headline(report), *report.statements], width)]
     for name, part in report.parts.items():
         own = replace(
             part, statements=[one for one in part.statements if one not in report.statements]
         )
-        blocks += [f"{_title(name)}\n{terminal.text(own, width)}", *_target(part, width)]
+        blocks += [f"{_title(name)}\n{terminal.text(own, width)}", *_further(part, width)]
     found = overall(report)
     if found is not None:
         said = _wrapped(sentences(report, found), width)
@@ -49,7 +51,7 @@ def text(report: Report, width: int) -> str:
 def markdown(report: Report) -> str:
     """The same in Markdown."""
     if not report.parts:
-        return "\n\n".join([papers.markdown(report), *_marked_target(report)])
+        return "\n\n".join([papers.markdown(report), *_marked_further(report)])
     blocks = [
         f"**{papers.marked_down(headline(report))}**",
         *map(papers.marked_down, report.statements),
@@ -58,7 +60,7 @@ def markdown(report: Report) -> str:
         own = replace(
             part, statements=[one for one in part.statements if one not in report.statements]
         )
-        blocks += [f"### {papers.marked_down(name)}", papers.markdown(own), *_marked_target(part)]
+        blocks += [f"### {papers.marked_down(name)}", papers.markdown(own), *_marked_further(part)]
     found = overall(report)
     if found is not None:
         blocks += [
@@ -163,18 +165,26 @@ def _needed(one: Reached, cost: str) -> str:
     return "never" if median == math.inf else cells.amount(median)
 
 
-def _target(report: Report, width: int) -> list[str]:
-    if report.target is None or not report.metric:
-        return []
-    sentence, table = targets(report)
-    return ["\n".join([_wrapped([sentence], width), "", *_fitted(table, width)])]
+def _more(report: Report) -> list[tuple[str, Table]]:
+    """What stands below the table of one task: a sentence and a table each."""
+    found = []
+    if report.target is not None and report.metric:
+        found.append(targets(report))
+    if sweep := step_sweep(report):
+        found.append((by_steps.sentence(sweep), by_steps.table(sweep)))
+    return found
 
 
-def _marked_target(report: Report) -> list[str]:
-    if report.target is None or not report.metric:
-        return []
-    sentence, table = targets(report)
-    return [papers.marked_down(sentence), _marked(table)]
+def _further(report: Report, width: int) -> list[str]:
+    return [
+        "\n".join([_wrapped([sentence], width), "", *_fitted(table, width)])
+        for sentence, table in _more(report)
+    ]
+
+
+def _marked_further(report: Report) -> list[str]:
+    more = _more(report)
+    return [text for said, rows in more for text in (papers.marked_down(said), _marked(rows))]
 
 
 def _wrapped(lines: Sequence[str], width: int) -> str:

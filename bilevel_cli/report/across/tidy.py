@@ -7,6 +7,7 @@ from pathlib import Path
 from bilevel_cli.report.across.reached import SPENT
 from bilevel_cli.report.compare.comparison import NO_NUMBER, Report, Row
 from bilevel_cli.report.compare.configurations import ABSENT, all_options, text
+from bilevel_cli.report.compare.step_sweep import of_runs
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.read.runs import Run
 from bilevel_cli.report.show import formulas
@@ -25,7 +26,8 @@ def write(report: Report, path: Path) -> None:
     Columns are `run`, `folder`, `configuration`, `status`, `seed`, `counted`
     (in a mean) and `why_not`; `metric`, its `value` where runs are compared, and `validation`; the
     costs there, or at the end of a run that is not counted; what it took to reach a target, if one
-    was asked for; `doubts` and `error`; then every option of any run, by the name that one types.
+    was asked for; `doubts` and `error`; scores after other numbers of inner steps, as eval.csv
+    names them; then every option of any run, by the name that one types.
     An option with the name of a column before it has `settings.` before its name.
 
     Args:
@@ -49,9 +51,10 @@ def _rows(report: Report) -> list[tuple[Cells, Run]]:
     found: list[tuple[Cells, Run]] = []
     told = set[Run]()
     for part in parts:
+        swept = of_runs(part)
         for row in part.rows:
             for run in row.configuration.runs:
-                found.append((_cells(part, row, run), run))
+                found.append(({**_cells(part, row, run), **swept.get(run.name, {})}, run))
                 told.add(run)
         for run in part.runs:
             if run not in told:

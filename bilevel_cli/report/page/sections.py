@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from bilevel_cli.report.compare.comparison import ALONE, Report, Row
 from bilevel_cli.report.compare.configurations import Configuration, differences, text
 from bilevel_cli.report.costs import STEP, cost_of
-from bilevel_cli.report.page import overview, pictures
+from bilevel_cli.report.page import overview, pictures, step_charts
 from bilevel_cli.report.page.markup import (
     badge,
     breakable,
@@ -234,4 +234,13 @@ def _pairs(entries: object) -> str:
     return ", ".join(f"{name} {version}" for name, version in entries.items())
 
 
-SECTIONS = (overview.across, results, overview.reached, failures, learned, differing, runs)
+SECTIONS = (
+    overview.across,
+    results,
+    overview.reached,
+    step_charts.section,
+    failures,
+    learned,
+    differing,
+    runs,
+)

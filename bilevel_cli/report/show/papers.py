@@ -7,6 +7,7 @@ from pathlib import Path
 from bilevel_cli.records.plain import plain
 from bilevel_cli.report.compare.comparison import BEST, LEVEL, Report, Row
 from bilevel_cli.report.compare.configurations import text
+from bilevel_cli.report.compare.step_sweep import numbers
 from bilevel_cli.report.costs import columns
 from bilevel_cli.report.show import cells, formulas, terminal
 from bilevel_cli.report.show.headline import headline
@@ -132,12 +133,14 @@ def write_csv(report: Report, path: Path) -> None:
     options = dict.fromkeys(name for one in report.configurations for name in one.differing)
     statuses = sorted({status for row in report.rows for status in row.counts})
     doubts = any(row.doubtful for row in report.rows)
+    swept = numbers(report)
+    by_steps = dict.fromkeys(name for found in swept.values() for name in found)
     lines: list[Sequence[object]] = [
         ["configuration", *options, report.metric or "score", *("low", "high", "n", "mark")]
         + [*("behind", "behind_low", "behind_high", "p", "p_needed", "pairs")]
         + statuses
         + ["doubts"] * doubts
-        + [f"mean_{cost}" for cost in columns()]
+        + [*(f"mean_{cost}" for cost in columns()), *by_steps]
     ]
     for row in report.rows:
         found, configuration = row.estimate, row.configuration
@@ -148,6 +151,7 @@ def write_csv(report: Report, path: Path) -> None:
             + [row.counts.get(status, 0) for status in statuses]
             + [row.doubtful] * doubts
             + [row.costs.get(name) for name in columns()]
+            + [swept.get(id(row), {}).get(name) for name in by_steps]
         )
     formulas.write(path, lines)
 
