@@ -18,7 +18,6 @@ from bilevel_cli.core.random import (
     Streams,
     generator,
 )
-from bilevel_cli.core.start import LEARNED_PREFIX
 from bilevel_cli.core.trees import Params, Scalar, Tree
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.methods.parts import graphs
@@ -26,6 +25,7 @@ from bilevel_cli.metrics.base import StepView
 from bilevel_cli.runs import averaged, checkpoint, foresight
 from bilevel_cli.runs.ahead import Ahead
 from bilevel_cli.runs.experiment import Experiment, Machine
+from bilevel_cli.runs.parameter_groups import grouped
 from bilevel_cli.runs.plain_step import plain_step
 from bilevel_cli.runs.plan import Plan
 
@@ -226,7 +226,7 @@ class RunState:
             )
         self.outer = {name: value.detach().clone().to(device) for name, value in outer.items()}
         self.average = averaged.Average(self.plan.average, self.outer)
-        self.optimizer = self.experiment.optimizer(self._parameter_groups())
+        self.optimizer = self.experiment.optimizer(grouped(self.outer, loop.start))
         data = episodes.drawn(loop, self.outer, data, first)
         one = data if task.episodes is None else episodes.first(data)
         self.machine.ranks.fits(method, loop, self.outer, one)
@@ -235,16 +235,6 @@ class RunState:
         fresh = episodes.fresh(loop, self.outer, data)
         begun = episodes.begin(method, loop, self.outer, data, fresh)
         self.carry = self.machine.ranks.part(begun)
-
-    def _parameter_groups(self) -> list[Any]:
-        """The outer parameters, those of a start with a step size of its own apart."""
-        lr = self.experiment.loop.start.step_size()
-        if lr is None:
-            return list(self.outer.values())
-        own = [value for name, value in self.outer.items() if not name.startswith(LEARNED_PREFIX)]
-        start = list(trees.under(LEARNED_PREFIX, self.outer).values())
-        apart = [{"params": start, "lr": lr}] if start else []
-        return [{"params": own}, *apart] if own else apart
 
     def _count(self, metrics: dict[str, Tensor]) -> None:
         cost, problems = self.cost(self.carry, metrics), self.experiment.task.episodes or 1
