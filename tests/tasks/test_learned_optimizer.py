@@ -178,6 +178,6 @@ def test_impossible_problems_are_refused(override: str, message: str, tmp_path: 
 
 @pytest.mark.slow
 def test_the_learned_rule_is_better_than_the_best_constant_step_size(tmp_path: Path) -> None:
-    built(tmp_path, "task=learned_optimizer", "outer_steps=200").run()
+    built(tmp_path, "task=learned_optimizer", "outer_steps=40", "eval_every=40").run()
     scores = pd.read_csv(tmp_path / "eval.csv").iloc[-1]
     assert scores["final_loss"] < scores["gd_final_loss"]
