@@ -172,7 +172,7 @@ def courses(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=31,
+    order=19,
     title="A schedule of step sizes on a wavy surface (Vicol, Kolter & Swersky, 2023, "
     "arXiv:2304.11153)",
     about=f"Gradient descent on f = sqrt(x_0^2 + 5) - sqrt(5) + sin(x_1)^2 exp(-5 x_0^2) + "

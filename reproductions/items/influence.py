@@ -75,7 +75,7 @@ def scatter(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=20,
+    order=18,
     title="Influence estimates of networks track the proximal response (Bae et al., 2022)",
     about="300 digits; the change of the validation loss where one of 50 rows is left out, "
     "predicted by one hypergradient and found by training again and by the proximal Bregman "

@@ -207,7 +207,7 @@ def curves(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=34,
+    order=22,
     title="A learned optimizer (Metz et al., 2019, arXiv:1810.10180; Vicol et al., 2021, "
     "arXiv:2112.13835)",
     about=f"A rule of 9 numbers is learned on 8 quadratics and 8 small networks, in {TRAININGS} "

@@ -70,7 +70,10 @@ def _mean_loss(margins: Tensor) -> Tensor:
 def course(solver: LinearSolver) -> list[float]:
     """The validation loss along a run, every `EVERY` outer steps."""
     problem = Decays()
-    loop, method = InnerLoop(problem, GradientDescent(INNER_LR), Cold()), Implicit(solver, False, "hessian")
+    loop, method = (
+        InnerLoop(problem, GradientDescent(INNER_LR), Cold()),
+        Implicit(solver, False, "hessian"),
+    )
     decay = torch.ones(DIM)
     data = StepData({"w": torch.zeros(DIM)}, {"unused": torch.zeros(INNER_STEPS)}, {})
     generator = torch.Generator().manual_seed(1)
@@ -162,7 +165,7 @@ def courses(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=32,
+    order=20,
     title="A weight decay for every input of a logistic regression (Hataya & Yamada, 2023, "
     "arXiv:2302.09726)",
     about=f"{EXAMPLES} examples of {DIM} inputs, half of them for training; {INNER_STEPS} steps of "

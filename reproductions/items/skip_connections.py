@@ -94,7 +94,7 @@ def curves(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=33,
+    order=21,
     title="Skip connections in a long architecture search (Liu et al., 2019, arXiv:1806.09055; "
     "Zela et al., 2020, arXiv:1909.09656)",
     about="A cell of six edges on 8x8 digits, each with zero, skip or a 3x3 convolution: a search "

@@ -170,7 +170,7 @@ def pictures(results: Results, figure: Any) -> None:
 
 
 ITEM = Item(
-    order=36,
+    order=23,
     title="Test like you train: more inner steps at test time (Ramzi et al., 2023)",
     about=f"Left: `task=sinusoid` with {TRAINED} inner steps in training, 500 outer steps, five "
     f"seeds, scored after up to {LAST} (`test_steps`). Right: 200 affine inner problems, whose "
