@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sitemaker import systems
 
 DOCS = Path(__file__).parent
 MEASURED = DOCS / "measured"  # what the pages of methods on the site repeat
@@ -154,6 +153,8 @@ if __name__ == "__main__":
         keep("budget", table)
         replace_between(DOCS / "methods.md", "budget", _markdown(table))
     elif kind == "related":
+        from sitemaker import systems  # here: it is found where this file is run as a script alone
+
         replace_between(DOCS / "related_systems.md", "systems", systems.text())
     else:
         sys.exit(__doc__)
