@@ -223,10 +223,10 @@ def _moving(fn: Callable[[Params], Params], outer: Params, names: set[str]) -> s
 
 
 def _away(loop: InnerLoop, outer: Params, data: StepData) -> Params:
-    """Inner parameters at a random distance from their start."""
+    """Inner parameters at a random distance from their start, on which they do not depend."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: value + torch.randn(value.shape, generator=generator).to(value)
+        name: value.detach() + torch.randn(value.shape, generator=generator).to(value)
         for name, value in loop.problem.init_inner(outer, data).items()
     }
 
