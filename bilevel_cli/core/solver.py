@@ -17,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypedDict, TypeVar
 
 import torch
@@ -141,7 +142,7 @@ class InnerSolver(abc.ABC, Generic[State]):
             state: The state before the step.
         """
 
-    @property
+    @cached_property
     def takes_draws(self) -> bool:
         """Whether its steps take random numbers: by default, whether those that it wraps do."""
         return any(solver.takes_draws for solver in self._wrapped())
@@ -171,7 +172,7 @@ class InnerSolver(abc.ABC, Generic[State]):
         """tau, where the iterates are samples of exp(-f / tau); None where they are not."""
         return None
 
-    @property
+    @cached_property
     def gradients(self) -> int:
         """Inner gradients that one step takes: by default 1, or those of what it wraps."""
         return max((solver.gradients for solver in self._wrapped()), default=1)

@@ -27,6 +27,7 @@ class PlantedTargets(SeveralTargets):
         test: Number of test rows.
     """
 
+    benchmark = True
     one_output = True
 
     def __init__(

@@ -103,7 +103,8 @@ class RunState:
         else:
             data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
             data = data._replace(noise=part.method.draw(self.outer, random.noise))
-            data = episodes.drawn(part.loop, self.outer, data, random.draws)
+            if part.loop.solver.takes_draws:
+                data = episodes.drawn(part.loop, self.outer, data, random.draws)
         whole = episodes.whole(part.task, part.method, self.step)
         return self.outer, data._replace(whole=whole), self.carry
 
@@ -273,8 +274,9 @@ class RunState:
         else:
             self._optimize()
         self.scheduler.step()
-        projected = self.experiment.task.project_outer(self.outer)
-        trees.map_leaves(trees.written, self.outer, projected)
+        for name, value in self.experiment.task.project_outer(self.outer).items():
+            if value is not self.outer[name]:
+                self.outer[name].copy_(value)
         self.average.take(self.outer, self.step)
 
 

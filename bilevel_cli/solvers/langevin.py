@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -46,7 +47,7 @@ class Langevin(InnerSolver[SolverState]):
                 "Set solver.tau, e.g. 0.001; 0 is gradient descent."
             )
 
-    @property
+    @cached_property
     def takes_draws(self) -> bool:
         return self.tau > 0
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -51,7 +52,7 @@ class SharpnessAware(Wrapper):
             return self.base.step(oracle, state)
         return self.base.step(_Ascended(oracle, self), state)
 
-    @property
+    @cached_property
     def gradients(self) -> int:
         return (1 if self.rho == 0 else 2) * self.base.gradients
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 # A name that leaves this list breaks someone's plugin.
 CONTRACTS = {
-    *("Problem", "OutputLoss", "StepData", "Batch", "Params", "Task"),
+    *("Problem", "OutputLoss", "StepData", "Batch", "Params", "FieldTask", "Task"),
     *("InnerSolver", "SolverState", "Oracle", "Start", "InnerLoop", "LinearSolver"),
     *("Hypergradient", "Estimate", "Carry", "Cost", "CannotServe", "Claim", "Trial"),
     *("Metric", "StepView"),

@@ -23,13 +23,16 @@ from bilevel_cli.data.breast_cancer import BreastCancer
 from bilevel_cli.data.diabetes import Diabetes
 from bilevel_cli.data.digits import Digits
 from bilevel_cli.data.ijcnn1 import Ijcnn1
+from bilevel_cli.data.representations import Representations
 
 pytestmark = pytest.mark.usefixtures("data_cache")
+
+KINDS = (Source, Classes, Representations)
 
 
 @pytest.mark.parametrize("name", options("data"))
 def test_every_option_is_constructed_without_reading_a_file(name: str, data_cache: Path) -> None:
-    assert isinstance(instantiate(settings_of("data", name)), Source | Classes)
+    assert isinstance(instantiate(settings_of("data", name)), KINDS)
     assert not data_cache.exists()
 
 
@@ -47,7 +50,7 @@ def test_every_option_needs_no_file_or_has_a_stand_in_that_it_reads(
 ) -> None:
     write = getattr(standins, option, None)
     data = instantiate(composed(f"data={option}", *(write(tmp_path) if write else [])).data)
-    assert isinstance(data, Source | Classes)
+    assert isinstance(data, KINDS)
     if isinstance(data, Source):
         parts, again = (data.splits(seeded(0)) for _ in range(2))
         for part, same in zip(parts, again, strict=True):
@@ -58,6 +61,8 @@ def test_every_option_needs_no_file_or_has_a_stand_in_that_it_reads(
         # Enough for an episode of five ways, a shot and a query.
         assert all(part.shape[0] >= 5 and part.shape[1] >= 2 for part in data.classes())
         assert data.split_statement
+    if isinstance(data, Representations):
+        assert len({len(space) for space in data.spaces()}) == 1
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_disk_that_fills_at_any_file_costs_nothing_but_the_wait(
         return 3
 
     with small_disk(100, tmp_path) as folder:
-        fill_and_continue(folder, tmp_path / "whole", range(0, 25, every), attempt)
+        fill_and_continue(folder, tmp_path / "whole", range(0, 31, every), attempt)
 
 
 @pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.faults)])

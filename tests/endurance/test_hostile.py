@@ -49,8 +49,8 @@ def reading(name: str, folder: Path, link: Path | None = None) -> Callable[[], o
 
     def read() -> object:
         source = instantiate(node)
-        if hasattr(source, "classes"):
-            source.classes()
+        for part in ("classes", "spaces"):
+            getattr(source, part, list)()
         return source.splits(torch.Generator()) if hasattr(source, "splits") else None
 
     return read
