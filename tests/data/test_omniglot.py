@@ -237,6 +237,7 @@ def test_a_zip_that_is_damaged_empty_or_incomplete_is_named(tmp_path: Path) -> N
     assert "needs 20 images of every character, got 19 of Greek/character01" in text
 
 
+@pytest.mark.slow
 @needs_omniglot
 def test_the_real_omniglot_has_1623_characters_in_the_published_split() -> None:
     data = built(Omniglot, "omniglot", root=str(REAL))

@@ -60,7 +60,7 @@ def crossed(rows: Iterable[str], columns: Iterable[str], share: int) -> list[Any
     ]
 
 
-def one_in(share: int, number: int, *values: str) -> Any:
+def one_in(share: int, number: int, *values: Any) -> Any:
     """The values of one case of many; all but one in `share` are slow."""
     return pytest.param(*values, marks=[pytest.mark.slow] if number % share else [])
 

@@ -125,7 +125,7 @@ def limit(*overrides: str, repeats: int) -> tuple[Tensor, Any, Params]:
 
 @pytest.mark.parametrize(
     ("method", "solver"),
-    crossed(sorted(set(of_the_family()) - APPROXIMATE - set(BIASED)), SOLVERS, 2),
+    crossed(sorted(set(of_the_family()) - APPROXIMATE - set(BIASED)), SOLVERS, 4),
 )
 def test_an_implicit_method_differentiates_what_its_solver_minimises(
     method: str, solver: str

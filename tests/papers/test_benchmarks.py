@@ -129,6 +129,7 @@ def test_memory_is_measured_in_a_fresh_process_or_its_reason_is_printed(
     assert '"mb": ' in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_kernels_of_affine_layers_are_compared_case_by_case(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -77,6 +77,7 @@ def torchrun(*overrides: str, processes: int = 2) -> list[str]:
     return [script, *launch, *overrides]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_find_the_numbers_of_one(
     name: str, ended: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +92,7 @@ def test_two_processes_find_the_numbers_of_one(
     assert {name: one[name] for name in kept} == {name: two[name] for name in kept}
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(ended: dict[str, Any], root: Path) -> None:
     assert ended["reptile"]["codes"] == [0, 0]
     assert "Wrote" in (root / "reptile.rank0.out").read_text()
@@ -110,6 +112,7 @@ def test_torchrun_leaves_one_folder_named_by_the_time(
     check_alike(tmp_path / "alone", folder.parent, 1e-12)
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_is_told(ended: dict[str, Any], root: Path) -> None:
     assert ended["frail"]["codes"] == [1, 1]
     found = manifest(root / "frail")
@@ -117,6 +120,7 @@ def test_an_error_of_one_process_ends_all_and_is_told(ended: dict[str, Any], roo
     assert "no finite solution: frail, on purpose" in found["error"]
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_by_itself_says_why(ended: dict[str, Any], root: Path) -> None:
     assert ended["frail early"]["codes"] == [1, 1]
     found = manifest(root / "frail early")
@@ -126,6 +130,7 @@ def test_a_process_that_fails_by_itself_says_why(ended: dict[str, Any], root: Pa
     assert "frail.py" in (root / "frail early" / "traceback.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_they_continue_bit_for_bit(
     ended: dict[str, Any], root: Path
 ) -> None:
@@ -135,6 +140,7 @@ def test_a_signal_to_one_process_stops_all_and_they_continue_bit_for_bit(
     check_alike(root / "long", root / "told", 0)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_another_number_of_them_continues_it(
     ended: dict[str, Any], root: Path
 ) -> None:
@@ -148,6 +154,7 @@ def test_a_killed_process_ends_the_run_and_another_number_of_them_continues_it(
     check_alike(root / "long", root / "killed", 1e-9)
 
 
+@pytest.mark.slow
 def test_a_process_whose_gpu_is_lost_can_still_say_so(ended: dict[str, Any], root: Path) -> None:
     assert ended["frail device"]["codes"] == [1, 1]
     found = manifest(root / "frail device")
@@ -158,6 +165,7 @@ def test_a_process_whose_gpu_is_lost_can_still_say_so(ended: dict[str, Any], roo
     assert "On rank 1: " in (root / "frail device" / "traceback.txt").read_text()
 
 
+@pytest.mark.slow
 def test_where_the_first_process_is_killed_another_one_tells(
     ended: dict[str, Any], root: Path
 ) -> None:

@@ -227,7 +227,7 @@ def test_the_toy_keeps_x_and_the_learned_start_in_their_bounds() -> None:
 
 # The first is held up on its way, the last is not; the second is like the first.
 STARTS = [
-    ("[1.0,2.0]", 304),
+    pytest.param("[1.0,2.0]", 304, marks=pytest.mark.slow),
     pytest.param("[5.0,1.0]", 241, marks=pytest.mark.slow),
     ("[7.0,-1.0]", 15),
 ]
