@@ -1,5 +1,7 @@
 """The curves that runs of the benchmark left, ours and those of the peers."""
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,26 +19,39 @@ class End:
     """Where the runs of a method stand.
 
     Args:
-        scores: Of each seed: the median of its last evaluations.
-        share: Of the oracle calls, of the seed that is furthest behind.
+        scores: Of each seed that did not diverge: the median of its last evaluations.
+        diverged: How many seeds did.
+        share: Of the oracle calls, of the seed that is furthest behind of the others.
         steps: Outer steps of that seed.
         seconds: Of training, likewise.
     """
 
     scores: tuple[float, ...]
+    diverged: int
     share: float
     steps: int
     seconds: float
 
     @property
     def median(self) -> float:
-        return float(np.median(self.scores))
+        """Of the scores; infinite where all seeds diverged."""
+        return float(np.median(self.scores)) if self.scores else math.inf
 
 
 def tables(folder: Path) -> list[pd.DataFrame]:
-    """eval.csv of each seed that has evaluated at all."""
+    """eval.csv of each seed that came further than its start and did not diverge."""
+    found = [pd.read_csv(one / "eval.csv") for one in _seeds(folder) if not _diverged(one)]
+    return [table for table in found if len(table) and table["step"].iloc[-1]]
+
+
+def _seeds(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("seed=*/eval.csv")) or sorted(folder.glob("eval.csv"))
-    return [table for path in paths if len(table := pd.read_csv(path))]
+    return [path.parent for path in paths]
+
+
+def _diverged(folder: Path) -> bool:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return bool(manifest["status"] == "diverged")
 
 
 def end(problem: Problem, experiment: dict[str, int], folder: Path) -> End | None:
@@ -47,13 +62,13 @@ def end(problem: Problem, experiment: dict[str, int], folder: Path) -> End | Non
         experiment: What its file holds; `outer_steps` are those of all its oracle calls.
         folder: It has a folder for each seed.
     """
-    seeds = tables(folder)
+    seeds, diverged = tables(folder), sum(map(_diverged, _seeds(folder)))
     if not seeds:
-        return None
+        return End((), diverged, 0.0, 0, 0.0) if diverged else None
     behind = min(seeds, key=lambda table: table["step"].iloc[-1]).iloc[-1]
     scores = tuple(float(problem.score(table).iloc[-LAST:].median()) for table in seeds)
     share = float(behind["step"]) / experiment["outer_steps"]
-    return End(scores, share, int(behind["step"]), float(behind["seconds"]))
+    return End(scores, diverged, share, int(behind["step"]), float(behind["seconds"]))
 
 
 def median_curve(

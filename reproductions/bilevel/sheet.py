@@ -47,12 +47,11 @@ def table(problem: Problem, folder: Path) -> list[list[str]]:
         if end is None:
             continue
         published = problem.published.get(method)
-        low, high = min(end.scores), max(end.scores)
-        spread = f" ({low:{problem.format}} to {high:{problem.format}})"
+        seeds = len(end.scores) + end.diverged
         cells = [
             "-" if published is None else f"{published:{problem.format}}",
-            f"{end.median:{problem.format}}" + spread * (len(end.scores) > 1),
-            str(len(end.scores)),
+            _ours(end, problem.format),
+            str(seeds) if not end.diverged else f"{len(end.scores)} of {seeds}",
             f"{100 * min(1.0, end.share):.0f} %",
             f"{end.steps:,}".replace(",", " "),
             f"{end.seconds:.0f}",
@@ -62,13 +61,23 @@ def table(problem: Problem, folder: Path) -> list[list[str]]:
     return [HEAD, *(row for _, row in sorted(rows))]
 
 
+def _ours(end: End, form: str) -> str:
+    """The median over seeds, with their range."""
+    if not end.scores:
+        return "-"
+    low, high = min(end.scores), max(end.scores)
+    spread = f" ({low:{form}} to {high:{form}})" if len(end.scores) > 1 else ""
+    return f"{end.median:{form}}{spread}"
+
+
 def verdict(problem: Problem, method: str, end: End) -> str:
     """Whether our end is the published one; if not, why, as far as that is known."""
-    if not end.steps:
-        return "differs: diverges at these step sizes before its first row"
     published = problem.published.get(method)
     if published is None:
         return "nothing published to compare with"
+    if end.diverged:
+        count = end.diverged + len(end.scores)
+        return f"differs: {end.diverged} of {count} seeds diverged at these step sizes"
     if problem.near(end.median, published):
         return "reproduced"
     if end.share < ARRIVED:

@@ -54,6 +54,24 @@ def test_the_table_holds_published_ours_and_a_verdict(tmp_path: Path) -> None:
     assert found["srba"]["verdict"] == "nothing published to compare with"
 
 
+def test_seeds_that_diverge_are_counted_and_have_no_score(tmp_path: Path) -> None:
+    steps = {name: one["outer_steps"] for name, one in IJCNN1.experiments().items()}
+    leave(tmp_path / "mrbo", 5, 1e-8, steps["mrbo"])
+    leave(tmp_path / "ttsa", 2, 1.0, 10, "diverged")
+    for seed in (0, 3):
+        manifest = tmp_path / "mrbo" / f"seed={seed}" / "manifest.json"
+        manifest.write_text(json.dumps({"status": "diverged"}))
+    _, *rows = sheet.table(IJCNN1, tmp_path)
+    assert [row[:4] for row in rows] == [
+        ["mrbo", "8.4e-07", "3.0e-08 (2.0e-08 to 5.0e-08)", "3 of 5"],
+        ["ttsa", "1.1e-05", "-", "0 of 2"],
+    ]
+    assert [row[-1] for row in rows] == [
+        "differs: 2 of 5 seeds diverged at these step sizes",
+        "differs: 2 of 2 seeds diverged at these step sizes",
+    ]
+
+
 def test_oracle_calls_end_where_the_published_curves_do(tmp_path: Path) -> None:
     experiment = IJCNN1.experiments()["fsla"]
     leave(tmp_path, 2, 1e-5, experiment["outer_steps"])
