@@ -103,8 +103,8 @@ def draw(name: str, problem: Problem, folder: Path, jax: Path, path: Path) -> No
             for curve, style, label in kinds:
                 if curve is None:
                     continue
+                some = curve[curve["calls"] > 0]  # axes are logarithmic
                 for pane, along in zip(panes, ("seconds", "calls"), strict=True):
-                    some = curve[curve[along] > 0]
                     colour = colours[number % len(colours)]
                     pane.plot(some[along], some["score"], style, color=colour, label=label)
         for pane, label in zip(panes, ("seconds of training", "oracle calls"), strict=True):
