@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from bilevel_cli.config.options import CONF
 from bilevel_cli.core.random import DATA, generator
 from reproductions.figure import legend
-from reproductions.item import DERIVED, Figure, Item, Row, Run, Table, above, below, near
+from reproductions.item import DERIVED, THEORY, Figure, Item, Row, Run, Table, above, below, near
 from reproductions.results import Results
 
 SEEDS = range(20)
 NAMES = ("main", "helpful", "harmful")
 COMMON = "task=auxiliary data=planted_targets eval_every=25"
 KINDS = {
-    "linear": f"{COMMON} method=cg outer_steps=150",
+    "linear": f"{COMMON} method=cg outer_steps=400 optimizer.lr=0.1",
     "nash": f"{COMMON} task/combination=nash task.combination.floor=1 method=reverse "
     "inner_steps=5 solver.lr=0.4 outer_steps=100",
 }
@@ -75,7 +75,7 @@ def exact(results: Results, column: str) -> Vector:
 
 def rows(results: Results) -> list[Row]:
     found = [
-        Row("distance to W*, main target alone, mean of 20 seeds", near(0.243, 0.05), DERIVED,
+        Row("distance to W*, main target alone, mean of 20 seeds", near(0.198, 0.05), THEORY,
             float(exact(results, "main alone").mean())),
         Row("distance to W*, equal weights", near(1.79, 0.03), DERIVED,
             float(exact(results, "equal").mean())),
@@ -94,7 +94,10 @@ def rows(results: Results) -> list[Row]:
     for name, weight in zip(NAMES, (0.38, 0.61, 0.013), strict=True):
         found.append(
             Row(f"linear: preference of the {name} target, mean", near(weight, 0.05), DERIVED,
-                float(last(results, "linear", f"preference.{name}").mean()))
+                float(last(results, "linear", f"preference.{name}").mean()),
+                "held-out rows hardly tell the main target from the helpful one, whose solutions "
+                "are alike: the exact optimum is in the table below, and the derived numbers are "
+                "those of descent that ended before it")
         )  # fmt: skip
     gap = np.abs(last(results, "linear", "distance") - exact(results, "learned"))
     found.append(
@@ -153,7 +156,9 @@ ITEM = Item(
     "(`linear`) and with the steps of a Nash bargain (`nash`).",
     open="The paper shows its solution in a picture, without numbers; inputs are standard normal "
     "by our choice. With a sum the problem is a small quadratic programme, whose exact solution "
-    "stands beside the runs. The bargain here has a floor, so that it comes to rest; there its "
+    "stands beside the runs. The main target alone is off by 5 / sqrt(1000) in each of two "
+    "coordinates, 0.198 in the mean; an independent computation had 0.243, with other inputs or "
+    "fewer seeds. The bargain here has a floor, so that it comes to rest; there its "
     "effective weights are the square roots of the preferences. The experiments of the paper on "
     "images and speech need GPUs.",
     runs=tuple(Run(f"{k} {s}", f"{words} seed={s}") for k, words in KINDS.items() for s in SEEDS),

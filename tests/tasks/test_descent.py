@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from configs import SHARED_DATA
+from configs import SHARED_DATA, one_in
 from runners import built
 
 from bilevel_cli.config.options import pairs
@@ -18,10 +18,17 @@ PART = ["data.train=1000", "data.validation=200"]  # of images that are transfor
 OF_THE_USER = {"table", "regression_table", "npz", "image_folder"}
 OF_THE_USER |= {"mini_imagenet", "tiered_imagenet", "cifar_fs"}
 SOME = {("reweight", "mnist"), ("reweight", "fashion_mnist")}  # of those that take a while to read
-PAIRS = [
-    pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] in READ and pair not in SOME else [])
+FITTING = [
+    (task, data)
     for task, fitting in pairs().items()
-    for pair in [(task, data) for data in fitting or [""] if data not in OF_THE_USER]
+    for data in fitting or [""]
+    if data not in OF_THE_USER
+]
+PAIRS = [
+    pytest.param(*pair, marks=[] if pair in SOME else [pytest.mark.slow])
+    if pair[1] in READ
+    else one_in(2, n, *pair)
+    for n, pair in enumerate(FITTING)
 ]
 
 
