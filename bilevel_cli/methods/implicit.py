@@ -1,7 +1,5 @@
 """Implicit differentiation at the end of the inner loop."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +11,16 @@ from bilevel_cli.core.claim import Claim, Trial
 from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
-from bilevel_cli.core.problem import StepData, follows_loss, inner_field
+from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.requirements import AT_A_SOLUTION, an_inner_loss, model_outputs
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
-from bilevel_cli.linear_solvers.base import LinearSolver, Matvec, Nonsymmetric
+from bilevel_cli.linear_solvers.base import LinearSolver
+from bilevel_cli.methods.parts.adjoint import adjoint
 from bilevel_cli.methods.parts.derivatives import outer_slope
 from bilevel_cli.methods.parts.gauss_newton import gauss_newton
 
-ROUNDS = (
-    200  # solves, each begun at the last one's adjoint, after which a claim looks for the limit
-)
+ROUNDS = 200  # solves, each begun at the adjoint of the last, after which a claim looks for a limit
 
 CURVATURES = ("hessian", "gauss_newton")
 
@@ -110,44 +107,18 @@ class Implicit(Hypergradient[ImplicitCarry]):
         problem = loop.problem
         state = loop.run(loop.begin(outer, data, carry["inner"]), outer, data)
         inner, batch = state["inner"], data.inner_at(-1)
-
-        def field(inner: Params, outer: Params) -> Params:
-            return inner_field(problem, inner, outer, batch)
-
         direct_inner, direct, loss = outer_slope(problem, inner, outer, data.outer)
-        _, pullback = autodiff.vjp(field, inner, outer)
-
-        def hessian(vector: Params) -> Params:
-            product: Params = pullback(vector, (0,))[0]
-            return product
-
-        bent: Callable[[Params], Params] = hessian
+        solver = self.linear_solver.given(data.noise)
+        guess = carry["adjoint"] if self.warm_adjoint else None
+        curvature = None
         if self.curvature == "gauss_newton":
-            bent = gauss_newton(problem, inner, outer, batch)
-        free = loop.free(inner)
-        rhs, unravel = trees.ravel(trees.masked(direct_inner, free))
-
-        def matvec(vector: Tensor) -> Tensor:
-            asked = unravel(vector)
-            product = trees.masked(bent(trees.masked(asked, free)), free)
-            if free is not None:  # the identity for held entries, so that H can be inverted
-                product = {n: v + (1 - free[n]) * asked[n] for n, v in product.items()}
-            return trees.ravel(product)[0]
-
-        matrix: Matvec = matvec if follows_loss(problem) else Nonsymmetric(matvec)
-        before = trees.masked(carry["adjoint"], free)
-        guess = trees.ravel(before)[0] if self.warm_adjoint else torch.zeros_like(rhs)
-        solution, ended = self.linear_solver.given(data.noise).solve(matrix, rhs, guess)
-        adjoint = unravel(solution)
-        scale = rhs.norm()
-        residual = (matvec(solution) - rhs).norm() / torch.where(scale > 0, scale, 1.0)
-        # A Hessian of zeros, which has no graph, makes zero even of what is not a number.
-        residual = residual.masked_fill(solution.isnan().any(), math.nan)
+            curvature = gauss_newton(problem, inner, outer, batch)
+        found = adjoint(loop, inner, outer, batch, direct_inner, solver, guess, curvature)
         return Estimate(
-            grad=trees.axpy(-1.0, pullback(adjoint, (1,))[0], direct),
+            grad=trees.axpy(-1.0, found.response, direct),
             loss=loss,
-            carry={"inner": state, "adjoint": adjoint},
-            metrics={"adjoint_residual": residual, **ended},
+            carry={"inner": state, "adjoint": found.vector},
+            metrics=found.metrics,
         )
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from commands import exit_code
-from configs import composed, options
+from configs import composed, one_in, options
 from plugins import FILES
 from problems import Quadratic
 from torch import Tensor
@@ -78,6 +78,9 @@ class Hopeless(Noisy):
         return Noisy.claim(self)._replace(repeats=2)
 
 
+EVERY_OTHER = [one_in(2, number, name) for number, name in enumerate(options("method"))]
+
+
 @pytest.mark.parametrize(
     "task",
     [
@@ -86,7 +89,7 @@ class Hopeless(Noisy):
         pytest.param("logistic", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("method", options("method"))
+@pytest.mark.parametrize("method", EVERY_OTHER)
 def test_every_method_is_what_it_claims_to_be(task: str, method: str) -> None:
     config = composed(f"task={task}", f"method={method}", "device=cpu", "device.dtype=float64")
     _, _, built, loop, estimator = parts(config, {})

@@ -355,7 +355,7 @@ def outer_steps(task: str, place: str, directory: Path) -> Iterator[Callable[[],
         yield step
 
 
-@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize("task", [one_in(2, i, task) for i, task in enumerate(options("task"))])
 def test_an_outer_step_looks_at_no_tensor(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

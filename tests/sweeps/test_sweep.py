@@ -285,6 +285,7 @@ def rows(seed: int) -> int:
     return len(found[0].read_bytes().splitlines()) if found else 0
 
 
+@pytest.mark.slow
 @joblib
 def test_ctrl_c_stops_the_workers_of_joblib_after_their_step_and_the_sweep_continues(
     start: Start,
