@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel_cli.core import autodiff
 from bilevel_cli.core.host import is_host
 
 
@@ -26,18 +27,19 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def solve(matrix: Tensor, rhs: Tensor) -> Tensor:
     """The solution of `matrix` x = `rhs`, in the type of `rhs`.
 
-    On another device than the host nobody waits to learn whether the matrix is singular: there the
-    solution is NaN if it is.
+    On another device than the host nobody waits to learn whether the matrix is singular, and of a
+    mapped one nobody could: there the solution is NaN if it is.
 
     Args:
         matrix: Of shape [n, n].
         rhs: Of shape [n] or [n, columns].
 
     Raises:
-        LinAlgError: The matrix is on the host and singular.
+        LinAlgError: The matrix is on the host, not mapped, and singular.
     """
     wide, right = matrix.double(), rhs.double()
-    if is_host(matrix.device):
+    # Mapped twice, torch's own forward derivative is wrong without a word (2.13).
+    if is_host(matrix.device) and (torch.compiler.is_compiling() or not autodiff.mapped()):
         return torch.linalg.solve(wide, right).to(rhs.dtype)
     columns = right if right.dim() == 2 else right[:, None]
     found: Tensor = _Solution.apply(wide, columns)  # type: ignore[no-untyped-call]

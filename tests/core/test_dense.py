@@ -159,6 +159,27 @@ def test_a_solution_on_another_device_has_the_derivatives_of_torch_s(
     assert dense.solve(*singular).isnan().all()
 
 
+def test_forward_derivatives_of_mapped_solutions_are_those_of_single_ones() -> None:
+    """torch.linalg.solve has wrong ones where two maps meet forward mode (torch 2.13)."""
+    matrix, rhs, along = (
+        torch.eye(5) + 0.2 * torch.randn(5, 5),
+        torch.randn(5),
+        torch.randn(3, 2, 5),
+    )
+
+    def slopes(along: Tensor) -> Tensor:
+        def moved(shares: Tensor) -> Tensor:
+            shift = shares @ along
+            return dense.solve(matrix + torch.diag(shift), rhs + shift).sum()
+
+        return autodiff.jacfwd(moved)(torch.zeros(2))
+
+    # d (A^-1 b) = A^-1 (db - dA A^-1 b), by hand.
+    solution = torch.linalg.solve(matrix, rhs)
+    expected = torch.linalg.solve(matrix, (along * (1 - solution)).mT).sum(1)
+    torch.testing.assert_close(autodiff.vmap(slopes)(along), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_a_singular_matrix_on_the_host_is_refused() -> None:
     with pytest.raises(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         dense.solve(torch.ones(5, 5), torch.ones(5))
