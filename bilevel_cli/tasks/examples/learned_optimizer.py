@@ -196,11 +196,12 @@ class LearnedOptimizer(Task):
 
     def course(self, loop: InnerLoop, outer: Params, data: StepData) -> Tensor:
         """F after each step of a training, of shape [steps]."""
-        state, losses = loop.begin(outer, data, loop.fresh(outer, data)), []
-        for t in range(data.num_steps):
-            state = loop.step(state, outer, data, t)
-            losses.append(self.outer_loss(state["inner"], outer, data.outer))
-        return torch.stack(losses)
+        begun, counts = (
+            loop.begin(outer, data, loop.fresh(outer, data)),
+            range(1, data.num_steps + 1),
+        )
+        passed = loop.passing(begun, outer, data, counts)
+        return torch.stack([self.outer_loss(one["inner"], outer, data.outer) for one in passed])
 
     def _drawn(self, generator: torch.Generator) -> Batch:
         """Problems of both kinds.
