@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,6 +64,7 @@ class StepSweep:
         return (max if self.higher else min)(means, key=means.__getitem__)
 
 
+@lru_cache(maxsize=1)  # of one task: its outputs and those of its runs show it
 def step_sweep(report: Report) -> StepSweep | None:
     """The sweep of the runs of one task; None where no run has such scores.
 
@@ -100,6 +102,7 @@ def step_sweep(report: Report) -> StepSweep | None:
     return StepSweep(score, higher, counts, swept) if swept else None
 
 
+@lru_cache(maxsize=1)  # of one report: several outputs show them
 def step_sweeps(report: Report) -> dict[str, StepSweep]:
     """The sweeps of a report by the names of its tasks; that of one task alone by ""."""
     every = {name: step_sweep(part) for name, part in (report.parts or {"": report}).items()}
