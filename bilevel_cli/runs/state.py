@@ -103,8 +103,7 @@ class RunState:
         else:
             data = episodes.sample(part.task, part.method, steps, random.sampling, random.extras)
             data = data._replace(noise=part.method.draw(self.outer, random.noise))
-            if part.loop.solver.takes_draws:
-                data = episodes.drawn(part.loop, self.outer, data, random.draws)
+            data = episodes.drawn(part.loop, self.outer, data, random.draws)
         whole = episodes.whole(part.task, part.method, self.step)
         return self.outer, data._replace(whole=whole), self.carry
 
