@@ -122,7 +122,7 @@ def _of(blocks: Blocks, block: Array, name: str) -> Array:
 
 def blocks_of(task: Task) -> tuple[Blocks, Blocks]:
     """The training and validation blocks of a task of ours, inputs flattened."""
-    both: Any = (task.train_blocks.tensors, task.validation_blocks.tensors)
+    both: Any = (task.inner_blocks.tensors, task.outer_blocks.tensors)
     found = [
         {name: jnp.asarray(value.numpy()) for name, value in part.items() if name != "block"}
         for part in both

@@ -1,13 +1,15 @@
 """Minibatches: examples cut into blocks, of which every epoch visits each exactly once."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.random import Epoch, Recorder, Replay, Stream
+
+CHUNK = 2000  # examples that an evaluation holds in memory at once
 
 
 def epochs(
@@ -145,13 +147,6 @@ class Blocks:
         return every
 
 
-def wholes(inner: Blocks, outer: Blocks) -> dict[str, Batch]:
-    """All examples of both losses, as `Task.whole`; empty where each has a single block."""
-    if inner.count == outer.count == 1:
-        return {}
-    return {"inner": inner.whole(), "outer": outer.whole()}
-
-
 def mean(losses: Tensor, batch: Batch) -> Tensor:
     """The mean over the examples of a block, 0-dim: weighted where the block has weights.
 
@@ -160,6 +155,17 @@ def mean(losses: Tensor, batch: Batch) -> Tensor:
         batch: The block.
     """
     return (batch["weight"] * losses).sum() if "weight" in batch else losses.mean()
+
+
+def in_chunks(fn: Callable[..., Tensor], *examples: Tensor) -> Tensor:
+    """`fn` of all examples, a few at a time, for an evaluation that holds no more in memory.
+
+    Args:
+        fn: Gives each example its own result: from tensors of shape [m, ...] to one [m, ...].
+        examples: What it is given, tensors of shape [n, ...].
+    """
+    parts = zip(*(torch.split(x, CHUNK) for x in examples), strict=True)
+    return torch.cat([fn(*part) for part in parts])
 
 
 def check_batch_size(who: str, setting: str, batch_size: int | None, examples: int) -> None:

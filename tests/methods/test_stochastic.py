@@ -558,7 +558,7 @@ def test_a_run_gives_all_examples_at_the_first_of_every_period(option: str) -> N
     inner = {"weight": torch.randn(len(outer["log_l2"]))}
     blocks = [
         task.inner_loss(
-            inner, outer, {n: value[i] for n, value in task.train_blocks.tensors.items()}
+            inner, outer, {n: value[i] for n, value in task.inner_blocks.tensors.items()}
         )
         for i in range(task.blocks[0])
     ]

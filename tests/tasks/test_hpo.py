@@ -269,7 +269,7 @@ def test_the_mean_over_minibatches_is_the_full_batch() -> None:
     task, full = posed("task.batch_size=7", "task.outer_batch_size=40"), posed()
     outer = full.init_outer(seeded())
     inner = {name: torch.randn_like(value) for name, value in task._start.items()}
-    blocks = task.train_blocks.draw("inner", 3, seeded())
+    blocks = task.inner_blocks.draw("inner", 3, seeded())
     each = [task.inner_loss(inner, outer, {n: v[k] for n, v in blocks.items()}) for k in range(3)]
     expected = full.inner_loss(inner, outer, full.sample(1, seeded()).inner_at(0))
     torch.testing.assert_close(torch.stack(each).mean(), expected, rtol=1e-10, atol=0)

@@ -225,11 +225,11 @@ def test_each_classifier_of_cross_fitting_sees_its_rows_and_judges_the_others(
     w = outer["weight_logits"].sigmoid()
     entropy = binary_cross_entropy(w, w, reduction="none")
     total, (f, F) = torch.zeros(()), (torch.zeros(4), torch.zeros(4))
-    blocks = task.train_blocks.count
+    blocks = task.inner_blocks.count
     for block in range(blocks):
-        numbers = {n: value[block] for n, value in task.train_blocks.tensors.items()}
-        task.train_blocks.draw = lambda *_, part=numbers: {n: v[None] for n, v in part.items()}
-        task.validation_blocks.one = lambda *_, part=numbers: part
+        numbers = {n: value[block] for n, value in task.inner_blocks.tensors.items()}
+        task.inner_blocks.draw = lambda *_, part=numbers: {n: v[None] for n, v in part.items()}
+        task.outer_blocks.one = lambda *_, part=numbers: part
         data = task.sample(1, seeded())
         for j in range(4):
             f[j] += task.inner_loss(inner, outer, at(data.inner, j, 0)) / blocks
@@ -255,7 +255,7 @@ def test_the_weights_of_folds_are_stored_for_each_minibatch_and_once_for_a_full_
         ones = torch.ones(index.shape[-1])
         if batch_size is not None:  # the last block is filled up with rows of weight zero
             at_step = {n: v[0, step] for n, v in inner.items()}
-            ones = task.train_blocks.tensors["weight"][at_step["block"]] * index.shape[-1]
+            ones = task.inner_blocks.tensors["weight"][at_step["block"]] * index.shape[-1]
         expected = task.judge.in_f[fold][index[fold, step]] * ones / index.shape[-1]
         torch.testing.assert_close(weight[fold, step], expected)
 

@@ -9,23 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import autodiff, draws
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import in_chunks, mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.random import INNER, OUTER
+from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.simplex import onto_simplex
-from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.several_targets import SeveralTargets
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.auxiliary.combination import Combination
 
 NAME = "preference"
-CHUNK = 2000  # examples that an evaluation holds in memory at once
 
 
-class Auxiliary(Task):
+class Auxiliary(TwoSums):
     """How much each auxiliary target should count in training, so that the main one is learned.
 
         f(z, p) = sum_k p_k l_k(z)   on training examples
@@ -71,16 +69,13 @@ class Auxiliary(Task):
         generator: torch.Generator,
     ) -> None:
         parts = data.splits(generator)
-        check_batch_size("Auxiliary", "batch_size", batch_size, len(parts.train.y))
-        check_batch_size("Auxiliary", "outer_batch_size", outer_batch_size, len(parts.validation.y))
         self.names, self.class_counts = data.target_names, data.class_counts
         self.one_output = data.one_output if one_output is None else one_output
         _check_targets(self.names, self.class_counts, self.one_output, combination)
         placed = {name: part.to(device) for name, part in parts._asdict().items()}
         self.examples = {name: {"x": part.x, "y": part.y} for name, part in placed.items()}
-        self.train_blocks = Blocks(self.examples["train"], batch_size)
-        self.validation_blocks = Blocks(self.examples["validation"], outer_batch_size)
-        self.blocks: tuple[int, int] = self.train_blocks.count, self.validation_blocks.count
+        both = self.examples["train"], self.examples["validation"]
+        self.cut(*both, batch_size, outer_batch_size)
         self.widths = [count or 1 for count in self.class_counts]
         outputs = 1 if self.one_output else sum(self.widths)
         shape = tuple(parts.train.x.shape[1:])
@@ -98,16 +93,6 @@ class Auxiliary(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         some = next(iter(self._start.values()))
         return {NAME: torch.full((len(self.names),), 1 / len(self.names)).to(some)}
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw(INNER, num_steps, generator)
-        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
-
-    def whole(self) -> dict[str, Batch]:
-        return wholes(self.train_blocks, self.validation_blocks)
 
     def project_outer(self, outer: Params) -> Params:
         least = self.combination.least
@@ -132,9 +117,7 @@ class Auxiliary(Task):
         for part in ("test", "validation"):
             x, y = self.examples[part]["x"], self.examples[part]["y"]
             if len(y):
-                output = torch.cat(
-                    [self._outputs(inner, some)[0] for some in torch.split(x, CHUNK)]
-                )
+                output = in_chunks(lambda some: self._outputs(inner, some)[0], x)
                 scores[f"{part}_loss"] = self._loss(output, {"y": y}, 0)
                 if self.class_counts[0] is not None:
                     right = output.argmax(1) == y[:, 0]

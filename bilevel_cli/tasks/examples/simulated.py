@@ -5,17 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.random import INNER, OUTER
-from bilevel_cli.core.task import Task
+from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 
 DRAWS = 20
 
 
-class SimulatedQuadratics(Task):
+class SimulatedQuadratics(TwoSums):
     """The simulated problem of the bilevel benchmark (Dagreou et al., 2022, arXiv:2201.13409).
 
     Both losses are means over samples of
@@ -76,8 +75,6 @@ class SimulatedQuadratics(Task):
             raise ValueError(f"{who} needs mu in (0, 1], got mu={mu}.")
         if not 0 < L_cross < float("inf"):
             raise ValueError(f"{who} needs a finite L_cross > 0, got L_cross={L_cross}.")
-        check_batch_size(who, "batch_size", batch_size, inner_samples)
-        check_batch_size(who, "outer_batch_size", outer_batch_size, outer_samples)
         for _ in range(DRAWS):
             f, F = (
                 _samples(size, inner_dim, outer_dim, L_cross, mu, generator)
@@ -91,24 +88,12 @@ class SimulatedQuadratics(Task):
                 f"{who} needs a value function that is convex, and drew none in {DRAWS} problems. "
                 "Lower task.L_cross, or raise task.mu or the numbers of samples."
             )
-        self.inner_blocks = Blocks(_to(f, device), batch_size)
-        self.outer_blocks = Blocks(_to(F, device), outer_batch_size)
-        self.blocks: tuple[int, int] = self.inner_blocks.count, self.outer_blocks.count
-        self.inner_dim, self.outer_dim, self.device = inner_dim, outer_dim, device
+        self.cut(_to(f, device), _to(F, device), batch_size, outer_batch_size)
+        self._start = {"z": torch.zeros(inner_dim, device=device)}
+        self.outer_dim, self.device = outer_dim, device
 
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"x": torch.full((self.outer_dim,), -2.0, device=self.device)}
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        init = {"z": torch.zeros(self.inner_dim, device=self.device)}
-        inner = self.inner_blocks.draw(INNER, num_steps, generator)
-        return StepData(init, inner, self.outer_blocks.one(OUTER, generator))
-
-    def whole(self) -> dict[str, Batch]:
-        return wholes(self.inner_blocks, self.outer_blocks)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         z, x = inner["z"], outer["x"]

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import draws
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import in_chunks, mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.random import INNER, OUTER
-from bilevel_cli.core.task import Task
+from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.base import Examples
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.hyperparameters.cell import ARCHITECTURE
 
-CHUNK = 2000  # examples that an evaluation holds in memory at once
 
-
-class Architecture(Task):
+class Architecture(TwoSums):
     """Differentiable architecture search (DARTS, Liu et al., 2019, arXiv:1806.09055).
 
         f(z, lambda) = mean_i CE(network(x_i; z, lambda), y_i)    on training examples
@@ -81,13 +79,10 @@ class Architecture(Task):
             )
         parts = data.splits(generator)._asdict()
         sizes = {name: len(part.y) for name, part in parts.items()}
-        check_batch_size("Architecture", "batch_size", batch_size, sizes["train"])
-        check_batch_size("Architecture", "outer_batch_size", outer_batch_size, sizes["validation"])
         placed = {name: part.to(device) for name, part in parts.items()}
         self.examples = {name: {"x": part.x, "y": part.y} for name, part in placed.items()}
-        self.train_blocks = Blocks(self.examples["train"], batch_size)
-        self.validation_blocks = Blocks(self.examples["validation"], outer_batch_size)
-        self.blocks: tuple[int, int] = self.train_blocks.count, self.validation_blocks.count
+        both = self.examples["train"], self.examples["validation"]
+        self.cut(*both, batch_size, outer_batch_size)
         self.statement = f"Examples: {', '.join(f'{size} for {n}' for n, size in sizes.items())}."
         x = self.examples["train"]["x"]
         self.model = build(cell, tuple(x.shape[1:]), data.num_classes, device, generator, x)
@@ -106,16 +101,6 @@ class Architecture(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         drawn = draws.normal(*self._shape, generator=generator)
         return {ARCHITECTURE: (self.spread * drawn).to(self.device)}
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw(INNER, num_steps, generator)
-        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
-
-    def whole(self) -> dict[str, Batch]:
-        return wholes(self.train_blocks, self.validation_blocks)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         logits = self._logits(inner, outer, batch["x"])
@@ -184,8 +169,7 @@ class Architecture(Task):
         return self.model.apply({**inner, ARCHITECTURE: outer[ARCHITECTURE]}, x)
 
     def _outputs(self, inner: Params, outer: Params, part: str) -> Tensor:
-        chunks = torch.split(self.examples[part]["x"], CHUNK)
-        return torch.cat([self._logits(inner, outer, some) for some in chunks])
+        return in_chunks(partial(self._logits, inner, outer), self.examples[part]["x"])
 
     def _labels(self, part: str) -> Tensor:
         return self.examples[part]["y"]

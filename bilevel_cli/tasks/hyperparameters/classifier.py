@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import draws, trees
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import in_chunks, mean
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import Batch, OutputLoss, StepData
 from bilevel_cli.core.random import INNER, OUTER
-from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.base import Examples
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
@@ -23,10 +24,9 @@ from bilevel_cli.tasks.hyperparameters.smoothing import LabelSmoothing
 from bilevel_cli.vocabulary import EVAL
 
 MOST_COLUMNS = 50
-CHUNK = 2000  # examples that an evaluation holds in memory at once
 
 
-class Hyperparameters(OutputLoss, Task):
+class Hyperparameters(OutputLoss, TwoSums):
     """Settings of the training of a classifier, learned on validation examples.
 
         f(z, lambda) = mean_i CE(model_z(a(x_i, lambda)), s(y_i, lambda)) + R(z, lambda)
@@ -76,15 +76,10 @@ class Hyperparameters(OutputLoss, Task):
     ) -> None:
         parts = data.splits(generator)._asdict()
         sizes = {n: len(part.y) for n, part in parts.items()}
-        check_batch_size("Hyperparameters", "batch_size", batch_size, sizes["train"])
-        check_batch_size(
-            "Hyperparameters", "outer_batch_size", outer_batch_size, sizes["validation"]
-        )
         placed = {name: part.to(device) for name, part in parts.items()}
         self.examples = {name: {"x": part.x, "y": part.y} for name, part in placed.items()}
-        self.train_blocks = Blocks(self.examples["train"], batch_size)
-        self.validation_blocks = Blocks(self.examples["validation"], outer_batch_size)
-        self.blocks: tuple[int, int] = self.train_blocks.count, self.validation_blocks.count
+        both = self.examples["train"], self.examples["validation"]
+        self.cut(*both, batch_size, outer_batch_size)
         self.statement = f"Examples: {', '.join(f'{size} for {n}' for n, size in sizes.items())}."
         shape = tuple(parts["train"].x.shape[1:])
         self.model = build(
@@ -105,19 +100,16 @@ class Hyperparameters(OutputLoss, Task):
         device, dtype = self.examples["train"]["x"].device, torch.get_default_dtype()
         return {name: value.to(device, dtype) for name, value in outer.items()}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw(INNER, num_steps, generator)
+        inner = self.inner_blocks.draw(INNER, num_steps, generator)
         if self.augmentation:
             shape = (*inner["y"].shape, *self.augmentation.noise_shape)
             inner["noise"] = draws.normal(*shape, generator=generator)
-        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
+        return StepData(self._start, inner, self.outer_blocks.one(OUTER, generator))
 
     def whole(self) -> dict[str, Batch]:
         # An augmented sum has no end: its noise is drawn anew.
-        return {} if self.augmentation else wholes(self.train_blocks, self.validation_blocks)
+        return {} if self.augmentation else super().whole()
 
     def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         x = batch["x"]
@@ -146,9 +138,7 @@ class Hyperparameters(OutputLoss, Task):
         for part in ("validation", "test"):
             x, y = self.examples[part]["x"], self.examples[part]["y"]
             if len(y):
-                logits = torch.cat(
-                    [self.model.apply(inner, some) for some in torch.split(x, CHUNK)]
-                )
+                logits = in_chunks(partial(self.model.apply, inner), x)
                 scores[f"{part}_loss"] = cross_entropy(logits, y)
                 scores[f"{part}_accuracy"] = (logits.argmax(1) == y).to(logits.dtype).mean()
         learned = trees.prefixed("solver.", loop.solver.settings(outer))

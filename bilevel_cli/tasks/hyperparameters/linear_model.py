@@ -8,19 +8,18 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bilevel_cli.core import autodiff, draws
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, OutputLoss, StepData
-from bilevel_cli.core.random import INNER, OUTER
-from bilevel_cli.core.task import Task
+from bilevel_cli.core.problem import Batch, OutputLoss
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.base import Labelled, Regression, Rows, Source
 
 STARTS = ("zeros", "random")
 NEWTON_STEPS = 100
 
 
-class FeaturePenalties(OutputLoss, Task):
+class FeaturePenalties(OutputLoss, TwoSums):
     """An L2 penalty for every feature of a linear model without bias.
 
         f(w, lambda) = mean_i loss(x_i . w, y_i) + sum_j exp(lambda_j) w_j^2 / 2   on training
@@ -65,14 +64,11 @@ class FeaturePenalties(OutputLoss, Task):
                 f"{who} needs rows of a table, got inputs of shape {list(parts.train.x.shape[1:])}."
                 " Use task=hpo."
             )
-        check_batch_size(who, "batch_size", batch_size, len(parts.train.y))
-        check_batch_size(who, "outer_batch_size", outer_batch_size, len(parts.validation.y))
         self.examples = {
             name: self.as_batch(part, device) for name, part in parts._asdict().items()
         }
-        self.train_blocks = Blocks(self.examples["train"], batch_size)
-        self.validation_blocks = Blocks(self.examples["validation"], outer_batch_size)
-        self.blocks: tuple[int, int] = self.train_blocks.count, self.validation_blocks.count
+        both = self.examples["train"], self.examples["validation"]
+        self.cut(*both, batch_size, outer_batch_size)
         sizes = [f"{len(part.y)} for {name}" for name, part in parts._asdict().items()]
         self.statement = f"Examples: {', '.join(sizes)}."
         self.random = start == "random"
@@ -101,16 +97,6 @@ class FeaturePenalties(OutputLoss, Task):
         if not self.random:
             return {"log_l2": torch.zeros_like(weight)}
         return {"log_l2": draws.uniform(*weight.shape, generator=generator).log().to(weight)}
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw(INNER, num_steps, generator)
-        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
-
-    def whole(self) -> dict[str, Batch]:
-        return wholes(self.train_blocks, self.validation_blocks)
 
     def inner_outputs(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         return batch["x"] @ inner["weight"]

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel_cli.core import draws
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import in_chunks, mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.random import INNER, OUTER
-from bilevel_cli.core.task import Task
+from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.base import Examples
 from bilevel_cli.data.representations import Representations
 from bilevel_cli.nn.losses import cross_entropy
@@ -28,10 +27,8 @@ from bilevel_cli.tasks.labeling.agreement import (
 )
 from bilevel_cli.vocabulary import HIGHER_IS_BETTER
 
-CHUNK = 5000  # examples that an evaluation holds in memory at once
 
-
-class Labeling(Task):
+class Labeling(TwoSums):
     """A labeling of examples that linear classifiers learn easily in every representation.
 
     The examples have K representations phi_k(x), such as the features of K networks. A task encoder
@@ -91,15 +88,12 @@ class Labeling(Task):
                 f"Labeling needs probe_folds from 2 to {count}, all its examples, got "
                 f"probe_folds={probe_folds}. Use task.probe_folds=5."
             )
-        check_batch_size("Labeling", "batch_size", batch_size, count)
         self.gamma, self.probe_folds = gamma, probe_folds
         spaces = [_normalised(x) for x in spaces] if normalize_rows else spaces
         self.spaces = [x.to(device, torch.get_default_dtype()) for x in spaces]
         self.labels = None if labels is None else labels.to(device)
         named = {f"space.{k}": x for k, x in enumerate(self.spaces)}
-        self.inner_blocks = Blocks(named, batch_size)
-        self.outer_blocks = Blocks(named, batch_size)
-        self.blocks: tuple[int, int] = self.inner_blocks.count, self.outer_blocks.count
+        self.cut(named, named, batch_size, batch_size)
         sizes = " and ".join(str(x.shape[1]) for x in self.spaces)
         known = "no labels" if labels is None else "labels for scores alone"
         self.statement = (
@@ -115,22 +109,12 @@ class Labeling(Task):
             outer[f"encoder.{k}.bias"] = drawn[:, -1].contiguous()
         return outer
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
+    def start(self, generator: torch.Generator) -> Params:
         heads: Params = {}
         for k, x in enumerate(self.spaces):
             drawn = _affine(self.clusters, x.shape[1], generator)
             heads[f"head.{k}.weight"], heads[f"head.{k}.bias"] = drawn[:, :-1], drawn[:, -1]
-        return StepData(
-            heads,
-            self.inner_blocks.draw(INNER, num_steps, generator),
-            self.outer_blocks.one(OUTER, generator),
-        )
-
-    def whole(self) -> dict[str, Batch]:
-        return wholes(self.inner_blocks, self.outer_blocks)
+        return heads
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         spaces = self._spaces(batch)
@@ -204,8 +188,11 @@ class Labeling(Task):
 
     def _labelled(self, outer: Params) -> Tensor:
         """tau of all examples, of shape [n, clusters]."""
-        chunks = zip(*(torch.split(x, CHUNK) for x in self.spaces), strict=True)
-        return torch.cat([torch.stack(self._encoded(outer, some)).mean(0) for some in chunks])
+
+        def mean_label(*spaces: Tensor) -> Tensor:
+            return torch.stack(self._encoded(outer, spaces)).mean(0)
+
+        return in_chunks(mean_label, *self.spaces)
 
 
 def entropy(shares: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import in_chunks, mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, StepData
-from bilevel_cli.core.random import INNER, OUTER
-from bilevel_cli.core.task import Task
+from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.base import Examples, Labelled
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.poisoning.attacks import Attack, Box
 
-CHUNK = 2000  # examples that an evaluation holds in memory at once
 LABELS = ("flipped", "kept")
 
 
-class Poison(Task):
+class Poison(TwoSums):
     """Poisoned inputs lambda, added to the training set, that make a trained classifier z worse.
 
         f(z, lambda) = [sum_i CE_i(z) over n clean and m poisoned examples] / (n + m) + l2 |z|^2
@@ -86,8 +85,6 @@ class Poison(Task):
         _check_settings(share, labels, follower_steps, l2)
         train, validation, test = data.splits(generator)
         _check_examples(train, test)
-        check_batch_size("Poison", "batch_size", batch_size, len(train.y))
-        check_batch_size("Poison", "outer_batch_size", outer_batch_size, len(validation.y))
         self.train, self.test = train.to(device), test.to(device)
         held_out = validation.to(device)
         count = max(1, round(share * len(train.y)))
@@ -101,9 +98,8 @@ class Poison(Task):
         )
         clean = {"x": self.train.x, "y": self.train.y}
         numbers = torch.arange(len(train.y), device=device)
-        self.train_blocks = Blocks({**clean, "index": numbers}, batch_size)
-        self.held_out_blocks = Blocks({"x": held_out.x, "y": held_out.y}, outer_batch_size)
-        self.blocks: tuple[int, int] = self.train_blocks.count, self.held_out_blocks.count
+        judges = {"x": held_out.x, "y": held_out.y}
+        self.cut({**clean, "index": numbers}, judges, batch_size, outer_batch_size)
         self.follower_steps, self.l2 = follower_steps, l2
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
@@ -116,16 +112,6 @@ class Poison(Task):
 
     def init_outer(self, generator: torch.Generator) -> Params:
         return self.attack.init(generator)
-
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw(INNER, num_steps, generator)
-        return StepData(self._start, inner, self.held_out_blocks.one(OUTER, generator))
-
-    def whole(self) -> dict[str, Batch]:
-        return wholes(self.train_blocks, self.held_out_blocks)
 
     def project_outer(self, outer: Params) -> Params:
         return self.attack.project(outer)
@@ -176,16 +162,14 @@ class Poison(Task):
 
     def _all_losses(self, inner: Params) -> Tensor:
         """Of the clean training examples, of shape [n]."""
-        parts = zip(torch.split(self.train.x, CHUNK), torch.split(self.train.y, CHUNK), strict=True)
-        return torch.cat([self._losses(inner, x, y) for x, y in parts])
+        return in_chunks(partial(self._losses, inner), self.train.x, self.train.y)
 
     def _poisons_losses(self, inner: Params, outer: Params) -> Tensor:
         return self._losses(inner, self.attack.inputs(outer), self.y)
 
     def _accuracy(self, inner: Params) -> Tensor:
         """On the test examples, 0-dim."""
-        parts = torch.split(self.test.x, CHUNK)
-        found = torch.cat([self.model.apply(inner, x).argmax(1) for x in parts])
+        found = in_chunks(lambda x: self.model.apply(inner, x).argmax(1), self.test.x)
         return (found == self.test.y).to(torch.get_default_dtype()).mean()
 
     def _follower(self, loop: InnerLoop, outer: Params, kept: Tensor) -> Params:

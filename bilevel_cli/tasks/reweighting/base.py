@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.blocks import Blocks, check_batch_size, mean, wholes
+from bilevel_cli.core.blocks import CHUNK, in_chunks, mean
 from bilevel_cli.core.loop import InnerLoop
-from bilevel_cli.core.problem import Batch, OutputLoss, StepData
-from bilevel_cli.core.random import INNER, OUTER
+from bilevel_cli.core.problem import Batch, OutputLoss
 from bilevel_cli.core.start import LEARNED_PREFIX
-from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
+from bilevel_cli.core.two_sums import TwoSums
 from bilevel_cli.data.base import Examples, Splits
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.losses import cross_entropy
@@ -24,10 +23,8 @@ from bilevel_cli.tasks.reweighting import rare_classes
 from bilevel_cli.tasks.reweighting.noise import Corruption
 from bilevel_cli.tasks.reweighting.scores import average_precision, cleaning_scores, share
 
-CHUNK = 2000  # examples that an evaluation holds in memory at once
 
-
-class Reweighting(OutputLoss, Task):
+class Reweighting(OutputLoss, TwoSums):
     """A classifier z, trained on examples of which some deserve little weight.
 
         f(z, lambda) = mean_i w_i CE_i(z) + l2 |z|^2   on training examples
@@ -78,21 +75,14 @@ class Reweighting(OutputLoss, Task):
         source = train
         train, flag = noise(source, data.num_classes, generator)
         self.change = noise.statement(source, train, own=not data.benchmark)
-        check_batch_size(who, "batch_size", batch_size, len(train.y))
-        check_batch_size(who, "outer_batch_size", outer_batch_size, len(validation.y))
         self.train, self.validation, self.test = (
             part.to(device) for part in (train, validation, test)
         )
         self.flag = None if flag is None else flag.to(device)
         rows = torch.arange(len(train.y), device=device)
-        self.train_blocks = Blocks(
-            {"x": self.train.x, "y": self.train.y, "index": rows}, batch_size
-        )
-        self.validation_blocks = Blocks(
-            {"x": self.validation.x, "y": self.validation.y}, outer_batch_size
-        )
-        self.blocks: tuple[int, int] | None
-        self.blocks = self.train_blocks.count, self.validation_blocks.count
+        examples = {"x": self.train.x, "y": self.train.y, "index": rows}
+        judges = {"x": self.validation.x, "y": self.validation.y}
+        self.cut(examples, judges, batch_size, outer_batch_size)
         self.l2, self.class_names = l2, np.array(data.class_names)
         self.names = data.names_of(train.index)
         self.rare = rare_classes.none(data.num_classes, device)
@@ -137,17 +127,9 @@ class Reweighting(OutputLoss, Task):
         """Which examples these weights call clean: those of at least half the mean weight."""
         return weights >= weights.mean() / 2
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
-    def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        inner = self.train_blocks.draw(INNER, num_steps, generator)
-        return StepData(self._start, inner, self.validation_blocks.one(OUTER, generator))
-
     def whole(self) -> dict[str, Batch]:
-        if self.episodes is not None:  # a memory of theirs is refused
-            return {}
-        return wholes(self.train_blocks, self.validation_blocks)
+        # Of episodes, a memory is refused.
+        return super().whole() if self.episodes is None else {}
 
     def losses(self, inner: Params, batch: Batch) -> Tensor:
         """CE_i(z), of shape [batch_size]."""
@@ -189,8 +171,7 @@ class Reweighting(OutputLoss, Task):
 
     def predicted(self, inner: Params, x: Tensor) -> Tensor:
         """The class that the classifier gives to each input."""
-        parts = torch.split(x, CHUNK)
-        return torch.cat([self.model.apply(inner, part).argmax(1) for part in parts])
+        return in_chunks(lambda part: self.model.apply(inner, part).argmax(1), x)
 
     def train_chunks(self) -> list[Batch]:
         """The training examples, a few at a time."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from bilevel_cli.core import trees
-from bilevel_cli.core.blocks import mean
+from bilevel_cli.core.blocks import CHUNK, mean
 from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.trees import Params
-from bilevel_cli.tasks.reweighting.base import CHUNK, Reweighting
+from bilevel_cli.tasks.reweighting.base import Reweighting
 from bilevel_cli.tasks.reweighting.scores import share
 
 PROBABILITIES = "probabilities.csv"  # what classifiers expect of examples that they have not seen

@@ -91,7 +91,7 @@ class HyperCleaning(Reweighting):
                 f"{len(self.test.y)}. Use task/noise=none or task.folds=null."
             )
         rows = torch.arange(len(y), device=y.device)
-        self.validation_blocks = Blocks({"x": x, "y": y, "index": rows}, outer_batch_size)
+        self.outer_blocks = Blocks({"x": x, "y": y, "index": rows}, outer_batch_size)
         self.episodes, self.blocks = count, None
         self.rare = rare_classes.of_folds(y, len(self.class_names), count)
         self.statement = self.told(f"Examples: {len(y)}, in {count} folds.")

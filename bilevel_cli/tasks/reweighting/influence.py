@@ -140,8 +140,8 @@ class Influence(Reweighting):
             )
         only = slice(row, row + 1)
         examples = {"x": self.validation.x[only], "y": self.validation.y[only]}
-        self.validation_blocks = Blocks(examples, None)
-        self.blocks = self.train_blocks.count, 1
+        self.outer_blocks = Blocks(examples, None)
+        self.blocks = self.inner_blocks.count, 1
 
     def init_outer(self, generator: torch.Generator) -> Params:
         return {NAME: torch.zeros_like(self.train.y, dtype=torch.get_default_dtype())}
@@ -189,13 +189,13 @@ class Influence(Reweighting):
         centre = {name: value[0] for name, value in ends.items()}
         repeated = {
             name: value.expand(self.steps, *value.shape)
-            for name, value in self.train_blocks.whole().items()
+            for name, value in self.inner_blocks.whole().items()
         }
         responses, unsolved = self.removal.responses(
             loop, Outers(whole, {NAME: without}), data._replace(inner=repeated), centre
         )
         responses = {n: torch.cat([ends[n][:1], value]) for n, value in responses.items()}
-        judged = self.validation_blocks.whole()
+        judged = self.outer_blocks.whole()
 
         def changed(inner: Params) -> Tensor:
             losses = self.removal.changes(lambda z: self.outer_loss(z, whole, judged), inner)

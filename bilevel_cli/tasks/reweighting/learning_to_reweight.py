@@ -73,7 +73,7 @@ class LearningToReweight(DependentWeights):
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         data = super().sample(num_steps, generator)
-        meta = self.validation_blocks.draw(META, num_steps, generator)
+        meta = self.outer_blocks.draw(META, num_steps, generator)
         return data._replace(inner=data.inner | trees.prefixed(META_PREFIX, meta))
 
     def whole(self) -> dict[str, Batch]:
