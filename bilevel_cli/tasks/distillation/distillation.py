@@ -1,6 +1,5 @@
 """Dataset distillation: a few learned images that teach a network what all real ones do."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +13,14 @@ from bilevel_cli.core.problem import Batch, StepData
 from bilevel_cli.core.simplex import onto_simplex
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
-from bilevel_cli.data.base import Examples, Labelled
+from bilevel_cli.data.base import Examples
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
+from bilevel_cli.tasks.distillation import refusals
 from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective
+from bilevel_cli.tasks.distillation.parametrization import Parametrization
 from bilevel_cli.tasks.distillation.real import RealExamples, grouped
 from bilevel_cli.tasks.distillation.retraining import Retraining
 from bilevel_cli.tasks.distillation.selection import Selection
@@ -58,7 +59,8 @@ class Distillation(Task):
             keep their values in the network of the outer step. "head" makes the inner problem
             convex (the simplest form of RCIG, Loo et al., 2023, arXiv:2302.06755).
         l2: Weight of the squared norm of the trained parameters, >= 0. Not halved.
-        objective: The outer loss.
+        parametrization: How learned images are stored.
+        objective: The outer loss, which may have outer parameters of its own.
         networks: Where inner solves begin.
         siamese: Augmentation of learned images in inner steps, and of both kinds alike in the
             objective; null for none.
@@ -81,6 +83,7 @@ class Distillation(Task):
         learn_labels: bool,
         adapt: str,
         l2: float,
+        parametrization: Parametrization,
         objective: Objective,
         networks: Networks,
         siamese: Siamese | None,
@@ -91,23 +94,26 @@ class Distillation(Task):
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
-        _check_settings(per_class, count, real_per_class, learn_labels)
-        _check_losses(count, l2, objective, networks)
+        refusals.check_settings(per_class, count, real_per_class, learn_labels)
+        refusals.check_losses(count, l2, objective, networks)
         train, _, test = data.splits(generator)
-        _check_examples(train, test, siamese)
+        refusals.check_examples(train, test, siamese)
         self.real = RealExamples(train, test, data.num_classes, device)
         self.train, self.test = self.real.train, self.real.test
-        self.groups = grouped(self.real, per_class, count)
+        many = parametrization.images_of_one
+        self.groups = grouped(self.real, _times(per_class, many), _times(count, many))
         self.labels = self.groups.labels
         check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
         self.real_per_class, self.batch_size = real_per_class, batch_size
         self.learn_labels, self.l2 = learn_labels, l2
-        self.objective, self.networks, self.siamese = objective, networks, siamese
+        self.parametrization, self.objective = parametrization, objective
+        self.networks, self.siamese = networks, siamese
         self.selection, self.retraining = selection, retraining
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         self.adapted = _adapted(self.model, adapt)
-        self.bank = networks.bank(self.model, {"x": self.train.x, "y": self.train.y}, generator)
+        real = {"x": self.train.x, "y": self.train.y}
+        self.bank = networks.bank(self.model.init, self._real_loss, real, generator)
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.statement = (
             f"Examples: {len(train.y)} to distil into {len(self.labels)}, {len(test.y)} for test."
@@ -123,7 +129,10 @@ class Distillation(Task):
                     self.train.x, self.groups.of_real, self.groups.each, generator
                 )
             ]
-        return {"images": images} | ({"labels": self.labels} if self.learn_labels else {})
+        outer = self.parametrization.begin(images, generator)
+        if self.learn_labels:
+            outer["labels"] = self.labels
+        return outer | self.objective.begin(self.model)
 
     def init_inner(self, outer: Params, data: StepData) -> Params:
         return data.init
@@ -161,6 +170,7 @@ class Distillation(Task):
         learned = {
             "x": self._augmented(images, batch).reshape(*groups, *images.shape[1:]),
             "y": labels.reshape(*groups, -1),
+            **{name: outer[name] for name in self.objective.begin(self.model)},
         }
         x = self._augmented(real.flatten(0, 1), batch).reshape(real.shape)
         return self.objective(
@@ -197,7 +207,10 @@ class Distillation(Task):
         return [path, picture]
 
     def _learned(self, outer: Params) -> tuple[Tensor, Tensor]:
-        return outer["images"], outer.get("labels", self.labels)
+        return self.parametrization.images(outer), outer.get("labels", self.labels)
+
+    def _real_loss(self, params: Params, batch: Batch) -> Tensor:
+        return cross_entropy(self.model.apply(params, batch["x"]), batch["y"])
 
     def _held(self, inner: Params) -> Params:
         """The same parameters, in which those that are not trained are constants."""
@@ -213,54 +226,8 @@ class Distillation(Task):
         return self.siamese(x, trees.under(NUMBERS, batch))
 
 
-def _check_settings(
-    per_class: int | None, count: int | None, real_per_class: int, learn_labels: bool
-) -> None:
-    sizes = {"per_class": per_class, "count": count, "real_per_class": real_per_class}
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"Distillation needs {name} >= 1, got {name}={size}.")
-    if (per_class is None) == (count is None):
-        raise ValueError(
-            "Distillation needs either per_class or count, got "
-            f"per_class={per_class}, count={count}. Set one of them to null."
-        )
-    if count is not None and not learn_labels:
-        raise ValueError(
-            f"Distillation needs labels that are learned for images of no class, got "
-            f"count={count}, learn_labels=false. Set task.learn_labels=true."
-        )
-
-
-def _check_losses(count: int | None, l2: float, objective: Objective, networks: Networks) -> None:
-    if count is not None and objective.needs_classes:
-        raise ValueError(
-            f"{type(objective).__name__} compares learned and real images class by class, got "
-            f"count={count} images of no class. Use task.per_class, or "
-            "task/objective=validation."
-        )
-    if not 0 <= l2 < math.inf:
-        raise ValueError(f"Distillation needs a finite l2 >= 0, got l2={l2}.")
-    if objective.needs_target and not networks.targets:
-        raise ValueError(
-            f"{type(objective).__name__} needs networks that know what they should become, "
-            f"got {type(networks).__name__}. Use task/networks=experts."
-        )
-
-
-def _check_examples(train: Labelled, test: Labelled, siamese: Siamese | None) -> None:
-    if not train.x.is_floating_point():
-        raise ValueError(
-            "Distillation learns inputs, got whole numbers, which have no derivative. Use "
-            "task=hpo or task=reweight for tokens."
-        )
-    if siamese is not None and train.x.ndim != 4:
-        raise ValueError(
-            f"Siamese needs images, got examples of shape {list(train.x.shape[1:])}. "
-            "Leave out task/siamese."
-        )
-    if not len(test.y):
-        raise ValueError("Distillation needs test examples, got none. Set data.test.")
+def _times(count: int | None, many: int) -> int | None:
+    return None if count is None else count * many
 
 
 def _adapted(model: Functional, adapt: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The networks that a distilled set is trained on while it is learned: fresh ones, or experts."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,9 @@ from bilevel_cli.core.blocks import epochs
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.random import EXPERTS
 from bilevel_cli.core.trees import Params
-from bilevel_cli.nn.functional import Functional
-from bilevel_cli.nn.losses import cross_entropy
+
+Init = Callable[[torch.Generator], Params]
+Loss = Callable[[Params, Batch], Tensor]
 
 
 class Networks(abc.ABC):
@@ -28,12 +30,13 @@ class Networks(abc.ABC):
     targets: bool = False
 
     @abc.abstractmethod
-    def bank(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
+    def bank(self, init: Init, loss: Loss, train: Batch, generator: torch.Generator) -> Params:
         """Parameters with leading dimensions [networks, ages].
 
         Args:
-            model: The architecture.
-            train: All real training examples, "x" and "y".
+            init: Fresh parameters, from a generator on the CPU.
+            loss: What training on real examples minimises, of parameters and a batch.
+            train: All real training examples: entries of shape [n, ...].
             generator: On the CPU.
         """
 
@@ -61,8 +64,8 @@ class Fresh(Networks):
         if self.count < 1:
             raise ValueError(f"Fresh needs count >= 1, got count={self.count}.")
 
-    def bank(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
-        drawn = [model.init(generator) for _ in range(self.count)]
+    def bank(self, init: Init, loss: Loss, train: Batch, generator: torch.Generator) -> Params:
+        drawn = [init(generator) for _ in range(self.count)]
         return {name: torch.stack([one[name] for one in drawn])[:, None] for name in drawn[0]}
 
     def pick(self, bank: Params, generator: torch.Generator) -> tuple[Params, Params]:
@@ -106,8 +109,8 @@ class Experts(Networks):
                 f"{self.last_start}, epochs={self.epochs}, span={self.span}. Raise epochs."
             )
 
-    def bank(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
-        trained = [self._train(model, train, generator) for _ in range(self.count)]
+    def bank(self, init: Init, loss: Loss, train: Batch, generator: torch.Generator) -> Params:
+        trained = [self._train(init, loss, train, generator) for _ in range(self.count)]
         return {name: torch.stack([one[name] for one in trained]) for name in trained[0]}
 
     def pick(self, bank: Params, generator: torch.Generator) -> tuple[Params, Params]:
@@ -115,15 +118,16 @@ class Experts(Networks):
         return _at(bank, network, age), _at(bank, network, age + self.span)
 
     @torch.no_grad()
-    def _train(self, model: Functional, train: Batch, generator: torch.Generator) -> Params:
-        slope = autodiff.grad(lambda z, x, y: cross_entropy(model.apply(z, x), y))
-        z = model.init(generator)
+    def _train(self, init: Init, loss: Loss, train: Batch, generator: torch.Generator) -> Params:
+        slope = autodiff.grad(loss)
+        z = init(generator)
         velocity, kept = trees.zeros_like(z), [z]
-        count = len(train["x"])
+        entry = next(iter(train.values()))
+        count = len(entry)
         orders = [epochs(EXPERTS, count, count, generator) for _ in range(self.epochs)]
-        for order in torch.stack(orders).to(train["x"].device, non_blocking=True):
+        for order in torch.stack(orders).to(entry.device, non_blocking=True):
             for rows in torch.split(order, self.batch_size):
-                grad = slope(z, train["x"][rows], train["y"][rows])
+                grad = slope(z, {name: part[rows] for name, part in train.items()})
                 velocity = trees.axpy(self.momentum, velocity, grad)
                 z = trees.axpy(-self.lr, velocity, z)
             kept.append(z)

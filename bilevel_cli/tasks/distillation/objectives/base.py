@@ -20,6 +20,14 @@ class Objective(abc.ABC):
     needs_target: bool = False
     needs_classes: bool = True
 
+    def begin(self, model: Functional) -> Params:
+        """Outer parameters of its own, besides images and labels, as they begin; {} for none.
+
+        Args:
+            model: The architecture.
+        """
+        return {}
+
     @abc.abstractmethod
     def __call__(
         self, model: Functional, params: Params, learned: Batch, real: Batch, target: Params
@@ -33,7 +41,8 @@ class Objective(abc.ABC):
         Args:
             model: The architecture.
             params: Its parameters after the inner steps; before them with method=direct.
-            learned: "x", all learned images, and "y", their soft labels.
+            learned: "x", all learned images, "y", their soft labels, and what `begin` returned, as
+                it is now.
             real: "x", a batch of real images, and "y", their labels, one-hot.
             target: `origin.*` and `target.*`, an expert's parameters at the start and `span` epochs
                 later; {} unless it `needs_target`.
