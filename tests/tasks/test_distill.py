@@ -10,7 +10,7 @@ import torch
 from configs import composed, options, small
 from runners import runner_in
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import avg_pool2d, cosine_similarity, cross_entropy, interpolate
 
 from bilevel_cli.checks.conformance import check_task
 from bilevel_cli.core import autodiff, trees
@@ -27,6 +27,7 @@ from bilevel_cli.tasks.distillation.objectives.gradient_matching import Gradient
 from bilevel_cli.tasks.distillation.objectives.kernel_ridge import KernelRidge, ridge_loss
 from bilevel_cli.tasks.distillation.objectives.trajectory_matching import TrajectoryMatching
 from bilevel_cli.tasks.distillation.siamese import NUMBERS, Siamese
+from bilevel_cli.tasks.distillation.upsampled import Upsampled
 
 NEUTRAL: dict[str, Any] = {
     "color": False,
@@ -205,6 +206,41 @@ def test_the_gradient_of_an_objective_is_its_central_difference(
     # Error of order step^2; kinks of ReLU lie farther away than the step here.
     expected = (loss(1e-6) - loss(-1e-6)) / 2e-6
     torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-9)
+
+
+# --- how images are stored ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_upsampling_enlarges_as_torch_does_and_begins_near_the_real_images(factor: int) -> None:
+    stored = Upsampled(factor)
+    images = torch.randn(3 * factor**2, 2, 8, 12, dtype=torch.float64)
+    outer = stored.begin(images, torch.Generator())
+    assert outer["images"].shape == (3, 2, 8, 12)  # the memory of three images
+    small = avg_pool2d(images, factor)
+    expected = interpolate(small, scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(stored.images(outer), expected, rtol=0, atol=1e-14)
+
+
+def test_smaller_images_are_four_times_as_many_in_the_same_bytes(tmp_path: Path) -> None:
+    saved = {}
+    for name in ("pixels", "upsampled"):
+        (tmp_path / name).mkdir()
+        task = task_of(build(tmp_path / name, f"task/parametrization={name}"))
+        task.save_result(tmp_path / name, task.init_outer(torch.Generator()), {})
+        saved[name] = np.load(tmp_path / name / "distilled.npz")
+    few, many = saved["pixels"], saved["upsampled"]
+    assert len(many["images"]) == 4 * len(few["images"]) == len(many["labels"])
+    assert many["bytes"] == few["bytes"] == few["images"].size == many["stored"].size
+    assert (many["labels"].argmax(1) == np.repeat(few["labels"].argmax(1), 4)).all()
+    small = torch.from_numpy(many["stored"][0, :, :4, :4])[None]
+    large = interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(many["images"][0], large[0], atol=1e-12)  # units of the data
+
+
+def test_upsampling_refuses_images_that_it_cannot_divide() -> None:
+    with pytest.raises(ValueError, match=r"multiples of factor=3, .* shape \[1, 8, 8\]"):
+        Upsampled(3).begin(torch.zeros(9, 1, 8, 8), torch.Generator())
 
 
 # --- networks -------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ class Distillation(Task):
     images before they are learned.
 
     Args:
-        per_class: Learned images of each class; null where there is a `count`.
+        per_class: Learned images of each class, of the size of real ones; null where there is a
+            `count`.
         count: Learned images of no class, whose labels are learned too and begin uniform: one image
             can stand for ten classes (Vicol et al., 2022, arXiv:2212.14032). Else null.
         real_per_class: Real images of each class in the batch of an outer step, drawn with
@@ -194,11 +195,15 @@ class Distillation(Task):
         """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a group.
 
         Entries: images, in the units of the data; labels, soft; mean and std, with which they are
-        normalised before training; and all else that was learned, such as `log_lr`.
+        normalised before training; stored, what the images are made of, where this is another
+        thing; bytes, its size at 8 bits a number; and all else that was learned, such as `log_lr`.
         """
         images, labels = self._learned(outer)
         images = self.real.in_units_of_the_data(images)
         more = {n: v for n, v in outer.items() if n not in ("images", "labels")}
+        more["bytes"] = torch.tensor(outer["images"].numel())
+        if images.shape != outer["images"].shape:
+            more["stored"] = self.real.in_units_of_the_data(outer["images"])
         path, picture = directory / "distilled.npz", directory / "distilled.png"
         save_npz(path, images, labels, mean=self.real.mean, std=self.real.std, **more)
         if images.ndim != 4 or images.shape[1] not in (1, 3):

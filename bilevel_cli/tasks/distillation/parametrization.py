@@ -10,14 +10,15 @@ from bilevel_cli.core.trees import Params
 
 
 class Parametrization(abc.ABC):
-    """A differentiable map from outer parameters to the images that networks are trained on.
+    """A differentiable map from outer parameters to the images that networks are trained on."""
 
-    Attributes:
-        images_of_one: How many images for training the memory of one full image pays for. A task
-            with `per_class` images has `per_class * images_of_one` of them.
-    """
+    @property
+    def images_of_one(self) -> int:
+        """How many images for training the memory of one full image pays for.
 
-    images_of_one: int = 1
+        A task with `per_class` images has `per_class * images_of_one` of them.
+        """
+        return 1
 
     @abc.abstractmethod
     def begin(self, images: Tensor, generator: torch.Generator) -> Params:

@@ -96,8 +96,8 @@ def grouped(real: RealExamples, per_class: int | None, count: int | None) -> Gro
     rarest = int(real.counts.min())
     if rarest < per_class:
         raise ValueError(
-            f"Distillation needs per_class <= {rarest}, the training examples of "
-            f"the rarest class, got per_class={per_class}. Raise data.train."
+            f"Distillation needs per_class <= {rarest}, the training examples of the rarest class, "
+            f"got {per_class} images of each class for training. Raise data.train."
         )
     hard = real.one_hot.repeat_interleave(per_class, 0)
     return Groups(len(real.counts), per_class, hard, real.group)
