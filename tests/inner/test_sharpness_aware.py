@@ -87,5 +87,5 @@ def test_methods_that_need_a_minimiser_or_one_gradient_a_step_refuse_it() -> Non
 
 @pytest.mark.parametrize(("rho", "alpha"), [(-1.0, 0.0), (0.1, float("nan"))])
 def test_an_unusable_setting_is_refused(rho: float, alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"SharpnessAware needs a finite (rho|alpha) >= 0"):
+    with pytest.raises(ValueError, match=r"steps need a finite (rho|alpha) >= 0"):
         SharpnessAware(GD, rho, alpha, False)

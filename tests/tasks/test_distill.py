@@ -25,7 +25,10 @@ from bilevel_cli.tasks.distillation.distillation import Distillation
 from bilevel_cli.tasks.distillation.objectives.distribution_matching import DistributionMatching
 from bilevel_cli.tasks.distillation.objectives.gradient_matching import GradientMatching
 from bilevel_cli.tasks.distillation.objectives.kernel_ridge import KernelRidge, ridge_loss
-from bilevel_cli.tasks.distillation.objectives.trajectory_matching import TrajectoryMatching
+from bilevel_cli.tasks.distillation.objectives.trajectory_matching import (
+    Importance,
+    TrajectoryMatching,
+)
 from bilevel_cli.tasks.distillation.siamese import NUMBERS, Siamese
 from bilevel_cli.tasks.distillation.upsampled import Upsampled
 
@@ -152,8 +155,78 @@ def test_trajectory_matching_is_one_at_the_start_and_zero_at_the_target() -> Non
     end = {name: value + 1 for name, value in start.items()}
     target = trees.prefixed("origin.", start) | trees.prefixed("target.", end)
     halfway = trees.axpy(0.5, trees.axpy(-1.0, start, end), start)
-    losses = [TrajectoryMatching()(network, z, {}, {}, target) for z in (start, halfway, end)]
+    losses = [TrajectoryMatching(None)(network, z, {}, {}, target) for z in (start, halfway, end)]
     torch.testing.assert_close(torch.stack(losses), torch.tensor([1, 0.25, 0]))
+
+
+def test_weights_of_the_way_travelled_make_the_quotient_of_all_parameters() -> None:
+    network, start = model(Mlp(5, 2, "relu", (1, 8, 8), 3))
+    end = {name: value + torch.randn_like(value) for name, value in start.items()}
+    z = {name: value + torch.randn_like(value) for name, value in start.items()}
+    target = trees.prefixed("origin.", start) | trees.prefixed("target.", end)
+
+    def loss(objective: TrajectoryMatching, logits: Tensor) -> Tensor:
+        learned = dict(zip(objective.begin(network), logits, strict=True))
+        return objective(network, z, learned, {}, target)
+
+    travelled: dict[str, Tensor] = {}
+    for name, value in end.items():
+        layer = name.rpartition(".")[0]
+        square = (value - start[name]).square().sum()
+        travelled[layer] = travelled.get(layer, torch.zeros(())) + square
+    logits = torch.stack(list(travelled.values())).log()
+    weighted = loss(TrajectoryMatching(Importance(1e-15)), logits)
+    torch.testing.assert_close(weighted, loss(TrajectoryMatching(None), logits[:0]))
+
+
+def test_no_layer_loses_all_its_weight_whatever_is_learned() -> None:
+    weights = Importance(0.5).weights(torch.tensor([-1e3, 0.0, 1e3]))
+    torch.testing.assert_close(weights, torch.tensor([1 / 6, 1 / 6, 2 / 3]))
+    assert torch.equal(Importance(1.0).weights(torch.randn(4)), torch.full((4,), 0.25))
+    with pytest.raises(ValueError, match="all weight goes to the layer"):
+        Importance(0.0)
+
+
+def test_experts_without_an_ascent_are_the_plain_ones_bit_for_bit(tmp_path: Path) -> None:
+    flat = ["task/networks/trainer=gsam", "task.networks.trainer.rho=0"]
+    plain, same = (build(tmp_path, *words, networks="experts") for words in ([], flat))
+    banks = task_of(plain).bank, task_of(same).bank
+    assert all(torch.equal(banks[0][name], banks[1][name]) for name in banks[0])
+    bent = build(tmp_path, flat[0], networks="experts")
+    assert not all(torch.equal(v, banks[0][name]) for name, v in task_of(bent).bank.items())
+
+
+def test_the_error_accumulates_from_the_networks_own_end(tmp_path: Path) -> None:
+    words = ["model=linear", "task/segments=accumulated", "task.segments.count=2", "inner_steps=3"]
+    runner = build(tmp_path, *words, "solver.lr=0.1", "start=cold", networks="experts")
+    task, outer = task_of(runner), runner.state.outer
+    found = task.evaluate(
+        runner.experiment.loop, outer, task.init_inner(outer, task.sample(1, torch.Generator()))
+    )
+    images, labels = outer["images"].flatten(1), task.labels
+    ages = [{n: v[0, age] for n, v in task.bank.items()} for age in range(3)]
+    z = ages[0]
+
+    def loss(z: Params) -> Tensor:
+        bias, weight = sorted(z.values(), key=Tensor.dim)
+        return cross_entropy(images @ weight.mT + bias, labels)
+
+    for stretch in (1, 2):
+        for _ in range(3):
+            z = trees.axpy(-0.1, autodiff.grad(loss)(z), z)
+        way, miss = (
+            sum((one[n] - v).square().sum() for n, v in ages[stretch].items())
+            for one in (ages[0], z)
+        )
+        expected = torch.as_tensor(miss / way)
+        torch.testing.assert_close(found[f"accumulated_error_{stretch}"], expected)
+
+
+def test_experts_too_short_for_the_stretches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs experts of count=9 stretches, got 5"):
+        build(tmp_path, "task/segments=accumulated", "task.segments.count=9", networks="experts")
+    with pytest.raises(UsageError, match="needs experts of count=5 stretches, got 0"):
+        build(tmp_path, "task/segments=accumulated")
 
 
 SUITED = {

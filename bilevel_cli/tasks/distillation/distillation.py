@@ -23,6 +23,7 @@ from bilevel_cli.tasks.distillation.objectives.base import Objective
 from bilevel_cli.tasks.distillation.parametrization import Parametrization
 from bilevel_cli.tasks.distillation.real import RealExamples, grouped
 from bilevel_cli.tasks.distillation.retraining import Retraining
+from bilevel_cli.tasks.distillation.segments import Segments
 from bilevel_cli.tasks.distillation.selection import Selection
 from bilevel_cli.tasks.distillation.siamese import Siamese
 from bilevel_cli.tasks.distillation.storage import save_grid, save_npz
@@ -44,8 +45,8 @@ class Distillation(Task):
 
     Scores, on the test examples: retrained_accuracy, the mean over fresh networks that `retraining`
     trains on the learned images alone; retrained_std, the standard deviation over these networks;
-    joint_test_accuracy, that of the last inner iterate. At step 0 the first is the score of the
-    images before they are learned.
+    joint_test_accuracy, that of the last inner iterate; and what `segments` measures. At step 0 the
+    first is the score of the images before they are learned.
 
     Args:
         per_class: Learned images of each class, of the size of real ones; null where there is a
@@ -66,6 +67,7 @@ class Distillation(Task):
         siamese: Augmentation of learned images in inner steps, and of both kinds alike in the
             objective; null for none.
         selection: The real images to start from; null for noise.
+        segments: Adds the error that accumulates along the experts to the scores; null: does not.
         retraining: How the learned set is judged.
         data: Labelled examples; those for validation are not used.
         model: The network, as conf/model builds it.
@@ -89,6 +91,7 @@ class Distillation(Task):
         networks: Networks,
         siamese: Siamese | None,
         selection: Selection | None,
+        segments: Segments | None,
         retraining: Retraining,
         data: Examples,
         model: Callable[..., nn.Module],
@@ -115,6 +118,10 @@ class Distillation(Task):
         self.adapted = _adapted(self.model, adapt)
         real = {"x": self.train.x, "y": self.train.y}
         self.bank = networks.bank(self.model.init, self._real_loss, real, generator)
+        self.segments, self.course = segments, None
+        if segments is not None:
+            self.course = networks.course(self.bank, segments.count)
+            segments.check(self.course)
         self.eval_seed = int(torch.randint(2**62, (1,), generator=generator))
         self.statement = (
             f"Examples: {len(train.y)} to distil into {len(self.labels)}, {len(test.y)} for test."
@@ -183,13 +190,16 @@ class Distillation(Task):
         accuracies = self.retraining.accuracies(
             self.model, *self._learned(outer), self.test.x, self.test.y, generator
         )
-        return {
+        scores = {
             "retrained_accuracy": accuracies.mean(),
             "retrained_std": accuracies.std(correction=0),
             "joint_test_accuracy": self.retraining.accuracy(
                 self.model, inner, self.test.x, self.test.y
             ),
         }
+        if self.segments is not None and self.course is not None:
+            scores |= self.segments.errors(loop, outer, self.course, self.sample, self.eval_seed)
+        return scores
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a group.

@@ -12,6 +12,7 @@ from bilevel_cli.core.blocks import epochs
 from bilevel_cli.core.problem import Batch
 from bilevel_cli.core.random import EXPERTS
 from bilevel_cli.core.trees import Params
+from bilevel_cli.solvers.sharpness import Sharpness
 
 Init = Callable[[torch.Generator], Params]
 Loss = Callable[[Params, Batch], Tensor]
@@ -48,6 +49,19 @@ class Networks(abc.ABC):
             bank: What `bank` returned.
             generator: On the device of the bank.
         """
+
+    def course(self, bank: Params, stretches: int) -> Params | None:
+        """Every network at its start, and after each of several stretches of its training.
+
+        Args:
+            bank: What `bank` returned.
+            stretches: How many, each as long as that from a network to what it should become.
+
+        Returns:
+            Parameters with leading dimensions [networks, stretches + 1], or fewer where the
+            training was shorter; None where networks are not trained.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,8 @@ class Experts(Networks):
         momentum: Decay of the velocity, in [0, 1).
         span: Epochs from where a network begins to what it should become.
         last_start: Latest epoch at which one begins.
+        trainer: What a step takes for the gradient; null for the gradient itself. Sharpness makes
+            flat trajectories (FTD, Du et al., 2023, arXiv:2211.11004), for twice the gradients.
     """
 
     count: int
@@ -96,6 +112,7 @@ class Experts(Networks):
     momentum: float
     span: int
     last_start: int
+    trainer: Sharpness | None
 
     targets = True
 
@@ -117,6 +134,11 @@ class Experts(Networks):
         network, age = _below(self.count, generator), _below(self.last_start + 1, generator)
         return _at(bank, network, age), _at(bank, network, age + self.span)
 
+    def course(self, bank: Params, stretches: int) -> Params | None:
+        return {
+            name: value[:, : stretches * self.span + 1 : self.span] for name, value in bank.items()
+        }
+
     @torch.no_grad()
     def _train(self, init: Init, loss: Loss, train: Batch, generator: torch.Generator) -> Params:
         slope = autodiff.grad(loss)
@@ -127,11 +149,19 @@ class Experts(Networks):
         orders = [epochs(EXPERTS, count, count, generator) for _ in range(self.epochs)]
         for order in torch.stack(orders).to(entry.device, non_blocking=True):
             for rows in torch.split(order, self.batch_size):
-                grad = slope(z, {name: part[rows] for name, part in train.items()})
+                batch = {name: part[rows] for name, part in train.items()}
+                grad = self._gradient(slope, z, batch)
                 velocity = trees.axpy(self.momentum, velocity, grad)
                 z = trees.axpy(-self.lr, velocity, z)
             kept.append(z)
         return {name: torch.stack([one[name] for one in kept]) for name in z}
+
+    def _gradient(
+        self, slope: Callable[[Params, Batch], Params], z: Params, batch: Batch
+    ) -> Params:
+        if self.trainer is None:
+            return slope(z, batch)
+        return self.trainer.gradient(lambda there: slope(there, batch), z)
 
 
 def _below(bound: int, generator: torch.Generator) -> Tensor:
