@@ -103,6 +103,20 @@ class Task(Problem, abc.ABC):
         """
         return outer
 
+    def spent(self, steps: int) -> dict[str, int]:
+        """What the task itself spends, besides the derivatives that methods count.
+
+        Nothing, unless a task says otherwise. It is the same at every outer step.
+
+        Args:
+            steps: Outer steps taken.
+
+        Returns:
+            What these took together: more columns of train.csv, the same at every call.
+        """
+        del steps
+        return {}
+
     @abc.abstractmethod
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         """The scores, as 0-dim tensors: the columns of eval.csv, the most telling one first.

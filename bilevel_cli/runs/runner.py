@@ -194,8 +194,9 @@ class Runner:
         self.clock.stop()
         progress.step()
         if row is not None and write:
-            costs = {"peak_memory_mb": round(peak_memory_mb(self.machine.device), 1)}
-            self.rows.write("train", {**self._when(), **row, **costs})
+            spent = self.experiment.task.spent(self.step)
+            memory = {"peak_memory_mb": round(peak_memory_mb(self.machine.device), 1)}
+            self.rows.write("train", {**self._when(), **row, **spent, **memory})
         if row is not None:
             self.divergence.last = None
             self.judgement.doubt(self.step, row, self.state.outer)

@@ -22,6 +22,7 @@ from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective
 from bilevel_cli.tasks.distillation.parametrization import Parametrization
 from bilevel_cli.tasks.distillation.real import RealExamples, grouped
+from bilevel_cli.tasks.distillation.real_batches import RealBatch
 from bilevel_cli.tasks.distillation.retraining import Retraining
 from bilevel_cli.tasks.distillation.segments import Segments
 from bilevel_cli.tasks.distillation.selection import Selection
@@ -53,8 +54,7 @@ class Distillation(Task):
             `count`.
         count: Learned images of no class, whose labels are learned too and begin uniform: one image
             can stand for ten classes (Vicol et al., 2022, arXiv:2212.14032). Else null.
-        real_per_class: Real images of each class in the batch of an outer step, drawn with
-            replacement.
+        real_per_class: Real images of each class in the batch of an outer step.
         batch_size: Learned images of an inner step, drawn without replacement; null for all.
         learn_labels: Whether labels are outer parameters, kept on the simplex; else one-hot.
         adapt: "all", or the prefix of the names of the parameters that are trained; the others
@@ -64,6 +64,7 @@ class Distillation(Task):
         parametrization: How learned images are stored.
         objective: The outer loss, which may have outer parameters of its own.
         networks: Where inner solves begin.
+        real_batch: Which real images those are.
         siamese: Augmentation of learned images in inner steps, and of both kinds alike in the
             objective; null for none.
         selection: The real images to start from; null for noise.
@@ -89,6 +90,7 @@ class Distillation(Task):
         parametrization: Parametrization,
         objective: Objective,
         networks: Networks,
+        real_batch: RealBatch,
         siamese: Siamese | None,
         selection: Selection | None,
         segments: Segments | None,
@@ -100,6 +102,7 @@ class Distillation(Task):
     ) -> None:
         refusals.check_settings(per_class, count, real_per_class, learn_labels)
         refusals.check_losses(count, l2, objective, networks)
+        refusals.check_real_batch(real_batch, objective)
         train, _, test = data.splits(generator)
         refusals.check_examples(train, test, siamese)
         self.real = RealExamples(train, test, data.num_classes, device)
@@ -111,11 +114,13 @@ class Distillation(Task):
         self.real_per_class, self.batch_size = real_per_class, batch_size
         self.learn_labels, self.l2 = learn_labels, l2
         self.parametrization, self.objective = parametrization, objective
-        self.networks, self.siamese = networks, siamese
+        self.networks, self.real_batch, self.siamese = networks, real_batch, siamese
         self.selection, self.retraining = selection, retraining
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         self.adapted = _adapted(self.model, adapt)
+        real_batch.check(self.model, self.real, real_per_class)
+        self.embedded = real_batch.embedded(self.real)
         real = {"x": self.train.x, "y": self.train.y}
         self.bank = networks.bank(self.model.init, self._real_loss, real, generator)
         self.segments, self.course = segments, None
@@ -126,6 +131,10 @@ class Distillation(Task):
         self.statement = (
             f"Examples: {len(train.y)} to distil into {len(self.labels)}, {len(test.y)} for test."
         )
+        if self.embedded:
+            self.statement += (
+                f" Each outer step embeds {self.embedded} of them to choose its real batch."
+            )
 
     def init_outer(self, generator: torch.Generator) -> Params:
         shape = len(self.labels), *self.train.x.shape[1:]
@@ -151,7 +160,7 @@ class Distillation(Task):
         if self.batch_size is not None:
             keys = draws.uniform(num_steps, learned, generator=generator)
             index = keys.topk(self.batch_size).indices
-        outer = self.real.draw(self.real_per_class, generator)
+        outer = self.real_batch.draw(self.real, self.real_per_class, generator)
         begin, become = self.networks.pick(self.bank, generator)
         if become:
             outer |= trees.prefixed("origin.", begin) | trees.prefixed("target.", become)
@@ -174,16 +183,16 @@ class Distillation(Task):
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         images, labels = self._learned(outer)
-        groups, real = (self.groups.number, self.groups.each), batch["x"]
+        groups = self.groups.number, self.groups.each
+        real = self.real_batch.chosen(self.model, inner, batch, self.real_per_class)
         learned = {
             "x": self._augmented(images, batch).reshape(*groups, *images.shape[1:]),
             "y": labels.reshape(*groups, -1),
             **{name: outer[name] for name in self.objective.begin(self.model)},
         }
-        x = self._augmented(real.flatten(0, 1), batch).reshape(real.shape)
-        return self.objective(
-            self.model, self._held(inner), learned, {"x": x, "y": batch["y"]}, batch
-        )
+        x = self._augmented(real["x"].flatten(0, 1), batch).reshape(real["x"].shape)
+        real = {"x": x, "y": real["y"]}
+        return self.objective(self.model, self._held(inner), learned, real, batch)
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.eval_seed)
@@ -200,6 +209,9 @@ class Distillation(Task):
         if self.segments is not None and self.course is not None:
             scores |= self.segments.errors(loop, outer, self.course, self.sample, self.eval_seed)
         return scores
+
+    def spent(self, steps: int) -> dict[str, int]:
+        return {"embedding_passes": steps * self.embedded} if self.embedded else {}
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a group.

@@ -29,6 +29,7 @@ class RealExamples:
         std: What was divided by then, of the same shape.
         group: The class of each training example, numbered among those that occur; of shape [n].
         counts: The number of training examples of each of these classes, of shape [classes].
+        rarest: The least of these numbers.
         one_hot: Their labels, of shape [classes, C].
     """
 
@@ -42,6 +43,7 @@ class RealExamples:
         self.mean, self.std = mean.to(self.train.x), std.to(self.train.x)
         present, group, counts = torch.unique(train.y, return_inverse=True, return_counts=True)
         self.group, self.counts = group.to(device), counts.to(device)
+        self.rarest, self._commonest = int(counts.min()), int(counts.max())
         self.one_hot = torch.eye(num_classes, device=device)[present.to(device)]
         # The rows of one class after those of another, and where each class begins.
         self._rows = group.argsort(stable=True).to(device)
@@ -59,12 +61,24 @@ class RealExamples:
         """
         shape = len(self.counts), per_class
         place = draws.uniform(*shape, generator=generator) * self.counts[:, None]
-        rows = self._rows[place.long() + self._first[:, None]]
-        return {"x": self.train.x[rows], "y": self.one_hot[:, None].expand(-1, per_class, -1)}
+        return self._at(place.long())
+
+    def draw_distinct(self, per_class: int, generator: torch.Generator) -> Batch:
+        """As `draw`, without replacement, in random order; per_class <= `rarest`."""
+        shape = len(self.counts), self._commonest
+        keys = draws.uniform(*shape, generator=generator)
+        places = torch.arange(self._commonest, device=keys.device)
+        keys = torch.where(places < self.counts[:, None], keys, -1.0)
+        return self._at(keys.topk(per_class).indices)
 
     def in_units_of_the_data(self, x: Tensor) -> Tensor:
         """What was normalised, or learned in its place, before it was normalised."""
         return x * self.std + self.mean
+
+    def _at(self, place: Tensor) -> Batch:
+        """The examples at places [classes, n], each among those of its class."""
+        rows = self._rows[place + self._first[:, None]]
+        return {"x": self.train.x[rows], "y": self.one_hot[:, None].expand(-1, place.shape[1], -1)}
 
 
 class Groups(NamedTuple):
@@ -93,11 +107,10 @@ def grouped(real: RealExamples, per_class: int | None, count: int | None) -> Gro
         assert count is not None
         even = real.one_hot.mean(0).expand(count, -1).clone()
         return Groups(1, count, even, torch.zeros_like(real.group))
-    rarest = int(real.counts.min())
-    if rarest < per_class:
+    if real.rarest < per_class:
         raise ValueError(
-            f"Distillation needs per_class <= {rarest}, the training examples of the rarest class, "
-            f"got {per_class} images of each class for training. Raise data.train."
+            f"Distillation needs per_class <= {real.rarest}, the training examples of the rarest "
+            f"class, got {per_class} images of each class for training. Raise data.train."
         )
     hard = real.one_hot.repeat_interleave(per_class, 0)
     return Groups(len(real.counts), per_class, hard, real.group)

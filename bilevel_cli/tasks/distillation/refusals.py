@@ -5,6 +5,7 @@ import math
 from bilevel_cli.data.base import Labelled
 from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective
+from bilevel_cli.tasks.distillation.real_batches import RealBatch
 from bilevel_cli.tasks.distillation.siamese import Siamese
 
 
@@ -42,6 +43,16 @@ def check_losses(count: int | None, l2: float, objective: Objective, networks: N
         raise ValueError(
             f"{type(objective).__name__} needs networks that know what they should become, "
             f"got {type(networks).__name__}. Use task/networks=experts."
+        )
+
+
+def check_real_batch(real_batch: RealBatch, objective: Objective) -> None:
+    """Refuses to choose real images that nobody looks at."""
+    if real_batch.chooses and not objective.takes_real:
+        raise ValueError(
+            f"{type(real_batch).__name__} chooses the real images of an outer step, got "
+            f"{type(objective).__name__}, which compares networks and looks at no real image. Use "
+            "task/real_batch=random."
         )
 
 

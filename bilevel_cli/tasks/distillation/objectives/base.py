@@ -14,10 +14,12 @@ class Objective(abc.ABC):
 
     Attributes:
         needs_target: Whether it compares networks with what they should become, which experts know.
+        takes_real: Whether it looks at the real batch.
         needs_classes: Whether it takes learned images class by class.
     """
 
     needs_target: bool = False
+    takes_real: bool = True
     needs_classes: bool = True
 
     def begin(self, model: Functional) -> Params:

@@ -62,6 +62,7 @@ class TrajectoryMatching(Objective):
     importance: Importance | None
 
     needs_target = True
+    takes_real = False
 
     def begin(self, model: Functional) -> Params:
         if self.importance is None:
