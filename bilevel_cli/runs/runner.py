@@ -194,9 +194,8 @@ class Runner:
         self.clock.stop()
         progress.step()
         if row is not None and write:
-            spent = self.experiment.task.spent(self.step)
-            memory = {"peak_memory_mb": round(peak_memory_mb(self.machine.device), 1)}
-            self.rows.write("train", {**self._when(), **row, **spent, **memory})
+            costs = {"peak_memory_mb": round(peak_memory_mb(self.machine.device), 1)}
+            self.rows.write("train", {**self._when(), **row, **costs})
         if row is not None:
             self.divergence.last = None
             self.judgement.doubt(self.step, row, self.state.outer)

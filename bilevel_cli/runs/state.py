@@ -137,7 +137,8 @@ class RunState:
             report |= self._probed(inputs, estimate)
         self.carry = estimate.carry
         self._move(estimate.grad)
-        return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps}
+        spent = self.experiment.task.spent(self.step)
+        return {**report, "inner_grads": self.inner_grads, "hvps": self.hvps, **spent}
 
     def cost(self, carry: Any, metrics: dict[str, Tensor]) -> Cost:
         """What an outer step costs for one inner problem.
