@@ -31,6 +31,22 @@ class LinearNoBias(Linear):
     bias = False
 
 
+class Projection(nn.Module):
+    """One affine layer on the flattened input, begun at random: for features that stay as they are.
+
+    Args:
+        input_shape: Shape of one input.
+        num_outputs: Number of outputs.
+    """
+
+    def __init__(self, input_shape: Shape, num_outputs: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(math.prod(input_shape), num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1))
+
+
 class ZeroLinear(nn.Linear):
     """An affine layer whose parameters begin at zero, the start that favours no class."""
 

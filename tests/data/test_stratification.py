@@ -25,7 +25,7 @@ from bilevel_cli.data.table import RegressionTable, Table
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
-OWN = {"table", "regression_table", "targets_table", "npz", "image_folder"}
+OWN = {"table", "regression_table", "targets_table", "npz", "image_folder", "pairs"}
 COUNTS = st.lists(st.sampled_from([0, 1, 2, 3, 4, 7, 20, 60]), min_size=1, max_size=12)
 
 

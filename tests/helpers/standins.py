@@ -106,6 +106,13 @@ def representations(folder: Path) -> list[str]:
     return [f"data.path={folder}/mine.npz", "data.x=[a,b]", "data.y=y"]
 
 
+def pairs(folder: Path) -> list[str]:
+    numbers = np.random.default_rng(0)
+    views = {"x": numbers.normal(size=(60, 1, 4, 4)), "y": numbers.normal(size=(60, 5))}
+    np.savez(folder / "mine.npz", **views)
+    return [f"data.path={folder}/mine.npz"]
+
+
 def image_folder(folder: Path) -> list[str]:
     write_images(folder, classes=25, images=3, size=8)
     return [f"data.root={folder}", "data.size=8"]
