@@ -51,9 +51,7 @@ def build(
             f"A model needs a constructor, which each start calls, got a {type(model).__name__} "
             "that is made already. Hand over its class, or a function that makes it."
         )
-    given = {"input_shape": input_shape, "num_outputs": num_outputs}
-    names = inspect.signature(model).parameters
-    make = partial(model, **{name: value for name, value in given.items() if name in names})
+    make = sized(model, input_shape, num_outputs)
     seed = 0 if generator is None else next_seed(generator)
     module = _constructed(make, seed, device)
     first, second = _batches(input_shape, device, examples)
@@ -69,6 +67,13 @@ def build(
     built = replace(built, attends=observed.seen, corrects=corrected.used)
     purity.check(built, _constructed(make, seed, device), (first, second))
     return replace(built, not_twice=differentiability.not_twice(built, first))
+
+
+def sized(model: Callable[..., nn.Module], input_shape: Shape, num_outputs: int) -> Make:
+    """The constructor of a model with the sizes that it names; arguments as of `build`."""
+    given = {"input_shape": input_shape, "num_outputs": num_outputs}
+    names = inspect.signature(model).parameters
+    return partial(model, **{name: value for name, value in given.items() if name in names})
 
 
 def _constructed(make: Make, seed: int, device: torch.device) -> nn.Module:

@@ -121,9 +121,10 @@ def test_every_choice_serves_every_task_or_says_why_not(
         reason = ""
     except UsageError as error:
         reason = str(error)
-    # Images are not rows of a table; digits are small; a memory does not survive new episodes; and
-    # of a task that learns nothing but its solver, nothing is learned with another one.
-    known = "^$|needs images|sides >= 2|draws new episodes|needs outer parameters"
+    # Images are not rows of a table; digits are small; a memory does not survive new episodes; of a
+    # task that learns nothing but its solver, nothing is learned with another one; and a zero has
+    # no direction.
+    known = "^$|needs images|sides >= 2|draws new episodes|needs outer parameters|not zero at the"
     assert re.search(known, reason), reason
 
 

@@ -91,7 +91,9 @@ def _base(group: str) -> tuple[str, ...]:
         return REWEIGHT
     asks = f"{rest[0]}@task"
     owners = [name for name in options("task") if asks in (CONF / f"task/{name}.yaml").read_text()]
-    owner = next(name for name in reversed(owners) if name != "augmentation")
+    # Pairs share the groups of `distill`, and refuse those of their options that ask for classes.
+    others = ("augmentation", "distill_pairs")
+    owner = next(name for name in reversed(owners) if name not in others)
     return (f"task={owner}", *small(owner))
 
 

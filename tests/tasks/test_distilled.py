@@ -33,9 +33,15 @@ from bilevel_cli.nn import building
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.manifest import Manifest
 from bilevel_cli.tasks.distillation import ranking
-from bilevel_cli.tasks.distillation.contest import BASELINES, Contest, compare, prepared, rank
+from bilevel_cli.tasks.distillation.contest import Contest, compare, prepared, rank
 from bilevel_cli.tasks.distillation.retraining import Augmentation, Retraining, hard
-from bilevel_cli.tasks.distillation.selection import Herding, KCentre, RandomReal, Selection
+from bilevel_cli.tasks.distillation.selection import (
+    BASELINES,
+    Herding,
+    KCentre,
+    RandomReal,
+    Selection,
+)
 from bilevel_cli.tasks.distillation.storage import load_npz, save_grid, save_npz
 
 CPU = torch.device("cpu")

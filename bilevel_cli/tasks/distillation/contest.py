@@ -13,14 +13,8 @@ from bilevel_cli.data.base import Labelled
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.tasks.distillation import ranking
 from bilevel_cli.tasks.distillation.retraining import Retraining, TrainingSet, hard
-from bilevel_cli.tasks.distillation.selection import Herding, KCentre, RandomReal, Selection
+from bilevel_cli.tasks.distillation.selection import BASELINES, RandomReal, Selection
 from bilevel_cli.tasks.distillation.storage import Distilled
-
-BASELINES: Mapping[str, Selection] = {
-    "random": RandomReal(),
-    "herding": Herding(),
-    "k_centre": KCentre(),
-}
 
 
 @dataclass(frozen=True)

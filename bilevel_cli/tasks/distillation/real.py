@@ -36,9 +36,7 @@ class RealExamples:
     def __init__(
         self, train: Labelled, test: Labelled, num_classes: int, device: torch.device
     ) -> None:
-        dims = [dim for dim in range(train.x.ndim) if dim != 1]
-        std, mean = torch.std_mean(train.x, dims, correction=0, keepdim=True)
-        std = torch.where(std > 0, std, 1)
+        mean, std = moments(train.x)
         self.train, self.test = (_normalised(part, mean, std, device) for part in (train, test))
         self.mean, self.std = mean.to(self.train.x), std.to(self.train.x)
         present, group, counts = torch.unique(train.y, return_inverse=True, return_counts=True)
@@ -79,6 +77,16 @@ class RealExamples:
         """The examples at places [classes, n], each among those of its class."""
         rows = self._rows[place + self._first[:, None]]
         return {"x": self.train.x[rows], "y": self.one_hot[:, None].expand(-1, place.shape[1], -1)}
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over examples [n, channels, ...], channel by channel; 1 in place of 0.
+
+    Both have shape [1, channels, 1, ...]. Columns of a table are channels.
+    """
+    dims = [dim for dim in range(x.ndim) if dim != 1]
+    std, mean = torch.std_mean(x, dims, correction=0, keepdim=True)
+    return mean, torch.where(std > 0, std, 1)
 
 
 class Groups(NamedTuple):

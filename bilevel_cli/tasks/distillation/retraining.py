@@ -19,6 +19,7 @@ from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
 
 TrainingSet = tuple[Tensor, Tensor]  # images [n, ...] and labels [n, classes]
+Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs and labels of the images of a step
 Result = TypeVar("Result")
 
 
@@ -123,13 +124,21 @@ class Retraining:
         def tested(params: Params) -> Tensor:
             return self.accuracy(model, params, test_x, test_y)
 
-        return torch.stack(self._each(model, sets, generator, tested))
+        return torch.stack(self._each(model, sets, generator, tested, cross_entropy))
 
     def networks_of(
-        self, model: Functional, sets: Sequence[TrainingSet], generator: torch.Generator
+        self,
+        model: Functional,
+        sets: Sequence[TrainingSet],
+        generator: torch.Generator,
+        loss: Loss = cross_entropy,
     ) -> list[Params]:
-        """The parameters of one trained network for each (images, labels) in `sets`."""
-        return self._each(model, sets, generator, lambda params: params)
+        """The parameters of one trained network for each (images, labels) in `sets`.
+
+        Args: as of `accuracies`, and
+            loss: What training minimises in place of l.
+        """
+        return self._each(model, sets, generator, lambda params: params, loss)
 
     @torch.no_grad()
     def outputs(self, model: Functional, params: Params, x: Tensor) -> Tensor:
@@ -149,6 +158,7 @@ class Retraining:
         sets: Sequence[TrainingSet],
         generator: torch.Generator,
         use: Callable[[Params], Result],
+        loss: Loss,
     ) -> list[Result]:
         """What `use` makes of a network trained on each of the sets."""
         seeds = torch.randint(2**62, (len(sets),), generator=generator).tolist()
@@ -159,7 +169,7 @@ class Retraining:
         workers = min(torch.get_num_threads(), len(sets)) if on_cpu else 1
 
         def run(start: Params, some: TrainingSet, source: torch.Generator) -> Result:
-            return use(self._trained(model, start, *some, source))
+            return use(self._trained(model, start, *some, source, loss))
 
         return on_cores(run, starts, sets, sources, workers=workers)
 
@@ -171,11 +181,12 @@ class Retraining:
         images: Tensor,
         labels: Tensor,
         source: torch.Generator,
+        loss: Loss,
     ) -> Params:
-        def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(model.apply(params, x), y)
+        def whole(params: Params, x: Tensor, y: Tensor) -> Tensor:
+            return loss(model.apply(params, x), y)
 
-        gradient = autodiff.grad(loss)
+        gradient = autodiff.grad(whole)
         params = {name: value.clone() for name, value in params.items()}
         velocity = trees.zeros_like(params)
         size = min(self.batch_size or len(images), len(images))

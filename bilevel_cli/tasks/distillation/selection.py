@@ -1,6 +1,7 @@
 """Real examples that stand for their class, which a distilled set of the same size must beat."""
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,3 +90,11 @@ class KCentre(Selection):
             chosen.append(nearest.argmax())
             nearest = torch.minimum(nearest, distance(features[chosen[-1]]))
         return torch.stack(chosen)
+
+
+# What a distilled set of the same size stands beside.
+BASELINES: Mapping[str, Selection] = {
+    "random": RandomReal(),
+    "herding": Herding(),
+    "k_centre": KCentre(),
+}

@@ -1,6 +1,7 @@
 """Distilled sets as files: arrays for programs, a picture for people."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,18 @@ SIDE, GAP = 56, 2  # pixels: the least side of an image in a picture, and betwee
 
 
 def save_npz(path: Path, images: Tensor, labels: Tensor, **more: Any) -> None:
-    """Writes images [n, ...], labels [n, classes], and more arrays, numbers or words by name.
+    """Writes images [n, ...], labels [n, classes], and more entries, as `save_arrays` does."""
+    save_arrays(path, {"images": images, "labels": labels, **more})
+
+
+def save_arrays(path: Path, entries: Mapping[str, Any]) -> None:
+    """Writes arrays, numbers or words by name, as an npz file.
 
     numpy.load reads it without pickle. A reader sees the whole file or none.
 
     Raises:
         OSError: The file cannot be written.
     """
-    entries = {"images": images, "labels": labels, **more}
     arrays: dict[str, Any] = {
         name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         for name, value in entries.items()
