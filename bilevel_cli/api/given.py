@@ -36,9 +36,6 @@ class Given(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return dict(self.outer.params)
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         some = next(iter(self.inner.params.values()))
         return StepData(dict(self.inner.params), {"step": some.new_zeros(num_steps)}, {})

@@ -57,6 +57,18 @@ class Task(Problem, abc.ABC):
             generator: On the CPU, so that one seed gives one start on every device.
         """
 
+    def init_inner(self, outer: Params, data: StepData) -> Params:
+        """The inner parameters at which a fresh inner solve begins: those that `sample` returned.
+
+        A task in which they depend on outer parameters says so here.
+
+        Args:
+            outer: The outer parameters.
+            data: The data of one inner problem, without a dimension of episodes.
+        """
+        del outer
+        return data.init
+
     @abc.abstractmethod
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         """Draws the data of one outer step, without a wait for the device.
@@ -68,6 +80,14 @@ class Task(Problem, abc.ABC):
         Returns:
             Tensors on the device of the task; `noise` and `extra` are left empty.
         """
+
+    @abc.abstractmethod
+    def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        """f(z, lambda), as `Problem` says."""
+
+    @abc.abstractmethod
+    def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
+        """F(z, lambda), likewise."""
 
     def whole(self) -> dict[str, Batch]:
         """Both sums over all examples, where a minibatch is a part of them.

@@ -60,9 +60,6 @@ class TwoSums(Task):
         del generator
         return self._start
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         start = self.start(generator)
         inner = self.inner_blocks.draw(INNER, num_steps, generator)

@@ -40,10 +40,6 @@ class Shrinkage(Task):
         # lambda before the first outer step.
         return {"log_l2": torch.zeros_like(self.examples["train"]["x"][0])}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        # Where a fresh inner solve begins.
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         # The data of one outer step: a start, a minibatch for each inner step, an outer batch.
         # Here each minibatch is all training examples: [num_steps, examples, ...].

@@ -75,9 +75,6 @@ class AntiDistillation(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"labels": self.features.new_zeros(len(self.features))}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         zeros = torch.zeros_like(self.features[0])
         return StepData({"w": zeros}, {"unused": zeros[0].expand(num_steps)}, {})

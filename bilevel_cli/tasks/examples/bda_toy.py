@@ -35,9 +35,6 @@ class Counterexample(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"x": self.start[0].clone()}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         unused = self.start[0].expand(num_steps)
         return StepData({"y": self.start[1:]}, {"unused": unused}, {})

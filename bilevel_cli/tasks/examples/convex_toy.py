@@ -34,9 +34,6 @@ class ConvexToy(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"x": self.zero.clone()}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         return StepData(
             {"y": self.zero.repeat(2, 1)}, {"unused": self.zero[0].expand(num_steps)}, {}

@@ -94,9 +94,6 @@ class Equilibrium(FieldTask):
         }
         return {name: value.to(self.device) for name, value in outer.items()}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         batch = self.train
         if self.batch_size is not None:

@@ -74,9 +74,6 @@ class InfluenceBalancing(FieldTask):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"theta": self.theta.clone()}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         start = {"s": torch.ones_like(self.push)}
         if self.averaged:

@@ -105,9 +105,6 @@ class LearnedOptimizer(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {}  # what is learned belongs to the solver
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         return self.trained(self.problems, num_steps, generator)
 

@@ -63,9 +63,6 @@ class MemoryToy(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"angle": (2 * math.pi * draws.uniform(generator=generator)).to(self.target)}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         zeros = torch.zeros_like(self.target)
         slope = self.noise * draws.normal(generator=generator)

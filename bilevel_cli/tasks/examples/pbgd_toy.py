@@ -42,9 +42,6 @@ class PbgdToy(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"x": self.x.clone()}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         return StepData({"y": self.y}, {"unused": self.y.expand(num_steps)}, {})
 

@@ -52,9 +52,6 @@ class Quadratic(Task):
     def init_outer(self, generator: torch.Generator) -> Params:
         return {"lam": torch.zeros_like(self.coupling[0])}
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         noise = draws.normal(num_steps, generator=generator, drawn_in=torch.float64)
         scale = 1 + self.noise * noise
