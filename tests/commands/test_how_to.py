@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from commands import bilevel_run, exit_code
 
-from bilevel_cli.commands import check, init
+from bilevel_cli.commands import check, init, report
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+ROOT = Path(__file__).parents[2]
+HOW_TO = ROOT / "docs" / "how-to"
 PAGES = sorted(path.stem for path in HOW_TO.glob("*.md") if path.stem != "index")
 FEW = ("outer_steps=2", "inner_steps=2", "device=cpu")
 SMALL = {"task=meta": ("task.eval_episodes=2", "task.episodes=1")}
@@ -18,11 +19,12 @@ SMALL = {"task=meta": ("task.eval_episodes=2", "task.episodes=1")}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the reader is, and from where Python imports nothing yet."""
+    """Where the reader is, beside the examples, and from where Python imports nothing yet."""
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     return tmp_path
 
 
@@ -45,7 +47,11 @@ def follow(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
             ]
             code = bilevel_run(monkeypatch, *arguments, *FEW, *small)
         else:
-            mains = {"bilevel-check": check.main, "bilevel-init": init.main}
+            mains = {
+                "bilevel-check": check.main,
+                "bilevel-init": init.main,
+                "bilevel-report": report.main,
+            }
             code = exit_code(name, mains[name], monkeypatch, *arguments)
         assert code == 0, (name, arguments)
 
