@@ -47,20 +47,20 @@ class CoarsenedGraph(Task):
         return {"x": self.small["x"]}
 
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
-        how = {"generator": generator, "device": generator.device}
-        init = {name: 0.3 * torch.randn(NETWORKS, *shape, **how) for name, shape in SHAPES.items()}
+        new, shapes = self.small["x"].new_empty, SHAPES.items()
+        init = {n: new(NETWORKS, *s).normal_(0, 0.3, generator=generator) for n, s in shapes}
         steps = {name: part.expand(num_steps, *part.shape) for name, part in self.small.items()}
         return StepData(init, steps, self.whole)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
-        decay = sum(0.0025 * weights.square().sum() for weights in inner.values())
-        return loss(inner, {**batch, **outer}) + decay
+        decay = [0.0025 * weights.square().sum() for weights in inner.values()]
+        return loss(inner, {**batch, **outer}) + torch.stack(decay).sum()
 
     def outer_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         if not self.match:
             return loss(inner, batch)
-        ours, theirs = (autodiff.grad(loss)(inner, g) for g in ({**self.small, **outer}, batch))
-        return sum((1 - torch.cosine_similarity(ours[n], theirs[n], 1)).mean() for n in SHAPES)
+        a, b = (autodiff.grad(loss)(inner, g) for g in ({**self.small, **outer}, batch))
+        return 2 - torch.stack([torch.cosine_similarity(a[n], b[n], 1).mean() for n in a]).sum()
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         hits = self.test["y"].gather(1, logits(inner, self.test).argmax(-1).T)  # of half the nodes

@@ -28,7 +28,7 @@ class MeanFieldGame(Task):
             raise ValueError(f"MeanFieldGame needs people >= 1, got {people}. Set task.people.")
         self.x = (torch.arange(CELLS, device=device) + 0.5) / CELLS
         first, *bumps = [(-0.5 * ((self.x - c) / 0.06) ** 2).exp() for c in (0.2, 0.35, 0.85)]
-        self.truth = 0.3 * sum(bumps)
+        self.truth = 0.3 * torch.stack(bumps).sum(0)
         self.start = z = (first + 1e-3).sqrt().expand(TIMES, CELLS)
         step = torch.zeros_like(z)
         with torch.no_grad():
