@@ -39,7 +39,7 @@ class CoarsenedGraph(Task):
             member = one_hot(torch.from_numpy(clusters).long(), nodes).to(x).T
         y = one_hot(y, CLASSES).to(x)
         known = y.index_fill(0, order[100:], 0.0)  # the label of every other node
-        self.whole, self.test = graph(edges, x, known, device), graph(edges, x, y - known, device)
+        self.large, self.test = graph(edges, x, known, device), graph(edges, x, y - known, device)
         x = member @ x / member.sum(1, keepdim=True)
         self.small = graph(member @ edges @ member.T, x, member @ known, device)
 
@@ -50,7 +50,7 @@ class CoarsenedGraph(Task):
         new, shapes = self.small["x"].new_empty, SHAPES.items()
         init = {n: new(NETWORKS, *s).normal_(0, 0.3, generator=generator) for n, s in shapes}
         steps = {name: part.expand(num_steps, *part.shape) for name, part in self.small.items()}
-        return StepData(init, steps, self.whole)
+        return StepData(init, steps, self.large)
 
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         decay = [0.0025 * weights.square().sum() for weights in inner.values()]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,8 +69,8 @@ class MeanFieldGame(Task):
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
         found = {**outer, "truth": self.truth, "rho": density(inner["z"]), "seen": self.seen}
-        np.savez(directory / "corridor.npz", **{name: x.cpu() for name, x in found.items()})
-        return [directory / "corridor.npz"]
+        torch.save({name: x.cpu() for name, x in found.items()}, directory / "corridor.pt")
+        return [directory / "corridor.pt"]
 
 
 def density(z: Tensor) -> Tensor:

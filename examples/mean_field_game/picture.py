@@ -5,10 +5,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 BLUE, ORANGE = "#2a6fbb", "#d9772b"
 
-runs = [np.load(path) for path in sorted(Path(sys.argv[1]).glob("*/corridor.npz"))]
+paths = sorted(Path(sys.argv[1]).glob("*/corridor.pt"))
+runs = [{n: x.numpy() for n, x in torch.load(path).items()} for path in paths]
 x = (np.arange(16) + 0.5) / 16
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 

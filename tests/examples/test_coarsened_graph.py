@@ -36,15 +36,15 @@ def test_merged_nodes_keep_all_known_labels_and_half_the_labels_are_known() -> N
     for merge, labels in ((True, 100), (False, 8)):
         posed = task(merge=merge)
         assert posed.small["y"].sum() == labels
-        assert posed.whole["y"].sum() == posed.test["y"].sum() == 100
-        assert (posed.whole["y"] * posed.test["y"]).sum() == 0
+        assert posed.large["y"].sum() == posed.test["y"].sum() == 100
+        assert (posed.large["y"] * posed.test["y"]).sum() == 0
 
 
 def test_gradients_that_match_have_no_distance() -> None:
     posed = task(match=True)
     data = posed.sample(1, seeded())
-    posed.small = posed.whole
-    same = posed.outer_loss(data.init, {"x": posed.whole["x"]}, posed.whole)
+    posed.small = posed.large
+    same = posed.outer_loss(data.init, {"x": posed.large["x"]}, posed.large)
     assert same.abs() < 1e-9
 
 
