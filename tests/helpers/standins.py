@@ -108,8 +108,8 @@ def representations(folder: Path) -> list[str]:
 
 def pairs(folder: Path) -> list[str]:
     numbers = np.random.default_rng(0)
-    views = {"x": numbers.normal(size=(60, 1, 4, 4)), "y": numbers.normal(size=(60, 5))}
-    np.savez(folder / "mine.npz", **views)
+    x, y = numbers.normal(size=(60, 1, 4, 4)), numbers.normal(size=(60, 5))
+    np.savez(folder / "mine.npz", x=x, y=y)
     return [f"data.path={folder}/mine.npz"]
 
 
