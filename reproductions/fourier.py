@@ -33,7 +33,7 @@ class Fourier(AntiDistillation):
 
 
 def implicit(solver: LinearSolver) -> Implicit:
-    return Implicit(solver, warm_adjoint=False, curvature="hessian")
+    return Implicit(solver, warm_adjoint=False, curvature="hessian", clip=None)
 
 
 def slope(

@@ -35,7 +35,7 @@ to rest: one linear system with the Hessian of f, and no memory of the steps tha
 
     loop = InnerLoop(problem, GradientDescent(lr=0.1), Warm())
     solver = ConjugateGradient(max_steps=20, rtol=1e-3)
-    method = Implicit(solver, warm_adjoint=False, curvature="hessian")
+    method = Implicit(solver, warm_adjoint=False, curvature="hessian", clip=None)
 
 **IAPTT-GM** (Liu et al., 2021, arXiv:2110.00455) is for an f that is not convex. It learns the
 start too, and differentiates through the steps up to the one with the largest outer loss.

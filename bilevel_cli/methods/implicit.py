@@ -12,11 +12,17 @@ from bilevel_cli.core.growth import Part, Parts, Sizes
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.method import Carry, Cost, Estimate, Hypergradient
 from bilevel_cli.core.problem import StepData
-from bilevel_cli.core.requirements import AT_A_SOLUTION, an_inner_loss, model_outputs
+from bilevel_cli.core.requirements import (
+    AT_A_SOLUTION,
+    an_inner_loss,
+    model_outputs,
+    outer_loss_contains_outer,
+)
 from bilevel_cli.core.solver import SolverState
 from bilevel_cli.core.trees import Params
 from bilevel_cli.linear_solvers.base import LinearSolver
 from bilevel_cli.methods.parts.adjoint import adjoint
+from bilevel_cli.methods.parts.clipping import check_clip, clipped
 from bilevel_cli.methods.parts.derivatives import outer_slope
 from bilevel_cli.methods.parts.gauss_newton import gauss_newton
 
@@ -52,6 +58,11 @@ class Implicit(Hypergradient[ImplicitCarry]):
     losses, so that conjugate gradient is safe. Damped, it gives the response that influence
     estimates of networks follow (Bae et al., 2022, arXiv:2209.05364).
 
+    With clip="direct", the implicit part of each outer parameter, by name, is scaled down to the
+    norm of its direct part d_lambda F (RCIG, Loo et al., 2023, arXiv:2302.06755). The estimate is
+    then not the hypergradient wherever that happens. `implicit_clipped` is the share of the names
+    that were scaled, `implicit_scale` the smallest factor.
+
     Cost: K + 1 inner gradients, the products of the linear solver, one product for the residual,
     and one with the cross derivative.
 
@@ -59,11 +70,14 @@ class Implicit(Hypergradient[ImplicitCarry]):
         linear_solver: Solves for the adjoint v.
         warm_adjoint: Begin each solve at the adjoint of the last outer step, not at zero.
         curvature: "hessian", or "gauss_newton" for a problem that says its model outputs.
+        clip: "direct", or null. Where F does not contain an outer parameter directly, "direct"
+            would leave it no gradient at all, and is refused.
     """
 
     linear_solver: LinearSolver
     warm_adjoint: bool
     curvature: str
+    clip: str | None
 
     def __post_init__(self) -> None:
         if self.curvature not in CURVATURES:
@@ -71,6 +85,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
                 f"Implicit needs curvature to be one of {', '.join(CURVATURES)}, got "
                 f"curvature={self.curvature}. Set method.curvature."
             )
+        check_clip("Implicit", self.clip)
 
     @property
     def remembers(self) -> bool:  # type: ignore[override]  # read-only: a setting decides
@@ -97,6 +112,8 @@ class Implicit(Hypergradient[ImplicitCarry]):
         super().check(loop, outer, data)
         if self.curvature == "gauss_newton":
             model_outputs(type(self).__name__, loop, outer, data)
+        if self.clip is not None:
+            outer_loss_contains_outer(f"clip={self.clip}", loop, outer, data)
 
     def doubts(self, row: dict[str, float]) -> dict[str, str]:
         return self.linear_solver.doubts(row)
@@ -114,11 +131,14 @@ class Implicit(Hypergradient[ImplicitCarry]):
         if self.curvature == "gauss_newton":
             curvature = gauss_newton(problem, inner, outer, batch)
         found = adjoint(loop, inner, outer, batch, direct_inner, solver, guess, curvature)
+        response, more = found.response, {}
+        if self.clip is not None:
+            response, more = clipped(response, direct)
         return Estimate(
-            grad=trees.axpy(-1.0, found.response, direct),
+            grad=trees.axpy(-1.0, response, direct),
             loss=loss,
             carry={"inner": state, "adjoint": found.vector},
-            metrics=found.metrics,
+            metrics=found.metrics | more,
         )
 
     def cost(self, num_steps: int, outer: Params, inner: Params, metrics: dict[str, Any]) -> Cost:
@@ -128,6 +148,8 @@ class Implicit(Hypergradient[ImplicitCarry]):
     def claim(self) -> Claim:
         name = type(self.linear_solver).__name__
         of = " of the Gauss-Newton matrix" if self.curvature == "gauss_newton" else ""
+        if self.clip is not None:
+            of += f", its implicit part clipped to the {self.clip} one"
         if self.warm_adjoint:
             text = f"the implicit hypergradient at z_K, in the limit of solves by {name}{of}"
             return Claim(text, self._reference, tolerance=1e-4, kind="limit", repeats=ROUNDS)
@@ -135,7 +157,7 @@ class Implicit(Hypergradient[ImplicitCarry]):
         return Claim(text, self._reference)
 
     def _reference(self, trial: Trial) -> Params:
-        slope = autodiff.grad(trial.loop.problem.outer_loss)(
+        slope, direct = autodiff.grad(trial.loop.problem.outer_loss, (0, 1))(
             trial.last, trial.outer, trial.data.outer
         )
         rhs = trees.ravel(trees.masked(slope, trial.loop.free(trial.last)))[0]
@@ -146,4 +168,15 @@ class Implicit(Hypergradient[ImplicitCarry]):
         def inverse(matrix: Tensor) -> Tensor:
             return solver.inverse(matrix, rhs, rounds)
 
-        return references.implicit(inverse, curvature)(trial)
+        whole = references.implicit(inverse, curvature)(trial)
+        return whole if self.clip is None else _kept_within(direct, whole)
+
+
+def _kept_within(direct: Params, whole: Params) -> Params:
+    """The direct parts, and of the implicit ones as much as is no longer."""
+    kept = {}
+    for name, part in direct.items():
+        implicit = whole[name] - part
+        most = torch.linalg.vector_norm(part) / torch.linalg.vector_norm(implicit)
+        kept[name] = part + torch.clamp(torch.nan_to_num(most, nan=1.0), max=1.0) * implicit
+    return kept

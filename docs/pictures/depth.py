@@ -24,11 +24,17 @@ METHODS: dict[str, tuple[Hypergradient, str]] = {
     "truncated (5 steps)": (Reverse(window=5, segment=None), look.GREEN),
     "cg (10 products)": (
         Implicit(
-            ConjugateGradient(max_steps=10, rtol=1e-12), warm_adjoint=False, curvature="hessian"
+            ConjugateGradient(max_steps=10, rtol=1e-12),
+            warm_adjoint=False,
+            curvature="hessian",
+            clip=None,
         ),
         look.ORANGE,
     ),
-    "identity": (Implicit(Identity(), warm_adjoint=False, curvature="hessian"), look.PURPLE),
+    "identity": (
+        Implicit(Identity(), warm_adjoint=False, curvature="hessian", clip=None),
+        look.PURPLE,
+    ),
 }
 
 

@@ -72,7 +72,7 @@ def course(solver: LinearSolver) -> list[float]:
     problem = Decays()
     loop, method = (
         InnerLoop(problem, GradientDescent(INNER_LR), Cold()),
-        Implicit(solver, False, "hessian"),
+        Implicit(solver, False, "hessian", None),
     )
     decay = torch.ones(DIM)
     data = StepData({"w": torch.zeros(DIM)}, {"unused": torch.zeros(INNER_STEPS)}, {})

@@ -135,7 +135,7 @@ def measure(folder: Path) -> None:
 
     loop = InnerLoop(ridge, GradientDescent(0.1), Cold())
     data = StepData(ridge.begun(), {"unused": torch.zeros(100)}, {})
-    implicit = Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian")
+    implicit = Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian", clip=None)
     carry = implicit.init(ridge.outer, loop.fresh(ridge.outer, data))
     point = implicit.estimate(loop, ridge.outer, data, carry).grad
     table = [_compared(0.0, point, ridge.closed_form(0.0), 0.0)]

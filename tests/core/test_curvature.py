@@ -209,7 +209,7 @@ class Curved(Quadratic):
 
 
 def implicit(solver: LinearSolver) -> Implicit:
-    return Implicit(solver, warm_adjoint=False, curvature="hessian")
+    return Implicit(solver, warm_adjoint=False, curvature="hessian", clip=None)
 
 
 @pytest.mark.parametrize("name", SPECTRA)

@@ -20,7 +20,7 @@ TRUNCATED = {1: (0.850825, 1.228375), 2: (1.0841575, 1.39883), 3: (1.2412025, 1.
 
 
 def implicit(solver: LinearSolver) -> Implicit:
-    return Implicit(solver, warm_adjoint=False, curvature="hessian")
+    return Implicit(solver, warm_adjoint=False, curvature="hessian", clip=None)
 
 
 def assert_equal(found: Tensor, expected: float | tuple[float, ...]) -> None:

@@ -73,7 +73,7 @@ def closed_form(matrix: Tensor) -> Tensor:
 
 
 def implicit(solver: LinearSolver) -> Implicit:
-    return Implicit(solver, warm_adjoint=False, curvature="hessian")
+    return Implicit(solver, warm_adjoint=False, curvature="hessian", clip=None)
 
 
 # I - lr M contracts by 0.83 at most a step.

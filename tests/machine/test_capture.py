@@ -39,7 +39,7 @@ METHODS: list[Hypergradient[Any]] = [
     Reverse(window=None, segment=None),
     Reverse(window=4, segment=2),
     Iaptt(),
-    Implicit(ConjugateGradient(4, 1e-6), warm_adjoint=True, curvature="hessian"),
+    Implicit(ConjugateGradient(4, 1e-6), warm_adjoint=True, curvature="hessian", clip=None),
     NoHypergradient(),
 ]
 SINGLE = torch.zeros(3, dtype=torch.float32)

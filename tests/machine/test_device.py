@@ -411,7 +411,7 @@ def test_a_fused_optimizer_takes_the_steps_of_a_plain_one(
         Reverse(window=None, segment=None),
         Reverse(window=4, segment=2),
         Iaptt(),
-        Implicit(ConjugateGradient(4, 1e-6), warm_adjoint=False, curvature="hessian"),
+        Implicit(ConjugateGradient(4, 1e-6), warm_adjoint=False, curvature="hessian", clip=None),
         NoHypergradient(),
     ],
     ids=str,

@@ -242,7 +242,7 @@ def test_implicit_takes_a_gradient_a_residual_and_a_cross_product_besides_the_so
     solver: LinearSolver, products: int, warm_adjoint: bool
 ) -> None:
     expected = Cost(3 + 1, products + 2)
-    assert costs(Implicit(solver, warm_adjoint, "hessian"), 3) == (expected, expected)
+    assert costs(Implicit(solver, warm_adjoint, "hessian", None), 3) == (expected, expected)
 
 
 class CountedOutputs(Counted):
@@ -261,7 +261,7 @@ class CountedOutputs(Counted):
 
 @pytest.mark.parametrize("solver", [ConjugateGradient(4, 0.0), Exact(0.1, None)], ids=str)
 def test_gauss_newton_products_are_counted_as_those_with_the_hessian(solver: LinearSolver) -> None:
-    problem, method = Quadratic(), Implicit(solver, False, "gauss_newton")
+    problem, method = Quadratic(), Implicit(solver, False, "gauss_newton", None)
     data, loop = problem.data(3), InnerLoop(CountedOutputs(problem), GD, Cold())
     counted, declared = counted_and_declared(method, loop, problem.outer_init(), data)
     assert counted == declared == Cost(3 + 1, solver.products(6) + 2)
@@ -293,5 +293,5 @@ def test_every_solver_takes_as_many_inner_gradients_in_a_step_as_it_says(option:
     solver = instantiate(composed("task=quadratic", f"solver={option}").solver)
     each = solver.gradients
     assert costs(Reverse(None, None), 4, solver) == 2 * (Cost(4 * each, 4 * each),)
-    implicit = Implicit(Neumann(3, 0.1), warm_adjoint=False, curvature="hessian")
+    implicit = Implicit(Neumann(3, 0.1), warm_adjoint=False, curvature="hessian", clip=None)
     assert costs(implicit, 4, solver) == 2 * (Cost(4 * each + 1, 3 + 2),)

@@ -109,7 +109,7 @@ def test_conjugate_gradient_ends_where_the_hessian_stops_it() -> None:
     data, outer = problem.data(1), problem.outer()
     stopped = {
         curvature: float(
-            estimate(Implicit(solver, False, curvature), problem, data, outer).metrics[
+            estimate(Implicit(solver, False, curvature, None), problem, data, outer).metrics[
                 "adjoint_stopped"
             ]
         )
@@ -121,12 +121,12 @@ def test_conjugate_gradient_ends_where_the_hessian_stops_it() -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        Implicit(ConjugateGradient(3, 0.0), False, "gauss_newton"),
-        Implicit(MinimumResidual(3, 0.0), False, "gauss_newton"),
-        Implicit(Neumann(5, 0.3), False, "gauss_newton"),
-        Implicit(Exact(0.1, None), False, "gauss_newton"),
-        Implicit(Exact(0.0, 1e-6), False, "gauss_newton"),
-        ImplicitMaml(ConjugateGradient(3, 0.0), False, "gauss_newton", 0.7),
+        Implicit(ConjugateGradient(3, 0.0), False, "gauss_newton", None),
+        Implicit(MinimumResidual(3, 0.0), False, "gauss_newton", None),
+        Implicit(Neumann(5, 0.3), False, "gauss_newton", None),
+        Implicit(Exact(0.1, None), False, "gauss_newton", None),
+        Implicit(Exact(0.0, 1e-6), False, "gauss_newton", None),
+        ImplicitMaml(ConjugateGradient(3, 0.0), False, "gauss_newton", None, 0.7),
     ],
     ids=lambda method: f"{type(method).__name__} {type(method.linear_solver).__name__}",
 )
@@ -143,7 +143,9 @@ def test_of_a_linear_model_the_estimate_does_not_depend_on_the_curvature(
 ) -> None:
     problem = Classifier(hidden=None)
     found, expected = (
-        estimate(Implicit(solver, False, curvature), problem, problem.data(3), problem.outer())
+        estimate(
+            Implicit(solver, False, curvature, None), problem, problem.data(3), problem.outer()
+        )
         for curvature in ("gauss_newton", "hessian")
     )
     torch.testing.assert_close(found.grad, expected.grad, rtol=1e-8, atol=1e-12)
@@ -160,7 +162,7 @@ class Drifting(Classifier):
 
 
 def test_mapped_over_episodes_it_is_the_mean_of_each() -> None:
-    problem, method = Drifting(hidden=3), Implicit(Neumann(4, 0.2), False, "gauss_newton")
+    problem, method = Drifting(hidden=3), Implicit(Neumann(4, 0.2), False, "gauss_newton", None)
     loop, data = InnerLoop(problem, GradientDescent(0.1), Cold()), problem.data(2)
     outer = problem.outer()
 
@@ -186,7 +188,7 @@ def test_mapped_over_episodes_it_is_the_mean_of_each() -> None:
 def test_a_problem_that_does_not_say_its_outputs_is_refused() -> None:
     problem = Quadratic()
     loop = InnerLoop(problem, WeightDecay(GradientDescent(0.1), 0.1), Cold())
-    method = Implicit(Exact(0.0, None), False, "gauss_newton")
+    method = Implicit(Exact(0.0, None), False, "gauss_newton", None)
     with pytest.raises(ValueError, match=r"needs a problem with model outputs .* got Quadratic"):
         method.check(loop, problem.outer_init(), problem.data(2))
 

@@ -151,7 +151,7 @@ def test_on_a_line_of_minimisers_galet_finds_the_response_of_least_norm_and_cg_s
 def test_a_warm_adjoint_makes_one_least_squares_step_enough() -> None:
     problem = Quadratic()
     data, outer = problem.data(1), problem.outer_init()
-    method = Implicit(LeastSquares(1, 0.2), warm_adjoint=True, curvature="hessian")
+    method = Implicit(LeastSquares(1, 0.2), warm_adjoint=True, curvature="hessian", clip=None)
     loop = InnerLoop(problem, GD, Warm())
     carry = method.init(outer, loop.fresh(outer, data))
     for _ in range(800):  # the inner error falls by 0.9 each, that of the adjoint by 1 - 0.2^2
@@ -212,7 +212,7 @@ THETA = {"init.w": torch.tensor(0.5, dtype=torch.float64)}
 @pytest.mark.parametrize("start", [Cold(), Learned()], ids=["of the task", "of the policy"])
 def test_implicit_maml_in_one_dimension(start: Learned | Cold) -> None:
     method = ImplicitMaml(
-        ConjugateGradient(1, 0.0), warm_adjoint=False, curvature="hessian", strength=2.0
+        ConjugateGradient(1, 0.0), warm_adjoint=False, curvature="hessian", clip=None, strength=2.0
     )
     data = StepData({}, {"unused": torch.zeros(200)}, {})
     found = estimate(method, MAML, data, THETA, start)
@@ -226,7 +226,7 @@ def test_implicit_maml_serves_a_problem_whose_losses_hide_the_start() -> None:
     solver = ConjugateGradient(1, 0.0)
     with pytest.raises(ValueError, match="act through the start alone"):
         implicit(solver).check(loop, THETA, data)
-    ImplicitMaml(solver, False, "hessian", strength=2.0).check(loop, THETA, data)
+    ImplicitMaml(solver, False, "hessian", None, strength=2.0).check(loop, THETA, data)
 
 
 def test_implicit_maml_is_unrolling_the_proximal_problem_to_its_end() -> None:
@@ -239,7 +239,7 @@ def test_implicit_maml_is_unrolling_the_proximal_problem_to_its_end() -> None:
     plain, proximal = Quadratic(), Proximal()
     data = plain.data(300)
     outer = plain.outer_init() | {"init.z": torch.linspace(-1, 1, 6)}
-    method = ImplicitMaml(ConjugateGradient(6, 0.0), False, "hessian", strength=1.4)
+    method = ImplicitMaml(ConjugateGradient(6, 0.0), False, "hessian", None, strength=1.4)
     found = estimate(method, plain, data, outer, Learned())
     unrolled = estimate(Reverse(None, None), proximal, data, outer, Learned())
     torch.testing.assert_close(found.grad, unrolled.grad, rtol=1e-9, atol=1e-11)
@@ -248,7 +248,7 @@ def test_implicit_maml_is_unrolling_the_proximal_problem_to_its_end() -> None:
 @pytest.mark.parametrize("strength", [0.0, -1.0, float("inf")])
 def test_implicit_maml_refuses_a_strength_that_is_none(strength: float) -> None:
     with pytest.raises(ValueError, match=r"needs a finite strength > 0.*method=cg"):
-        ImplicitMaml(Identity(), False, "hessian", strength)
+        ImplicitMaml(Identity(), False, "hessian", None, strength)
 
 
 def test_fixed_point_refuses_no_terms() -> None:
@@ -288,7 +288,7 @@ EXTRAS: list[Hypergradient[Any]] = [
     *map(implicit, LINEAR_SOLVERS),
     FixedPoint(1, False),
     FixedPoint(6, False),
-    ImplicitMaml(ConjugateGradient(3, 0.0), False, "hessian", 0.7),
+    ImplicitMaml(ConjugateGradient(3, 0.0), False, "hessian", None, 0.7),
 ]
 
 
@@ -307,10 +307,10 @@ def test_what_an_implicit_method_claims_is_so(
 @pytest.mark.parametrize(
     "method",
     [
-        Implicit(ConjugateGradient(2, 1e-9), True, "hessian"),
-        Implicit(MinimumResidual(2, 1e-9), True, "hessian"),
-        Implicit(Neumann(3, 0.5), True, "hessian"),
-        Implicit(LeastSquares(3, 0.5), True, "hessian"),
+        Implicit(ConjugateGradient(2, 1e-9), True, "hessian", None),
+        Implicit(MinimumResidual(2, 1e-9), True, "hessian", None),
+        Implicit(Neumann(3, 0.5), True, "hessian", None),
+        Implicit(LeastSquares(3, 0.5), True, "hessian", None),
         FixedPoint(3, True),
     ],
     ids=str,

@@ -265,7 +265,7 @@ def counterexample(
 
 @pytest.mark.parametrize(
     "method",
-    [FULL, Implicit(Exact(0.0, rtol=1e-12), warm_adjoint=False, curvature="hessian")],
+    [FULL, Implicit(Exact(0.0, rtol=1e-12), warm_adjoint=False, curvature="hessian", clip=None)],
     ids=["reverse", "exact"],
 )
 def test_who_differentiates_a_best_response_misses_the_best_of_them(

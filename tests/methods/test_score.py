@@ -146,7 +146,7 @@ def test_the_law_of_a_long_chain_of_small_steps_gives_the_closed_form() -> None:
 
 def test_point_methods_do_not_see_the_width_of_the_law() -> None:
     loop, data = InnerLoop(Toy(), GradientDescent(0.2), Cold()), Toy().data(60)
-    method = Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian")
+    method = Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian", clip=None)
     found = method.estimate(loop, OUTER, data, method.init(OUTER, loop.fresh(OUTER, data)))
     torch.testing.assert_close(float(found.grad["lam"]), IN_LAM, rtol=1e-6, atol=0)
     assert abs(float(found.grad["a"])) < 1e-6

@@ -48,7 +48,11 @@ def measured(seen: StepView, reference: Hypergradient[Any]) -> tuple[float, floa
 @pytest.mark.parametrize("problem", [Quadratic(), Several()], ids=["one problem", "episodes"])
 @pytest.mark.parametrize(
     "method",
-    [FULL, Iaptt(), Implicit(ConjugateGradient(3, 0.0), warm_adjoint=False, curvature="hessian")],
+    [
+        FULL,
+        Iaptt(),
+        Implicit(ConjugateGradient(3, 0.0), warm_adjoint=False, curvature="hessian", clip=None),
+    ],
     ids=str,
 )
 def test_a_method_has_no_gap_to_itself(problem: Any, method: Hypergradient[Any]) -> None:

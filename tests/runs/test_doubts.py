@@ -35,7 +35,10 @@ ITERATIVE = ("cg", "minres", "neumann", "least_squares")
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_residual_above_one_is_doubted_by_every_method_that_solves(name: str) -> None:
-    for method in (implicit(SOLVERS[name]), ImplicitMaml(SOLVERS[name], False, "hessian", 1.0)):
+    for method in (
+        implicit(SOLVERS[name]),
+        ImplicitMaml(SOLVERS[name], False, "hessian", None, 1.0),
+    ):
         for residual, doubted in (
             (1e14, True),
             (1.1, True),
@@ -97,7 +100,7 @@ def test_conjugate_gradient_names_the_curvature_it_met_and_the_methods_for_it(
 ) -> None:
     for method in (
         implicit(ConjugateGradient(10, 1e-6)),
-        ImplicitMaml(ConjugateGradient(10, 1e-6), False, "hessian", 1.0),
+        ImplicitMaml(ConjugateGradient(10, 1e-6), False, "hessian", None, 1.0),
     ):
         # Not the residual besides: that it is large is the same fact.
         for residual in (0.01, 0.9, 1e3):

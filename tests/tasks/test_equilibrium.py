@@ -60,9 +60,11 @@ def closed_form(task: Equilibrium, outer: Params) -> Params:
 
 
 METHODS: dict[str, Hypergradient[Any]] = {
-    "exact": Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian"),
-    "neumann": Implicit(Neumann(200, 1.0), warm_adjoint=False, curvature="hessian"),
-    "least_squares": Implicit(LeastSquares(2000, 0.7), warm_adjoint=False, curvature="hessian"),
+    "exact": Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian", clip=None),
+    "neumann": Implicit(Neumann(200, 1.0), warm_adjoint=False, curvature="hessian", clip=None),
+    "least_squares": Implicit(
+        LeastSquares(2000, 0.7), warm_adjoint=False, curvature="hessian", clip=None
+    ),
     "fixed_point": FixedPoint(200, warm_adjoint=False),
     "reverse": Reverse(window=None, segment=None),
 }

@@ -62,7 +62,7 @@ def test_the_toy_of_rank_one_has_its_closed_forms() -> None:
     one_by_one = -torch.eye(N)
 
     def predicted(solver: Exact) -> Tensor:
-        method = Implicit(solver, False, "gauss_newton")
+        method = Implicit(solver, False, "gauss_newton", None)
         return -estimate(method, problem, data, outer, solver=loop.solver).grad["effects"]
 
     ends = removal.retrained(
@@ -97,7 +97,9 @@ def test_the_toy_has_the_figures_that_were_computed_for_one_draw() -> None:
     data = StepData({"z": centre}, {"unused": torch.zeros(150)}, {})
     loop, removal = InnerLoop(problem, GradientDescent(0.3), Cold()), Removal(LAM, at_once=1)
     found = [
-        -estimate(Implicit(solver, False, "gauss_newton"), problem, data, outer).grad["effects"][0]
+        -estimate(Implicit(solver, False, "gauss_newton", None), problem, data, outer).grad[
+            "effects"
+        ][0]
         for solver in (Exact(0.0, 1e-6), Exact(LAM, None))
     ]
     ends = removal.retrained(loop, Outers(outer, without), data)
@@ -147,7 +149,11 @@ def predicted(task: Influence) -> Params:
     """Outer parameters after the one step of length 1 from zero."""
     data, outer = task.sample(task.steps, seeded()), task.init_outer(seeded())
     found = estimate(
-        Implicit(Exact(0.0, None), False, "hessian"), task, data, outer, solver=loop_of(task).solver
+        Implicit(Exact(0.0, None), False, "hessian", None),
+        task,
+        data,
+        outer,
+        solver=loop_of(task).solver,
     )
     return {name: value - found.grad[name] for name, value in outer.items()}
 

@@ -133,7 +133,7 @@ def test_pes_goes_the_right_way() -> None:
 def test_at_rest_an_implicit_method_finds_the_late_influence(averaged: bool) -> None:
     # (I - A) s = theta c has s[0] = -6 theta: the derivative of (s[0] - 1)^2 / 2 is 36 theta + 6.
     methods: list[Hypergradient[Any]] = [
-        Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian")
+        Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian", clip=None)
     ]
     if not averaged:  # a mean of 400 losses comes to rest too slowly for an iteration
         methods.append(FixedPoint(400, warm_adjoint=False))

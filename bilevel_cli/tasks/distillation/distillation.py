@@ -16,8 +16,10 @@ from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Examples
 from bilevel_cli.nn.building import build
 from bilevel_cli.nn.functional import Functional
+from bilevel_cli.nn.linearised import Linearised
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.distillation import refusals
+from bilevel_cli.tasks.distillation.lessons.base import Lesson
 from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective
 from bilevel_cli.tasks.distillation.parametrization import Parametrization
@@ -35,8 +37,8 @@ NUMBERS = "augment."  # before the names of what an augmentation draws, in a bat
 class Distillation(Task):
     """Learns `per_class` images of every class (Wang et al., 2018, arXiv:1811.10959), or `count`.
 
-        f(z, lambda) = mean_i CE(network z at image_i, label_i) + l2 |z|^2    on learned images
-        F(z, lambda) = the objective                                          on real images
+        f(z, lambda) = the lesson, mostly a cross-entropy, + l2 |z|^2    on learned images
+        F(z, lambda) = the objective                                     on real images
 
     where lambda are the images and, if they are learned too, their soft labels. z begins at one of
     the `networks`. The docstring of an objective says which methods suit it.
@@ -61,6 +63,10 @@ class Distillation(Task):
             keep their values in the network of the outer step. "head" makes the inner problem
             convex (the simplest form of RCIG, Loo et al., 2023, arXiv:2302.06755).
         l2: Weight of the squared norm of the trained parameters, >= 0. Not halved.
+        linearised: Whether both losses see the first-order expansion of the network around the one
+            of `networks` that the outer step picks (RCIG). With start=cold the inner loop begins
+            there.
+        lesson: The inner loss, of the network on learned images.
         parametrization: How learned images are stored.
         objective: The outer loss, which may have outer parameters of its own.
         networks: Where inner solves begin.
@@ -87,6 +93,8 @@ class Distillation(Task):
         learn_labels: bool,
         adapt: str,
         l2: float,
+        linearised: bool,
+        lesson: Lesson,
         parametrization: Parametrization,
         objective: Objective,
         networks: Networks,
@@ -113,6 +121,7 @@ class Distillation(Task):
         check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
         self.real_per_class, self.batch_size = real_per_class, batch_size
         self.learn_labels, self.l2 = learn_labels, l2
+        self.linearised, self.lesson = linearised, lesson
         self.parametrization, self.objective = parametrization, objective
         self.networks, self.real_batch, self.siamese = networks, real_batch, siamese
         self.selection, self.retraining = selection, retraining
@@ -165,6 +174,10 @@ class Distillation(Task):
         if become:
             outer |= trees.prefixed("origin.", begin) | trees.prefixed("target.", become)
         inner = {"index": index}
+        if self.linearised:
+            origin = trees.prefixed("origin.", begin)
+            inner |= {name: z.expand(num_steps, *z.shape) for name, z in origin.items()}
+            outer |= origin
         if self.siamese is not None:
             inner |= {n: v[:, None] for n, v in self._numbers(num_steps, generator).items()}
             outer |= self._numbers(1, generator)
@@ -176,7 +189,7 @@ class Distillation(Task):
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         x, y = (part[batch["index"]] for part in self._learned(outer))
         inner = self._held(inner)
-        loss = cross_entropy(self.model.apply(inner, self._augmented(x, batch)), y)
+        loss = self.lesson(self._network(batch), inner, self._augmented(x, batch), y)
         if self.l2:
             loss = loss + self.l2 * sum(inner[name].square().sum() for name in self.adapted)
         return loss
@@ -192,7 +205,7 @@ class Distillation(Task):
         }
         x = self._augmented(real["x"].flatten(0, 1), batch).reshape(real["x"].shape)
         real = {"x": x, "y": real["y"]}
-        return self.objective(self.model, self._held(inner), learned, real, batch)
+        return self.objective(self._network(batch), self._held(inner), learned, real, batch)
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.eval_seed)
@@ -235,6 +248,11 @@ class Distillation(Task):
 
     def _learned(self, outer: Params) -> tuple[Tensor, Tensor]:
         return self.parametrization.images(outer), outer.get("labels", self.labels)
+
+    def _network(self, batch: Batch) -> Functional:
+        if not self.linearised:
+            return self.model
+        return Linearised.around(self.model, trees.under("origin.", batch))
 
     def _real_loss(self, params: Params, batch: Batch) -> Tensor:
         return cross_entropy(self.model.apply(params, batch["x"]), batch["y"])

@@ -35,11 +35,7 @@ class KernelRidge(Objective):
     needs_classes = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.penalty < math.inf:
-            raise ValueError(
-                f"KernelRidge needs a finite penalty > 0, got penalty={self.penalty}. "
-                "Set task.objective.penalty, e.g. 1e-6."
-            )
+        check_penalty("KernelRidge", self.penalty, "task.objective.penalty, e.g. 1e-6")
 
     def __call__(
         self, model: Functional, params: Params, learned: Batch, real: Batch, target: Params
@@ -48,9 +44,24 @@ class KernelRidge(Objective):
             (model.features(params, batch["x"].flatten(0, 1)), batch["y"].flatten(0, 1))
             for batch in (learned, real)
         )
-        penalty = self.penalty * ours[0].square().sum(1).mean()
-        shift = 1 / ours[1].shape[1]
-        return ridge_loss(ours[0], ours[1] - shift, theirs[0], theirs[1] - shift, penalty)
+        return ridge_error(*ours, *theirs, self.penalty)
+
+
+def check_penalty(who: str, penalty: float, setting: str) -> None:
+    """Refuses a penalty with which a kernel of too few examples could not be inverted."""
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"{who} needs a finite penalty > 0, got penalty={penalty}. Set {setting}.")
+
+
+def ridge_error(x_s: Tensor, y_s: Tensor, x_t: Tensor, y_t: Tensor, penalty: float) -> Tensor:
+    """`ridge_loss` of features and labels, with a relative penalty and labels that are centred.
+
+    Args: as `ridge_loss`; y_s and y_t are of shape [., classes], and the penalty is relative to the
+        mean squared norm of x_s.
+    """
+    shift = 1 / y_s.shape[1]
+    weight = penalty * x_s.square().sum(1).mean()
+    return ridge_loss(x_s, y_s - shift, x_t, y_t - shift, weight)
 
 
 def ridge_loss(x_s: Tensor, y_s: Tensor, x_t: Tensor, y_t: Tensor, penalty: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""How distilled examples teach a network."""
