@@ -22,7 +22,7 @@ from bilevel_cli.runs.runner import Runner
 from bilevel_cli.solvers.gd import GradientDescent
 
 RCIG = ["task/objective=kernel_ridge", "task/lesson=ridge", "task.linearised=true"]
-PENALTIES = ["task.lesson.penalty=0.1", "task.objective.penalty=0.1"]
+PENALTIES = ["task.lesson.penalty=10", "task.objective.penalty=0.1"]
 SIZES = ["model=mlp", "model.width=3", "model.activation=tanh"]
 
 
@@ -61,20 +61,21 @@ def test_a_linearised_network_is_its_central_difference_and_linear(
 def test_the_implicit_gradient_of_the_ridge_lesson_is_that_of_the_solved_problem(
     tmp_path: Path,
 ) -> None:
-    words = [*RCIG, "task.learn_labels=true", "task.l2=2", *PENALTIES]
-    runner = build(tmp_path, *words, "method=exact", "inner_steps=40", "suggest.inner_lr=0.1")
+    words = [*RCIG, "task.learn_labels=true", "task.l2=20", *PENALTIES]
+    runner = build(tmp_path, *words, "method=exact", "inner_steps=40", "suggest.inner_lr=0.02")
     loop, method = runner.experiment.loop, runner.experiment.method
     outer, data = runner.state.outer, loop.problem.sample(40, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
     carry = method.init(outer, loop.fresh(outer, data))
     implicit = method.estimate(loop, outer, data, carry)
     unrolled = Reverse(None, None).estimate(loop, outer, data, {"inner": carry["inner"]})
-    # The squared norm alone has curvature 4: 40 steps contract by 0.6^40, which is 1e-9.
-    for name, value in unrolled.grad.items():
-        torch.testing.assert_close(implicit.grad[name], value, rtol=1e-5, atol=1e-9)
     direct = autodiff.grad(loop.problem.outer_loss, 1)(
         implicit.carry["inner"]["inner"], outer, data.outer
     )
-    assert (direct["images"] - implicit.grad["images"]).norm() > 1e-3 * direct["images"].norm()
+    # The squared norm has curvature 40, which outweighs that of the lesson: steps contract.
+    for name, part in direct.items():
+        ours, theirs = implicit.grad[name] - part, unrolled.grad[name] - part
+        assert theirs.norm() > 0
+        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
 def test_with_a_body_that_does_not_move_rcig_is_frepo(tmp_path: Path) -> None:
