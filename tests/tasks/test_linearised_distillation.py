@@ -62,9 +62,9 @@ def test_the_implicit_gradient_of_the_ridge_lesson_is_that_of_the_solved_problem
     tmp_path: Path,
 ) -> None:
     words = [*RCIG, "task.learn_labels=true", "task.l2=20", *PENALTIES]
-    runner = build(tmp_path, *words, "method=exact", "inner_steps=40", "suggest.inner_lr=0.02")
+    runner = build(tmp_path, *words, "method=exact", "inner_steps=22", "suggest.inner_lr=0.02")
     loop, method = runner.experiment.loop, runner.experiment.method
-    outer, data = runner.state.outer, loop.problem.sample(40, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    outer, data = runner.state.outer, loop.problem.sample(22, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
     carry = method.init(outer, loop.fresh(outer, data))
     implicit = method.estimate(loop, outer, data, carry)
     unrolled = Reverse(None, None).estimate(loop, outer, data, {"inner": carry["inner"]})
