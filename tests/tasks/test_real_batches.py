@@ -96,6 +96,17 @@ def test_distinct_draws_of_unequal_classes_are_of_the_class_and_all_equally_like
     assert drawn["y"].argmax(2).tolist() == [[0] * 3, [2] * 3]
 
 
+@pytest.mark.gpu
+def test_a_gpu_that_is_told_to_repeat_itself_chooses_as_a_cpu_does() -> None:
+    points = torch.randn(3, 40, 4, generator=seeded(0))
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = nearest_to_centres(points.cuda(), 5, 4)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(found.cpu(), nearest_to_centres(points, 5, 4))
+
+
 # --- in the task ----------------------------------------------------------------------------------
 
 
