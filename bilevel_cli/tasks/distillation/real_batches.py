@@ -95,7 +95,8 @@ class Representative(RealBatch):
 
     Args:
         candidates: Images of each class that are embedded; where the rarest class has fewer, as
-            many as it has. At least as many as the batch has of a class.
+            many as it has, a number that the seed decides: replicas are then not mapped. At least
+            as many as the batch has of a class.
         rounds: Of Lloyd's algorithm, >= 0.
     """
 
