@@ -115,7 +115,7 @@ class Distillation(Task):
         refusals.check_examples(train, test, siamese)
         self.real = RealExamples(train, test, data.num_classes, device)
         self.train, self.test = self.real.train, self.real.test
-        many = parametrization.images_of_one
+        many = parametrization.images_of_one(tuple(train.x.shape[1:]))
         self.groups = grouped(self.real, _times(per_class, many), _times(count, many))
         self.labels = self.groups.labels
         check_batch_size("Distillation", "batch_size", batch_size, len(self.labels))
@@ -186,6 +186,9 @@ class Distillation(Task):
     def project_outer(self, outer: Params) -> Params:
         return outer | {n: onto_simplex(outer[n]) for n in outer if n == "labels"}
 
+    def deployed(self, outer: Params) -> Params:
+        return self.parametrization.deployed(outer)
+
     def inner_loss(self, inner: Params, outer: Params, batch: Batch) -> Tensor:
         x, y = (part[batch["index"]] for part in self._learned(outer))
         inner = self._held(inner)
@@ -205,12 +208,13 @@ class Distillation(Task):
         }
         x = self._augmented(real["x"].flatten(0, 1), batch).reshape(real["x"].shape)
         real = {"x": x, "y": real["y"]}
-        return self.objective(self._network(batch), self._held(inner), learned, real, batch)
+        loss = self.objective(self._network(batch), self._held(inner), learned, real, batch)
+        return loss + self.parametrization.penalty(outer)
 
     def evaluate(self, loop: InnerLoop, outer: Params, inner: Params) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.eval_seed)
         accuracies = self.retraining.accuracies(
-            self.model, *self._learned(outer), self.test.x, self.test.y, generator
+            self.model, *self._learned(self.deployed(outer)), self.test.x, self.test.y, generator
         )
         scores = {
             "retrained_accuracy": accuracies.mean(),
@@ -230,15 +234,14 @@ class Distillation(Task):
         """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a group.
 
         Entries: images, in the units of the data; labels, soft; mean and std, with which they are
-        normalised before training; stored, what the images are made of, where this is another
-        thing; bytes, its size at 8 bits a number; and all else that was learned, such as `log_lr`.
+        normalised before training; bytes, the memory of what is stored at 8 bits a number, and what
+        that is, if not the images; and all else that was learned, such as `log_lr`.
         """
+        outer, in_units = self.deployed(outer), self.real.in_units_of_the_data
         images, labels = self._learned(outer)
-        images = self.real.in_units_of_the_data(images)
-        more = {n: v for n, v in outer.items() if n not in ("images", "labels")}
-        more["bytes"] = torch.tensor(outer["images"].numel())
-        if images.shape != outer["images"].shape:
-            more["stored"] = self.real.in_units_of_the_data(outer["images"])
+        images = in_units(images)
+        more = {n: v for n, v in outer.items() if n != "labels" and not n.startswith("images")}
+        more |= self.parametrization.entries(outer, in_units)
         path, picture = directory / "distilled.npz", directory / "distilled.png"
         save_npz(path, images, labels, mean=self.real.mean, std=self.real.std, **more)
         if images.ndim != 4 or images.shape[1] not in (1, 3):

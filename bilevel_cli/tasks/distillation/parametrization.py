@@ -1,6 +1,7 @@
 """How the images of a distilled set are stored: the outer parameters that they are made of."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +11,19 @@ from bilevel_cli.core.trees import Params
 
 
 class Parametrization(abc.ABC):
-    """A differentiable map from outer parameters to the images that networks are trained on."""
+    """A differentiable map from outer parameters to the images that networks are trained on.
 
-    @property
-    def images_of_one(self) -> int:
+    Its outer parameters are called `images` and, if there are more, `images.*`. Real images in the
+    same memory, to compare with, are `images(deployed(begin(real, generator)))`.
+    """
+
+    def images_of_one(self, shape: tuple[int, ...]) -> int:
         """How many images for training the memory of one full image pays for.
 
         A task with `per_class` images has `per_class * images_of_one` of them.
+
+        Args:
+            shape: Of one image.
         """
         return 1
 
@@ -32,6 +39,23 @@ class Parametrization(abc.ABC):
     @abc.abstractmethod
     def images(self, outer: Params) -> Tensor:
         """The images for training, of the shape that `begin` was given."""
+
+    def deployed(self, outer: Params) -> Params:
+        """The outer parameters whose images are those that a file can hold. May be repeated."""
+        return outer
+
+    def penalty(self, outer: Params) -> Tensor | float:
+        """What is added to the outer loss, a scalar."""
+        return 0.0
+
+    def entries(self, outer: Params, in_units: Callable[[Tensor], Tensor]) -> Params:
+        """What a file says of the memory: `bytes`, at 8 bits a number, and what is stored in them.
+
+        Args:
+            outer: As they are deployed.
+            in_units: Takes normalised images [n, channels, height, width] to the units of the data.
+        """
+        return {"bytes": torch.tensor(outer["images"].numel())}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Several smaller images in the memory of one, as IDC stores them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +28,7 @@ class Upsampled(Parametrization):
         if self.factor < 1:
             raise ValueError(f"Upsampled needs factor >= 1, got factor={self.factor}.")
 
-    @property
-    def images_of_one(self) -> int:
+    def images_of_one(self, shape: tuple[int, ...]) -> int:
         return self.factor**2
 
     def begin(self, images: Tensor, generator: torch.Generator) -> Params:
@@ -50,6 +50,10 @@ class Upsampled(Parametrization):
         parts = stored.reshape(-1, channels, f, height, f, width)
         small = parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, height, width)
         return enlarging(height, f, small) @ small @ enlarging(width, f, small).mT
+
+    def entries(self, outer: Params, in_units: Callable[[Tensor], Tensor]) -> Params:
+        """`bytes`, and `stored`, the mosaics."""
+        return super().entries(outer, in_units) | {"stored": in_units(outer["images"])}
 
 
 def enlarging(size: int, factor: int, like: Tensor) -> Tensor:
