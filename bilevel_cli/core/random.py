@@ -21,6 +21,8 @@ FRESH_SOLVE = "re-training"  # the data of the fresh inner solve in evaluations
 SELECTION = "selection"  # which real examples stand against a distilled set
 RETRAINING = "retraining"  # the networks that are trained on both
 TEACHER = "teacher"  # the network that labels them
+PRUNING = "pruning"  # which images of a distilled set stay
+STOPPED = "stopped early"  # the networks that a distilled set's are compared with
 
 # The epochs drawn from a stream, by the examples that they visit.
 INNER = "inner"  # of f

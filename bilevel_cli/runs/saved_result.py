@@ -9,7 +9,7 @@ from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Params
 from bilevel_cli.records.folder import check_result
-from bilevel_cli.vocabulary import EVAL
+from bilevel_cli.vocabulary import EVAL, MANIFEST
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def save_result(
         loop: The inner loop of the run.
         outer: The outer parameters.
         inner: The last inner iterate, with a leading dimension where there are episodes.
-        folder: Of the run, whose table of scores the task may read.
+        folder: Of the run, whose table of scores and manifest the task may read.
 
     Returns:
         The files.
@@ -32,14 +32,16 @@ def save_result(
         UsageError: Something else than a file has the name of one.
         OSError: A file cannot be written.
     """
-    partial, evals = folder / "result.partial", folder / EVAL
+    partial = folder / "result.partial"
+    read = [folder / name for name in (EVAL, MANIFEST) if (folder / name).exists()]
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        if evals.exists():
-            shutil.copy(evals, partial)
+        for path in read:
+            shutil.copy(path, partial)
         written = task.write_results(partial, loop, outer, inner)
-        (partial / evals.name).unlink(missing_ok=True)
+        for path in read:
+            (partial / path.name).unlink(missing_ok=True)
         for path in partial.iterdir():
             check_result(folder / path.name)
         for path in partial.iterdir():

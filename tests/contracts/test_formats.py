@@ -240,10 +240,20 @@ def test_a_comparison_of_distilled_sets_has_its_streams_and_its_files(
     folder = ran("task=distill", *small("distill"), *soft)
     words.clear()
     options = ["--models", "own", "--seeds", "1", "--steps", "2", "--scores"]
+    options += ["--sizes", "1", "--mixed", "1", "--agreement"]
     with torch.enable_grad():
         assert exit_code("x", distilled.main, monkeypatch, folder, *options) == 0
-    assert words == {"data", "selection", "retraining", "teacher"}
-    assert {"comparison.csv", "ranking.csv"} <= files(folder)
+    assert words == {*("data", "selection", "retraining", "teacher", "pruning", "stopped early")}
+    tables = {f"{name}.csv" for name in ("comparison", "ranking", "pruned", "mixed", "agreement")}
+    assert tables <= files(folder)
+    assert columns(folder / "comparison.csv") == ["set", "model", "mean", "std", "seeds", "bytes"]
+    assert columns(folder / "pruned.csv") == ["set", "size", "model", "mean", "std", "seeds"]
+    assert columns(folder / "mixed.csv") == [
+        *("real", "model", "mixed_accuracy", "mixed_std", "real_accuracy", "real_std", "seeds")
+    ]
+    assert columns(folder / "agreement.csv") == [
+        *("set", "agreement_early", "std", "expected", "accuracy", "stopped", "seeds")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from waits import nobody_waits
 
 from bilevel_cli import models
 from bilevel_cli.commands import distilled
+from bilevel_cli.commands.rebuilding import option as option_of
 from bilevel_cli.config.resolved import resolved
 from bilevel_cli.core.trees import Params
 from bilevel_cli.data.base import Labelled
@@ -34,7 +36,7 @@ from bilevel_cli.nn.functional import Functional
 from bilevel_cli.records.manifest import Manifest
 from bilevel_cli.tasks.distillation import ranking
 from bilevel_cli.tasks.distillation.contest import Contest, compare, prepared, rank
-from bilevel_cli.tasks.distillation.retraining import Augmentation, Retraining, hard
+from bilevel_cli.tasks.distillation.retraining import Augmentation, Retraining, TrainingSet, hard
 from bilevel_cli.tasks.distillation.selection import (
     BASELINES,
     Herding,
@@ -42,7 +44,7 @@ from bilevel_cli.tasks.distillation.selection import (
     RandomReal,
     Selection,
 )
-from bilevel_cli.tasks.distillation.storage import load_npz, save_grid, save_npz
+from bilevel_cli.tasks.distillation.storage import columns_of, load_npz, save_grid, save_npz
 
 CPU = torch.device("cpu")
 
@@ -183,7 +185,7 @@ def test_nobody_waits_for_a_gpu_while_networks_are_trained_on_it() -> None:
 
 @pytest.mark.parametrize("option", options("task/retraining"))
 def test_an_option_of_retraining_trains_on_images(option: str) -> None:
-    node = distilled._option("task/retraining", option)
+    node = option_of("task/retraining", option)
     node.networks, node.steps = 2, 10
     train, test = digits()
     rows = Herding().select(train.x, train.y, 1, seeded())
@@ -237,7 +239,7 @@ def test_k_centre_leaves_nothing_farther_than_twice_the_best_choice() -> None:
 
 @pytest.mark.parametrize("option", options("task/selection"))
 def test_a_selection_picks_so_many_different_ones_of_each_class(option: str) -> None:
-    selection: Selection = instantiate(distilled._option("task/selection", option))
+    selection: Selection = instantiate(option_of("task/selection", option))
     train, _ = digits()
     rows = selection.select(train.x, train.y, 4, seeded())
     assert torch.equal(train.y[rows], torch.arange(10).repeat_interleave(4))
@@ -263,6 +265,10 @@ def test_the_scores_of_dd_ranking_are_those_computed_by_hand() -> None:
     assert ranking.augmentation_robust_score(0.28, 0.18, 0.5) == pytest.approx(0.378965, abs=1e-6)
 
 
+def contest(some: TrainingSet, train: Labelled, test: Labelled, how: Retraining) -> Contest:
+    return Contest(some, train, test, how, 0, some[0].numel())
+
+
 def balanced(each: int) -> Labelled:
     train, _ = digits()
     rows = RandomReal().select(train.x, train.y, each, seeded())
@@ -274,7 +280,7 @@ def test_all_real_examples_lose_nothing_and_gain_nothing(smoothing: float) -> No
     train, (_, test) = balanced(20), digits()
     labels = (1 - smoothing) * hard(train.y, 10) + smoothing / 10
     how = retraining(steps=30, augment=None)
-    found = rank(Contest((train.x, labels), train, test, how, 0), mlp(10, (1, 8, 8)))
+    found = rank(contest((train.x, labels), train, test, how), mlp(10, (1, 8, 8)))
     values = dict(zip(found["score"], found["value"], strict=True))
     assert values["hard_label_recovery"] == pytest.approx(0, abs=0.005)
     if smoothing == 0:  # as many random ones are all of them; else a network labels them
@@ -287,8 +293,8 @@ def test_the_augmentation_robust_score_weighs_both_ways_of_training() -> None:
     train, (_, test) = balanced(20), digits()
     rows = Herding().select(train.x, train.y, 2, seeded())
     how = retraining(steps=10, augment=Pixels())
-    contest = Contest((train.x[rows], hard(train.y[rows], 10)), train, test, how, 0)
-    found = rank(contest, mlp(10, (1, 8, 8)))
+    one = contest((train.x[rows], hard(train.y[rows], 10)), train, test, how)
+    found = rank(one, mlp(10, (1, 8, 8)))
     values = dict(zip(found["score"], found["value"], strict=True))
     gains = (
         values["distilled_any"] - values["random_any"],
@@ -309,11 +315,10 @@ class Pixels(Shifted):
 def test_a_set_that_is_herdings_is_as_good_as_herdings() -> None:
     train, test = digits()
     rows = Herding().select(train.x, train.y, 1, seeded())
-    contest = Contest((train.x[rows], hard(train.y[rows], 10)), train, test, retraining(), 0)
-    found = compare(
-        contest, {"mlp": mlp(10, (1, 8, 8)), "linear": softmax_regression(10, (1, 8, 8))}
-    )
-    assert list(found) == ["set", "model", "mean", "std", "seeds"]
+    one = contest((train.x[rows], hard(train.y[rows], 10)), train, test, retraining())
+    found = compare(one, {"mlp": mlp(10, (1, 8, 8)), "linear": softmax_regression(10, (1, 8, 8))})
+    assert list(found) == ["set", "model", "mean", "std", "seeds", "bytes"]
+    assert set(found["bytes"]) == {10 * 64}
     assert set(found["set"]) == {"distilled", *BASELINES}
     by_set = found.set_index(["set", "model"])["mean"]
     for model in ("mlp", "linear"):
@@ -325,9 +330,9 @@ def test_a_set_that_is_herdings_is_as_good_as_herdings() -> None:
 def test_a_set_of_other_shape_or_uneven_classes_is_refused() -> None:
     train, test = digits()
     with pytest.raises(ValueError, match=r"images of shape \[1, 8, 8\] and 10 classes"):
-        Contest((torch.zeros(10, 64), torch.eye(10)), train, test, retraining(), 0)
+        contest((torch.zeros(10, 64), torch.eye(10)), train, test, retraining())
     with pytest.raises(ValueError, match="as many images for every class, got 9 for 10"):
-        Contest((train.x[:9], torch.eye(10)[:9]), train, test, retraining(), 0)
+        contest((train.x[:9], torch.eye(10)[:9]), train, test, retraining())
 
 
 # --- files ---
@@ -337,17 +342,20 @@ def test_a_stored_set_comes_back_and_is_normalised_as_it_says(tmp_path: Path) ->
     train, test = digits()
     images, labels = train.x[:10], hard(train.y[:10], 10)
     mean, std = torch.full((1, 1, 1, 1), 0.3), torch.full((1, 1, 1, 1), 0.4)
-    save_npz(tmp_path / "a.npz", images, labels, mean=mean, std=std, log_lr=1.0, note="a word")
+    words = {"class_names": list("abcdefghij"), "provenance": "{}"}
+    more: dict[str, object] = {"log_lr": 1.0, "bytes": 320, **words}
+    save_npz(tmp_path / "a.npz", images, labels, mean=mean, std=std, **more)
     found = load_npz(tmp_path / "a.npz")
-    for value, expected in zip(found, (images, labels, mean, std), strict=True):
+    for value, expected in zip(found[:4], (images, labels, mean, std), strict=True):
         assert torch.equal(value, expected)
-    contest = prepared(found, train, test, retraining(), 0, CPU)
-    torch.testing.assert_close(contest.distilled[0], (images - 0.3) / 0.4)
-    torch.testing.assert_close(contest.train.x, (train.x - 0.3) / 0.4)
+    assert found[4:] == (320, tuple("abcdefghij"), "{}")
+    one = prepared(found, train, test, retraining(), 0, CPU)
+    torch.testing.assert_close(one.distilled[0], (images - 0.3) / 0.4)
+    torch.testing.assert_close(one.train.x, (train.x - 0.3) / 0.4)
     save_npz(tmp_path / "b.npz", images, labels)
-    assert torch.equal(
-        prepared(load_npz(tmp_path / "b.npz"), train, test, retraining(), 0, CPU).test.x, test.x
-    )
+    bare = load_npz(tmp_path / "b.npz")
+    assert bare[4:] == (10 * 64, (), "")
+    assert torch.equal(prepared(bare, train, test, retraining(), 0, CPU).test.x, test.x)
 
 
 class Trap:
@@ -376,6 +384,14 @@ def test_a_bad_file_is_refused_with_its_path(tmp_path: Path) -> None:
     refused("finite")
     np.savez(path, images=np.empty((0, 2)), labels=np.empty((0, 4)))
     refused(r"shapes \[0, 2\]")
+    wrong_entries: dict[str, Any] = {
+        "bytes": np.array([3]),
+        "class_names": np.array(["cat"]),
+        "provenance": np.array(3),
+    }
+    for name, wrong in wrong_entries.items():
+        np.savez(path, images=images, labels=labels, **{name: wrong})
+        refused(f"in '{name}'")
     for dtype, shape, body, message in (
         ("|O", "(4, 2)", pickle.dumps(Trap()), "pickle"),
         ("<f8", "(1000000, 1000000)", b"", "promises 8000000000000 bytes"),
@@ -399,6 +415,11 @@ def test_a_picture_shows_each_class_in_a_row(tmp_path: Path) -> None:
     save_grid(path, torch.rand(3, 3, 28, 28, generator=seeded()), columns=3)
     with Image.open(path) as coloured:
         assert (coloured.mode, coloured.size) == ("RGB", (3 * 58 - 2, 56))
+    assert columns_of(3, 30) == 3
+    for count, lines in ((10, 1), (11, 2), (400, 20)):  # one of each class
+        save_grid(path, torch.rand(count, 1, 8, 8), columns_of(1, count))
+        with Image.open(path) as sheet:
+            assert sheet.size == (58 * max(10, lines) - 2, 58 * lines - 2)
     save_grid(path, torch.zeros(1, 1, 2, 2), columns=1)  # no division by a range of zero
     with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
         save_grid(path, torch.zeros(1, 2, 2, 2), columns=1)
@@ -432,7 +453,7 @@ def test_the_command_compares_the_set_of_a_run(
     (folder / "comparison.csv").unlink()
     assert run(monkeypatch, folder, *options, "data.test=50") == 0
     table = pd.read_csv(folder / "comparison.csv")
-    assert list(table) == ["set", "model", "mean", "std", "seeds"]
+    assert list(table) == ["set", "model", "mean", "std", "seeds", "bytes"]
     assert set(table["model"]) == {"own", "mlp"}
     assert set(table["seeds"]) == {2}
     assert (table["mean"] * 50 * 2 % 1).round(4).isin([0, 1]).all(), "means of two, of 50 examples"

@@ -1,7 +1,8 @@
-"""A distilled set beside real sets of the same size, on several architectures."""
+"""A distilled set beside real sets of as many bytes, on several architectures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -16,6 +17,8 @@ from bilevel_cli.tasks.distillation.retraining import Retraining, TrainingSet, h
 from bilevel_cli.tasks.distillation.selection import BASELINES, RandomReal, Selection
 from bilevel_cli.tasks.distillation.storage import Distilled
 
+Job = TypeVar("Job")
+
 
 @dataclass(frozen=True)
 class Contest:
@@ -27,6 +30,8 @@ class Contest:
         test: The examples on which all are judged.
         retraining: How networks are trained and tested.
         seed: Of the starts, which all sets share, and of the random choices.
+        bytes: What the distilled images take to store, without labels; a real image takes one byte
+            for each of its values.
     """
 
     distilled: TrainingSet
@@ -34,6 +39,7 @@ class Contest:
     test: Labelled
     retraining: Retraining
     seed: int
+    bytes: int
 
     def __post_init__(self) -> None:
         images, labels = self.distilled
@@ -54,10 +60,19 @@ class Contest:
     def classes(self) -> int:
         return self.distilled[1].shape[1]
 
-    def chosen(self, selection: Selection) -> list[TrainingSet]:
-        """Real sets of the size of the distilled one, one for each network."""
+    @property
+    def bytes_of_one(self) -> int:
+        """What one real image takes to store."""
+        return self.train.x[0].numel()
+
+    @property
+    def affordable(self) -> int:
+        """Real images of a class that the bytes of the distilled set pay for, but at least one."""
+        return max(1, self.bytes // (self.classes * self.bytes_of_one))
+
+    def chosen(self, selection: Selection, per_class: int) -> list[TrainingSet]:
+        """Real sets, one for each network. Random smaller ones are parts of larger ones."""
         source, x, y = generator(self.seed, SELECTION), self.train.x, self.train.y
-        per_class = len(self.distilled[0]) // self.classes
         rows = [selection.select(x, y, per_class, source) for _ in range(self.retraining.networks)]
         return [(x[chosen], hard(y[chosen], self.classes)) for chosen in rows]
 
@@ -67,8 +82,18 @@ class Contest:
         return how.accuracies_of(model, sets, self.test.x, self.test.y, source)
 
 
+def summary(found: Tensor) -> dict[str, float]:
+    """What tables say of one number for each network; the deviation is not corrected."""
+    return {"mean": float(found.mean()), "std": float(found.std(correction=0)), "seeds": len(found)}
+
+
+def announced(jobs: Sequence[Job]) -> "tqdm[Job]":
+    """The jobs, with a bar of progress on a terminal."""
+    return tqdm(jobs, unit="set", leave=False, disable=None)
+
+
 def compare(contest: Contest, models: Mapping[str, Functional]) -> pd.DataFrame:
-    """Test accuracies of networks trained on the distilled set and on real ones of its size.
+    """Test accuracies of networks trained on the distilled set and on real ones of as many bytes.
 
     Real sets are random ones and those of herding and of k-centre, which compare inputs. Every
     network of `random` has a set of its own, so that the deviation over networks counts the choice
@@ -79,17 +104,18 @@ def compare(contest: Contest, models: Mapping[str, Functional]) -> pd.DataFrame:
         models: The architectures, by name.
 
     Returns:
-        Columns set, model, mean, std (over networks, not corrected) and seeds, their number.
+        Columns set, model, mean, std (over networks, not corrected), seeds, their number, and bytes
+        of the images of the set.
     """
-    count = contest.retraining.networks
-    sets = {"distilled": [contest.distilled] * count}
-    sets |= {name: contest.chosen(selection) for name, selection in BASELINES.items()}
+    each = contest.affordable
+    sets = {"distilled": [contest.distilled] * contest.retraining.networks}
+    sets |= {name: contest.chosen(selection, each) for name, selection in BASELINES.items()}
+    sizes = dict.fromkeys(sets, each * contest.classes * contest.bytes_of_one)
+    sizes["distilled"] = contest.bytes
     rows = []
-    jobs = [(name, model) for model in models for name in sets]
-    for name, model in tqdm(jobs, unit="set", leave=False, disable=None):
-        found = contest.accuracies(models[model], sets[name], contest.retraining)
-        mean, std = float(found.mean()), float(found.std(correction=0))
-        rows.append({"set": name, "model": model, "mean": mean, "std": std, "seeds": count})
+    for model, name in announced([(model, name) for model in models for name in sets]):
+        found = summary(contest.accuracies(models[model], sets[name], contest.retraining))
+        rows.append({"set": name, "model": model, **found, "bytes": sizes[name]})
     return pd.DataFrame(rows)
 
 
@@ -112,7 +138,7 @@ def rank(contest: Contest, model: Functional) -> pd.DataFrame:
     images, labels = contest.distilled
     onehot = hard(labels.argmax(1), contest.classes).to(labels)
     full = contest.train.x, hard(contest.train.y, contest.classes)
-    random = contest.chosen(RandomReal())
+    random = contest.chosen(RandomReal(), contest.affordable)
 
     def accuracy(sets: list[TrainingSet], how: Retraining) -> float:
         return float(contest.accuracies(model, sets, how).mean())
@@ -159,4 +185,4 @@ def prepared(
 
     train, test = (replace(part, x=seen(part.x), y=part.y.to(device)) for part in (train, test))
     learned = seen(distilled.images), distilled.labels.to(device)
-    return Contest(learned, train, test, retraining, seed)
+    return Contest(learned, train, test, retraining, seed, distilled.bytes)

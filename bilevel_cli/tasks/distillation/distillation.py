@@ -29,7 +29,8 @@ from bilevel_cli.tasks.distillation.retraining import Retraining
 from bilevel_cli.tasks.distillation.segments import Segments
 from bilevel_cli.tasks.distillation.selection import Selection
 from bilevel_cli.tasks.distillation.siamese import Siamese
-from bilevel_cli.tasks.distillation.storage import save_grid, save_npz
+from bilevel_cli.tasks.distillation.storage import columns_of, provenance, save_grid, save_npz
+from bilevel_cli.vocabulary import MANIFEST
 
 NUMBERS = "augment."  # before the names of what an augmentation draws, in a batch
 
@@ -115,6 +116,7 @@ class Distillation(Task):
         refusals.check_examples(train, test, siamese)
         self.real = RealExamples(train, test, data.num_classes, device)
         self.train, self.test = self.real.train, self.real.test
+        self.class_names = data.class_names
         many = parametrization.images_of_one(tuple(train.x.shape[1:]))
         self.groups = grouped(self.real, _times(per_class, many), _times(count, many))
         self.labels = self.groups.labels
@@ -231,11 +233,12 @@ class Distillation(Task):
         return {"embedding_passes": steps * self.embedded} if self.embedded else {}
 
     def save_result(self, directory: Path, outer: Params, inner: Params) -> list[Path]:
-        """Writes `distilled.npz`, and of grey or colour images `distilled.png`, a row a group.
+        """Writes `distilled.npz`, and of grey or colour images `distilled.png`.
 
         Entries: images, in the units of the data; labels, soft; mean and std, with which they are
         normalised before training; bytes, the memory of what is stored at 8 bits a number, and what
-        that is, if not the images; and all else that was learned, such as `log_lr`.
+        that is, if not the images; all else that was learned, such as `log_lr`; and the words
+        class_names and provenance.
         """
         outer, in_units = self.deployed(outer), self.real.in_units_of_the_data
         images, labels = self._learned(outer)
@@ -243,10 +246,14 @@ class Distillation(Task):
         more = {n: v for n, v in outer.items() if n != "labels" and not n.startswith("images")}
         more |= self.parametrization.entries(outer, in_units)
         path, picture = directory / "distilled.npz", directory / "distilled.png"
-        save_npz(path, images, labels, mean=self.real.mean, std=self.real.std, **more)
+        words = {
+            "class_names": self.class_names,
+            "provenance": provenance(directory / MANIFEST),
+        }
+        save_npz(path, images, labels, mean=self.real.mean, std=self.real.std, **more, **words)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             return [path]
-        save_grid(picture, images, self.groups.each)
+        save_grid(picture, images, columns_of(self.groups.each, len(images)))
         return [path, picture]
 
     def _learned(self, outer: Params) -> tuple[Tensor, Tensor]:

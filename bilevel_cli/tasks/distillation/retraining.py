@@ -1,7 +1,7 @@
 """What a small set teaches: the accuracy of fresh networks that are trained on it alone."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -169,25 +169,36 @@ class Retraining:
         workers = min(torch.get_num_threads(), len(sets)) if on_cpu else 1
 
         def run(start: Params, some: TrainingSet, source: torch.Generator) -> Result:
-            return use(self._trained(model, start, *some, source, loss))
+            *_, last = self.course(model, start, some, source, loss)
+            return use(last)
 
         return on_cores(run, starts, sets, sources, workers=workers)
 
     @torch.no_grad()
-    def _trained(
+    def course(
         self,
         model: Functional,
-        params: Params,
-        images: Tensor,
-        labels: Tensor,
+        start: Params,
+        some: TrainingSet,
         source: torch.Generator,
-        loss: Loss,
-    ) -> Params:
+        loss: Loss = cross_entropy,
+    ) -> Iterator[Params]:
+        """The parameters of a network after each step; the next step writes into the same tensors.
+
+        Args:
+            model: The architecture.
+            start: Parameters before the first step.
+            some: On what it is trained.
+            source: On the CPU. Draws the batches and what augments them.
+            loss: Of the outputs and the labels.
+        """
+        images, labels = some
+
         def whole(params: Params, x: Tensor, y: Tensor) -> Tensor:
             return loss(model.apply(params, x), y)
 
         gradient = autodiff.grad(whole)
-        params = {name: value.clone() for name, value in params.items()}
+        params = {name: value.clone() for name, value in start.items()}
         velocity = trees.zeros_like(params)
         size = min(self.batch_size or len(images), len(images))
         rows = epochs(ROWS, len(images), self.steps * size, source)
@@ -208,7 +219,7 @@ class Retraining:
                 direction = grad.add(params[name], alpha=self.weight_decay)
                 velocity[name].mul_(self.momentum).add_(direction)
                 params[name].sub_(velocity[name], alpha=lr)
-        return params
+            yield params
 
 
 def hard(classes: Tensor, num_classes: int) -> Tensor:
