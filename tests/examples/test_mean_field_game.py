@@ -34,8 +34,8 @@ def task() -> FromTheTruth:
 
 
 METHODS: list[Hypergradient[Any]] = [
-    Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian"),
-    Implicit(MinimumResidual(500, 1e-13), warm_adjoint=False, curvature="hessian"),
+    Implicit(Exact(0.0, None), warm_adjoint=False, curvature="hessian", clip=None),
+    Implicit(MinimumResidual(500, 1e-13), warm_adjoint=False, curvature="hessian", clip=None),
     Reverse(window=None, segment=None),
 ]
 

@@ -21,9 +21,15 @@ EXACT: dict[str, Hypergradient[Any]] = {
     "reverse": Reverse(window=None, segment=None),
     "checkpointed": Reverse(window=None, segment=10),
     "forward": Forward(),
-    "exact": Implicit(Exact(damping=0.0, rtol=None), warm_adjoint=False, curvature="hessian"),
-    "cg": Implicit(ConjugateGradient(500, 1e-13), warm_adjoint=False, curvature="hessian"),
-    "minres": Implicit(MinimumResidual(500, 1e-13), warm_adjoint=False, curvature="hessian"),
+    "exact": Implicit(
+        Exact(damping=0.0, rtol=None), warm_adjoint=False, curvature="hessian", clip=None
+    ),
+    "cg": Implicit(
+        ConjugateGradient(500, 1e-13), warm_adjoint=False, curvature="hessian", clip=None
+    ),
+    "minres": Implicit(
+        MinimumResidual(500, 1e-13), warm_adjoint=False, curvature="hessian", clip=None
+    ),
 }
 
 
