@@ -131,7 +131,8 @@ class Implicit(Hypergradient[ImplicitCarry]):
         if self.curvature == "gauss_newton":
             curvature = gauss_newton(problem, inner, outer, batch)
         found = adjoint(loop, inner, outer, batch, direct_inner, solver, guess, curvature)
-        response, more = found.response, {}
+        response = found.response
+        more: dict[str, Tensor] = {}
         if self.clip is not None:
             response, more = clipped(response, direct)
         return Estimate(

@@ -195,4 +195,4 @@ def test_a_problem_that_does_not_say_its_outputs_is_refused() -> None:
 
 def test_another_curvature_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="hessian, gauss_newton, got curvature=fisher"):
-        Implicit(Exact(0.0, None), False, "fisher")
+        Implicit(Exact(0.0, None), False, "fisher", None)

@@ -95,7 +95,8 @@ def test_the_colour_terms_are_those_of_the_paper() -> None:
     torch.testing.assert_close(palette(4, 0.5, 0.5, 0.5).penalty(outer), weighted)
     # Colours that no pixel has leave finite slopes behind.
     lost = outer | {COLOURS: 1e4 * outer[COLOURS]}
-    slopes = autodiff.grad(palette(4, 1.0, 1.0, 1.0).penalty)(lost)
+    penalty = palette(4, 1.0, 1.0, 1.0).penalty
+    slopes = autodiff.grad(lambda outer: torch.as_tensor(penalty(outer)))(lost)
     assert all(slope.isfinite().all() for slope in slopes.values())
 
 

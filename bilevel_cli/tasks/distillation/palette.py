@@ -95,9 +95,8 @@ class Palette(Parametrization):
         return {"images": images} | {n: w / self._scale for n, w in network.items()}
 
     def images(self, outer: Params) -> Tensor:
-        pixels, (_, _, height, width) = _rows(outer["images"]), outer["images"].shape
         m = self._logits(outer).softmax(2)
-        return (m @ _palette(m, pixels)).mT.unflatten(2, (height, width))
+        return (m @ _palette(m, _rows(outer["images"]))).mT.reshape(*outer["images"].shape)
 
     def deployed(self, outer: Params) -> Params:
         return outer | {COLOURS: SHARP * outer[COLOURS]}
@@ -126,7 +125,7 @@ class Palette(Parametrization):
         each = -(-height * width * self._bits // 8) + self.colours * channels
         return {
             "bytes": torch.tensor(count * each),
-            "indices": chosen.to(torch.uint8).unflatten(1, (height, width)),
+            "indices": chosen.to(torch.uint8).reshape(count, height, width),
             "palette": in_units(colours.mT[..., None])[..., 0].mT,
         }
 
