@@ -54,7 +54,10 @@ def test_its_task_can_be_read_at_a_glance_and_imports_public_names_alone(folder:
     task, picture = folder / f"{folder.name}.py", folder / "picture.py"
     assert len(task.read_text().splitlines()) <= LINES
     assert len(picture.read_text().splitlines()) <= PICTURE_LINES
-    for path, others in ((task, {"torch", "numpy", "sklearn"}), (picture, {"torch", "numpy", "matplotlib"})):
+    for path, others in (
+        (task, {"torch", "numpy", "sklearn"}),
+        (picture, {"torch", "numpy", "matplotlib"}),
+    ):
         for module, names in imported(path):
             if module.split(".")[0] == "bilevel_cli":
                 assert module == "bilevel_cli"

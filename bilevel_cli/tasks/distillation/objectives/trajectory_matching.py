@@ -78,9 +78,16 @@ class TrajectoryMatching(Objective):
         if self.importance is None:
             return _distance2(params, end, end) / _distance2(origin, end, end)
         layers = _layers(end)
-        shares = [_distance2(params, end, j) / _distance2(origin, end, j) for j in layers.values()]
+        shares = [_share(params, origin, end, names) for names in layers.values()]
         logits = torch.stack([learned[IMPORTANCE + name] for name in layers])
         return (self.importance.weights(logits) * torch.stack(shares)).sum()
+
+
+def _share(z: Params, origin: Params, end: Params, names: list[str]) -> Tensor:
+    """|z_j - end_j|^2 / |origin_j - end_j|^2 of a layer; 0 of one that the expert left alone."""
+    travelled = _distance2(origin, end, names)
+    moved = travelled > 0
+    return torch.where(moved, _distance2(z, end, names) / torch.where(moved, travelled, 1.0), 0.0)
 
 
 def _layers(names: Iterable[str]) -> dict[str, list[str]]:
