@@ -162,9 +162,6 @@ class Distillation(Task):
             outer["labels"] = self.labels
         return outer | self.objective.begin(self.model)
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         learned, device = len(self.labels), self.train.x.device
         index = torch.arange(learned, device=device).expand(num_steps, -1)

@@ -143,9 +143,6 @@ class PairDistillation(Task):
         outer = {name: view.reshape(-1, *shape).contiguous() for name, view, shape in views}
         return outer | self._own()
 
-    def init_inner(self, outer: Params, data: StepData) -> Params:
-        return data.init
-
     def sample(self, num_steps: int, generator: torch.Generator) -> StepData:
         device = self.train.device
         index = torch.arange(self.pairs, device=device).expand(num_steps, -1)
