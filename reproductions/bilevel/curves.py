@@ -90,13 +90,12 @@ def median_curve(
     return thinned(whole)
 
 
-def peer_curves(path: Path, name: str, problem: Problem) -> dict[str, pd.DataFrame]:
+def peer_curves(path: Path, problem: Problem) -> dict[str, pd.DataFrame]:
     """The curves of the JAX peers on a problem, by method; none where there is no such file.
 
     Args:
         path: curves.csv of the stochastic benchmark, with `case` ("ijcnn1 soba"), `step`,
-            `seconds` and `score`.
-        name: Of the problem, as `case` begins.
+            `seconds` and `score`. A case begins as the names of the problem's experiments do.
         problem: The problem, for the oracle calls of a step.
     """
     if not path.exists():
@@ -105,7 +104,7 @@ def peer_curves(path: Path, name: str, problem: Problem) -> dict[str, pd.DataFra
     found = {}
     for case, rows in table.groupby("case"):
         of, _, method = str(case).partition(" ")
-        if of == name and method in experiments:
+        if f"benchmark_{of}_" == problem.prefix and method in experiments:
             calls = problem.calls * rows["step"] / experiments[method]["outer_steps"]
             found[method] = thinned(rows[["seconds", "score"]].assign(calls=calls))
     return found

@@ -28,7 +28,7 @@ def write(problems: dict[str, Problem], outputs: Path, jax: Path, page: Path) ->
         if len(rows) == 1:
             continue
         picture = page.parent / "pictures" / f"benchmark_{name}.png"
-        draw(name, problem, outputs / name, jax, picture)
+        draw(problem, outputs / name, jax, picture)
         lines = [rows[0], ["---"] * len(HEAD), *([f"`{row[0]}`", *row[1:]] for row in rows[1:])]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         shown = f"![{problem.title}, along the runs]({picture.parent.name}/{picture.name})"
@@ -85,14 +85,14 @@ def verdict(problem: Problem, method: str, end: End) -> str:
     return f"differs: {problem.reasons.get(method, 'reason not known')}"
 
 
-def draw(name: str, problem: Problem, folder: Path, jax: Path, path: Path) -> None:
+def draw(problem: Problem, folder: Path, jax: Path, path: Path) -> None:
     """Draws all curves against seconds and against oracle calls, those of JAX dashed."""
     import matplotlib  # an extra: the tables need none
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    peers = curves.peer_curves(jax, name, problem)
+    peers = curves.peer_curves(jax, problem)
     with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(6.5, 2.8), layout="constrained")
         panes: Any = figure.subplots(1, 2, sharey=True)

@@ -94,10 +94,18 @@ def test_the_page_keeps_what_it_says_of_a_problem_that_was_not_run(tmp_path: Pat
     assert "kept" in text
     assert (tmp_path / "pictures" / "benchmark_ijcnn1.png").stat().st_size > 1000
     assert not (tmp_path / "pictures" / "benchmark_covtype.png").exists()
-    assert curves.peer_curves(peers, "ijcnn1", IJCNN1)["saba"]["calls"].tolist() == [
+    assert curves.peer_curves(peers, IJCNN1)["saba"]["calls"].tolist() == [
         pytest.approx(320_000),
         pytest.approx(640_000),
     ]
+
+
+def test_a_peer_stands_beside_the_problem_whose_experiments_it_takes(tmp_path: Path) -> None:
+    peers = tmp_path / "curves.csv"
+    peer = {"case": ["mnist saba"], "step": [1000], "seconds": [0.1], "score": [0.5]}
+    pd.DataFrame(peer).to_csv(peers, index=False)
+    found = {name for name, problem in PROBLEMS.items() if curves.peer_curves(peers, problem)}
+    assert found == {"mnist_90"}  # conf/experiment/benchmark_mnist_saba.yaml
 
 
 def test_a_single_seed_has_the_folder_for_itself(tmp_path: Path) -> None:
