@@ -115,10 +115,10 @@ def _tables(arguments: argparse.Namespace) -> "dict[str, pd.DataFrame]":
     pruning = {name: option("task/pruning", name) for name in names}
 
     with collecting.paused():  # here: --help does not wait for torch
-        from bilevel_cli.tasks.distillation.agreement import agree
         from bilevel_cli.tasks.distillation.contest import compare, rank
         from bilevel_cli.tasks.distillation.mixing import check_real, mix
         from bilevel_cli.tasks.distillation.pruning import check_sizes, prune
+        from bilevel_cli.tasks.distillation.stopped_early import agree
 
     contest, models = _contest(folder / SET, settings, retraining, architectures)
     jobs = {COMPARISON: partial(compare, contest, models)}

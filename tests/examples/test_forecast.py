@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from agreement import EXACT, hypergradients
+from exact_methods import EXACT, hypergradients
 from forecast.forecast import FEATURES, ORIGINS, Forecast
 from torch import Tensor
 

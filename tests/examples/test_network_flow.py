@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from agreement import EXACT, hypergradients
+from exact_methods import EXACT, hypergradients
 from network_flow.network_flow import EDGES, NetworkFlow
 from torch import Tensor
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from agreement import EXACT, hypergradients
+from exact_methods import EXACT, hypergradients
 from sequence_design import sequence_design
 from sequence_design.sequence_design import SequenceDesign, features
 

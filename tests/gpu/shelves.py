@@ -30,6 +30,10 @@ SIZES = ("inner_steps=3", "outer_steps=4", "log_every=1", "eval_every=2", "save_
 DEVICE = ("device.dtype=float64", "device.deterministic=true")
 REWEIGHT = ("task=reweight", *small("reweight"))
 META = ("task=meta", *small("meta"))
+TRAJECTORIES = (
+    *("task=distill", *small("distill"), "task/objective=trajectory_matching"),
+    *("task/networks=experts", "task.networks.count=1", "method=reverse"),
+)
 # What else a command line may say, where a group of options does not.
 SETTINGS = [
     (*REWEIGHT, "retrain=2"),
@@ -60,11 +64,16 @@ SETTINGS = [
     (*REWEIGHT, "optimizer=sgd", "optimizer.fused=true"),
     ("task=distill", *small("distill"), "task.learn_labels=true"),
     ("task=distill", *small("distill"), "task.adapt=head"),
+    (*TRAJECTORIES, "task/networks/trainer=gsam", "task/segments=accumulated"),
+    (*TRAJECTORIES, "task/objective/importance=learned"),
     (*REWEIGHT, "average=0.9", "test_steps=[0,3]"),
     (*META, "average=0.9", "test_steps=[0,3]", "replicas=2"),
 ]  # fmt: skip
-# Groups that are another check's, or change no number; the last belongs to an option of another.
-OTHERS = ("device", "experiment", "loggers", "task/penalty/granularity")
+# Groups that are another check's, or change no number, or belong to an option of another group.
+OTHERS = (
+    *("device", "experiment", "loggers", "task/pruning"),
+    *("task/penalty/granularity", "task/networks/trainer", "task/objective/importance"),
+)
 UNLIKE = ("seconds", "peak_memory_mb", "inner_grads", "hvps")  # columns that say what was spent
 
 

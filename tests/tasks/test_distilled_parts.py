@@ -27,12 +27,12 @@ from bilevel_cli.nn import building
 from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.distillation import ranking
-from bilevel_cli.tasks.distillation.agreement import _least, _stopped, agree
 from bilevel_cli.tasks.distillation.contest import Contest, compare
 from bilevel_cli.tasks.distillation.mixing import check_real, mix
 from bilevel_cli.tasks.distillation.pruning import Lbpe, Pruning, check_sizes, lbpe, prune
 from bilevel_cli.tasks.distillation.retraining import Retraining, hard
 from bilevel_cli.tasks.distillation.selection import RandomReal
+from bilevel_cli.tasks.distillation.stopped_early import _least, _stopped, agree
 
 HOW = Retraining(2, 20, 0.1, 0.1, 0.9, 5e-4, None, 500, None)
 

@@ -19,6 +19,7 @@ from bilevel_cli.nn.functional import Functional
 from bilevel_cli.nn.linearised import Linearised
 from bilevel_cli.nn.losses import cross_entropy
 from bilevel_cli.tasks.distillation import refusals
+from bilevel_cli.tasks.distillation.accumulated_error import Segments
 from bilevel_cli.tasks.distillation.lessons.base import Lesson
 from bilevel_cli.tasks.distillation.networks import Networks
 from bilevel_cli.tasks.distillation.objectives.base import Objective
@@ -26,7 +27,6 @@ from bilevel_cli.tasks.distillation.parametrization import Parametrization
 from bilevel_cli.tasks.distillation.real import RealExamples, grouped
 from bilevel_cli.tasks.distillation.real_batches import RealBatch
 from bilevel_cli.tasks.distillation.retraining import Retraining
-from bilevel_cli.tasks.distillation.segments import Segments
 from bilevel_cli.tasks.distillation.selection import Selection
 from bilevel_cli.tasks.distillation.siamese import Siamese
 from bilevel_cli.tasks.distillation.storage import columns_of, provenance, save_grid, save_npz

@@ -17,7 +17,7 @@ from bilevel_cli.core import autodiff
 from bilevel_cli.core.trees import Params
 from bilevel_cli.errors import UsageError
 from bilevel_cli.runs.runner import Runner
-from bilevel_cli.tasks.distillation.palette import BIAS, COLOURS, HIDDEN, Palette
+from bilevel_cli.tasks.distillation.few_colours import BIAS, COLOURS, HIDDEN, Palette
 
 SHARE = 0.01  # network_lr: what is learned of the network is ten times as large
 
