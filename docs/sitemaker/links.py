@@ -40,9 +40,9 @@ class FilesOfTheRepository(SphinxTransform):
             # From the top of docs/ where it begins with a slash, else from the page.
             file = (Path(self.env.srcdir) / target[1:]) if target[0] == "/" else here / target
             self._lead(node, file.resolve())
-        for node in list(self.document.findall(addnodes.pending_xref)):
-            if node.get("refdomain") == "doc":  # a page, of which MyST leaves out the suffix
-                self._lead(node, (Path(self.env.srcdir) / f"{node['reftarget']}.md").resolve())
+        for page in list(self.document.findall(addnodes.pending_xref)):
+            if page.get("refdomain") == "doc":  # MyST leaves out the suffix
+                self._lead(page, (Path(self.env.srcdir) / f"{page['reftarget']}.md").resolve())
 
     def _lead(self, node: nodes.Element, file: Path) -> None:
         if file.is_relative_to(ROOT) and not file.is_relative_to(self.env.srcdir):

@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel_cli.core.loop import InnerLoop
 from bilevel_cli.core.problem import StepData
 from bilevel_cli.core.trees import Params
+from bilevel_cli.tasks.distillation.objectives.trajectory_matching import distance2
 
 Draw = Callable[[int, torch.Generator], StepData]
 
@@ -71,11 +72,7 @@ class Segments:
             for target in ages[1:]:
                 data = loop.drawn(outer, draw(self.steps, source)._replace(init=z), source)
                 z = loop.run(loop.fresh(outer, data), outer, data)["inner"]
-                found.append(_distance2(z, target) / _distance2(ages[0], target))
+                found.append(distance2(z, target, target) / distance2(ages[0], target, target))
             strays.append(torch.stack(found))
         means = torch.stack(strays).mean(0).unbind()
         return {f"accumulated_error_{n}": mean for n, mean in enumerate(means, 1)}
-
-
-def _distance2(z: Params, target: Params) -> Tensor:
-    return torch.stack([(z[name] - value).square().sum() for name, value in target.items()]).sum()

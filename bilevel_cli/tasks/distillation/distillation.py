@@ -130,6 +130,7 @@ class Distillation(Task):
         shape = tuple(train.x.shape[1:])
         self.model = build(model, shape, data.num_classes, device, generator, self.train.x)
         self.adapted = _adapted(self.model, adapt)
+        self.own = tuple(objective.begin(self.model))  # names of outer parameters
         real_batch.check(self.model, self.real, real_per_class)
         self.embedded = real_batch.embedded(self.real)
         real = {"x": self.train.x, "y": self.train.y}
@@ -203,7 +204,7 @@ class Distillation(Task):
         learned = {
             "x": self._augmented(images, batch).reshape(*groups, *images.shape[1:]),
             "y": labels.reshape(*groups, -1),
-            **{name: outer[name] for name in self.objective.begin(self.model)},
+            **{name: outer[name] for name in self.own},
         }
         x = self._augmented(real["x"].flatten(0, 1), batch).reshape(real["x"].shape)
         real = {"x": x, "y": real["y"]}

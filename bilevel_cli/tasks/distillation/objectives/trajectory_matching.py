@@ -76,7 +76,7 @@ class TrajectoryMatching(Objective):
     ) -> Tensor:
         end, origin = trees.under("target.", target), trees.under("origin.", target)
         if self.importance is None:
-            return _distance2(params, end, end) / _distance2(origin, end, end)
+            return distance2(params, end, end) / distance2(origin, end, end)
         layers = _layers(end)
         shares = [_share(params, origin, end, names) for names in layers.values()]
         logits = torch.stack([learned[IMPORTANCE + name] for name in layers])
@@ -85,9 +85,9 @@ class TrajectoryMatching(Objective):
 
 def _share(z: Params, origin: Params, end: Params, names: list[str]) -> Tensor:
     """|z_j - end_j|^2 / |origin_j - end_j|^2 of a layer; 0 of one that the expert left alone."""
-    travelled = _distance2(origin, end, names)
+    travelled = distance2(origin, end, names)
     moved = travelled > 0
-    return torch.where(moved, _distance2(z, end, names) / torch.where(moved, travelled, 1.0), 0.0)
+    return torch.where(moved, distance2(z, end, names) / torch.where(moved, travelled, 1.0), 0.0)
 
 
 def _layers(names: Iterable[str]) -> dict[str, list[str]]:
@@ -98,5 +98,6 @@ def _layers(names: Iterable[str]) -> dict[str, list[str]]:
     return layers
 
 
-def _distance2(z: Params, target: Params, names: Iterable[str]) -> Tensor:
+def distance2(z: Params, target: Params, names: Iterable[str]) -> Tensor:
+    """|z - target|^2 over the parameters of these names, 0-dim."""
     return torch.stack([(z[name] - target[name]).square().sum() for name in names]).sum()
