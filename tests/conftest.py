@@ -55,14 +55,15 @@ def double_precision_without_grad() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kernels_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
+def tests_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
-def choices_of_their_own(kernels_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the user's cache out of the tests, and what tests measure out of the cache."""
-    monkeypatch.setattr(choosing, "user_cache", lambda: kernels_cache)
+def cache_of_their_own(tests_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the user's cache out of the tests, and what tests measure and decode out of it."""
+    monkeypatch.setattr(choosing, "user_cache", lambda: tests_cache)
+    monkeypatch.setattr(files, "user_cache", lambda: tests_cache)
 
 
 @pytest.fixture(autouse=True)

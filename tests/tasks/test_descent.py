@@ -27,7 +27,7 @@ FITTING = [
 PAIRS = [
     pytest.param(*pair, marks=[] if pair in SOME else [pytest.mark.slow])
     if pair[1] in READ
-    else one_in(2, n, *pair)
+    else one_in(3, n, *pair)
     for n, pair in enumerate(FITTING)
 ]
 

@@ -185,7 +185,11 @@ def test_data_of_another_kind_are_refused_with_those_that_fit(
 # and 50 steps of reverse mode are then the hypergradient of a coarser problem.
 @pytest.mark.parametrize(
     ("task", "method", "factor"),
-    [("ridge", "reverse", 100), ("ridge", "cg", 100), ("logistic", "cg", 100)],
+    [
+        pytest.param("ridge", "reverse", 100, marks=pytest.mark.slow),
+        ("ridge", "cg", 100),
+        pytest.param("logistic", "cg", 100, marks=pytest.mark.slow),
+    ],
 )
 def test_the_suggested_settings_solve_a_linear_model(
     task: str, method: str, factor: float, tmp_path: Path
