@@ -97,11 +97,12 @@ class Pes(Hypergradient[PesCarry]):
         def window(outer: Params, state: SolverState) -> tuple[Tensor, Tensor, SolverState]:
             begun = loop.begin(outer, data, carry["inner"])
             state = perturbations.choose(begins, begun, state)
-            losses = []
+            total = counter(state["inner"], 0.0)
             for t in range(data.num_steps):
                 state = loop.step(state, outer, data, t)
-                losses.append(loop.problem.outer_loss(state["inner"], outer, data.outer))
-            return torch.stack(losses).mean(), losses[-1], state
+                loss = loop.problem.outer_loss(state["inner"], outer, data.outer)
+                total = total + loss
+            return total / data.num_steps, loss, state
 
         several = perturbations.around(outer, perturbations.mirrored(noise))
         some = copies.at_once(copies.particles, 2 * self.pairs + 1, loop, outer, data)

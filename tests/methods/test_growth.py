@@ -127,11 +127,28 @@ def parts_of(name: str) -> growth.Parts:
     return method.holds(graphs.sized(loop, outer, data))
 
 
+def holds_something(name: str) -> bool:
+    return class_of("method", name).holds is not Hypergradient.holds
+
+
 SAYING = [
     one_in(4, number, name)
     for number, name in enumerate(options("method"))
-    if class_of("method", name).holds is not Hypergradient.holds
+    if holds_something(name)
 ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if holds_something(name) else pytest.mark.slow)
+        for name in options("method")
+    ],
+)
+def test_no_method_remembers_steps_that_it_does_not_say_it_holds(name: str) -> None:
+    more = BASE | {"steps": 32 * BASE["steps"]}
+    if declared(name, more) < 1.05 * declared(name):
+        assert taken(name, more) < 1.3 * taken(name)
 
 
 @pytest.mark.parametrize("name", SAYING)
