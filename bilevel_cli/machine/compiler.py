@@ -11,10 +11,15 @@ import importlib.util
 import logging
 import operator
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 30.0  # seconds of compiling after which somebody may think that nothing happens
 
 # What torch asks of each module where nothing is compiled, with the same results: there a step
 # marks nothing, and the sizes of tensors are whole numbers.
@@ -78,3 +83,19 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         told.disabled = before
+
+
+@contextlib.contextmanager
+def told_where_slow() -> Iterator[None]:
+    """Meanwhile, the outer steps are compiled; the user is told so if that takes a while."""
+    text = (
+        "The outer steps are still being compiled after %.0f s. With device.capture=null they are "
+        "taken at once, and more slowly."
+    )
+    timer = threading.Timer(PATIENCE, log.info, (text, PATIENCE))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

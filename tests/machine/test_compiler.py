@@ -3,6 +3,7 @@
 import importlib
 import operator
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,21 @@ def test_stand_ins_answer_as_torch_does_where_nothing_is_compiled() -> None:
     plain = compiler.ASKED[real.__name__]
     assert plain["graph_break"]() is real.graph_break() is None
     assert plain["disable"](len, True, wrapping=False)("four") == real.disable(len)("four") == 4
+
+
+@pytest.mark.parametrize(("patience", "messages"), [(0.0, 1), (1000.0, 0)])
+def test_compiling_is_spoken_of_where_it_takes_a_while(
+    patience: float,
+    messages: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(compiler, "PATIENCE", patience)
+    before = set(threading.enumerate())
+    with caplog.at_level("INFO"), compiler.told_where_slow():
+        (timer,) = set(threading.enumerate()) - before
+        if messages:
+            timer.join()
+    timer.join()  # at once: what was not said is cancelled
+    found = [record for record in caplog.records if "device.capture=null" in record.message]
+    assert len(found) == messages
