@@ -11,9 +11,9 @@ import importlib.util
 import logging
 import operator
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
+from threading import Timer
 from types import ModuleType
 from typing import Any
 
@@ -92,7 +92,7 @@ def told_where_slow() -> Iterator[None]:
         "The outer steps are still being compiled after %.0f s. With device.capture=null they are "
         "taken at once, and more slowly."
     )
-    timer = threading.Timer(PATIENCE, log.info, (text, PATIENCE))
+    timer = Timer(PATIENCE, log.info, (text, PATIENCE))
     timer.daemon = True
     timer.start()
     try:
