@@ -16,7 +16,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.8.0"
+__version__ = "0.8.1"
 
 # torch reads this at the first product of a process on a GPU, and in a deterministic run refuses
 # every product without it: a setting of a run, such as the second one of a sweep, comes too late.
