@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from bilevel_cli.core import autodiff, trees
 from bilevel_cli.core.trees import Tree
-from bilevel_cli.machine.compiler import quietly
+from bilevel_cli.machine.compiler import quietly, told_where_slow
 from bilevel_cli.machine.loop_bounds import unchecked
 from bilevel_cli.machine.loop_code import once
 from bilevel_cli.machine.loop_products import turn
@@ -55,7 +55,7 @@ def compiled(step: Step, moving: Tree, given: Tree) -> Loop:
             of what moves; or torch does not compile it.
     """
     try:
-        with quietly():
+        with quietly(), told_where_slow():
             return _compiled(step, moving, given)
     except NotCompiled:
         raise

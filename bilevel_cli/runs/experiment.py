@@ -16,7 +16,6 @@ from bilevel_cli.core.method import Hypergradient
 from bilevel_cli.core.task import Task
 from bilevel_cli.core.trees import Tree
 from bilevel_cli.machine.capture import captured, cuda_graph
-from bilevel_cli.machine.compiler import told_where_slow
 from bilevel_cli.machine.looping import Loop, Step, compiled
 from bilevel_cli.machine.ranks import Ranks
 from bilevel_cli.machine.recording import recorded
@@ -89,8 +88,7 @@ class Machine:
     def looped(self, step: Step, moving: Tree, given: Tree) -> Loop:
         """A loop over `step`, captured as the device is asked to; else as `looping.compiled`."""
         if self.capture == "compile":
-            with told_where_slow():
-                return compiled(step, moving, given)
+            return compiled(step, moving, given)
         return recorded(step, moving, given, lambda fn, calls: cuda_graph(fn, self.device, calls))
 
     def captured(self, step: OuterStep) -> OuterStep:
